@@ -1,0 +1,39 @@
+"""Let Chainer 7.8.1, the last release, import and run on today's Python, NumPy and CuPy.
+
+Chainer was frozen in January 2022, for Python 3.9, NumPy 1.22 and CuPy 7. Every module that
+imports chainer imports this one first. It makes the repairs below, each with the line of Chainer
+that needs it, and imports chainer once with its import-time warnings silenced. Whatever the
+installed NumPy still has is left as it is.
+
+Tested on Python 3.11 to 3.14 with NumPy 1.26 to 2.x.
+"""
+
+import os
+import sys
+import types
+import warnings
+
+import numpy as np
+
+# chainer/functions/array/as_strided.py, lines 10 and 252: np.sctypes['int'] and ['float'].
+# NumPy 2.0 removed np.sctypes.
+if not hasattr(np, 'sctypes'):
+    np.sctypes = {
+        'int': [np.int8, np.int16, np.int32, np.int64],
+        'float': [np.float16, np.float32, np.float64, np.longdouble],
+    }
+
+# chainer/_environment_check.py, lines 6 and 7: imports numpy.distutils (gone from Python 3.12)
+# and pkg_resources (gone from setuptools 82). The module only warns: about Accelerate on a Mac
+# with a NumPy of 2019, and about every CuPy newer than 7. An empty check stands in for it.
+_environment_check = types.ModuleType('chainer._environment_check')
+_environment_check.check = lambda: None
+sys.modules.setdefault('chainer._environment_check', _environment_check)
+
+# chainer/backends/cuda.py, lines 128 to 131 and 147: imports cupy.cudnn, which CuPy 14 no longer
+# has, and then warns at the first use of a GPU. The VAE is all matrix products: no cuDNN needed.
+os.environ.setdefault('CHAINER_CUDNN', '0')
+
+with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    import chainer  # noqa: F401  (the import itself is the point)

@@ -1,0 +1,335 @@
+"""Where the digits come from: a folder, Chainer's dataset cache, a mirror, or the bundled digits.
+
+Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `load` scales to
+float32 in [0, 1], not binarized (article, section 2), and a label each. Files are only ever read
+as numbers: nothing is unpickled, and structure is checked before memory is taken.
+"""
+
+import gzip
+import hashlib
+import os
+import struct
+import sys
+import tempfile
+import threading
+import time
+from typing import NamedTuple
+import zipfile
+import zlib
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+import numpy as np
+
+SIDE = 28                   # pixels
+MOST_DIGITS = 1_000_000     # a header that claims more is taken for damage
+MIRRORS = ('https://ossci-datasets.s3.amazonaws.com/mnist/',
+           'https://storage.googleapis.com/cvdf-datasets/mnist/')
+SHA256 = {
+    'train-images-idx3-ubyte.gz':
+        '440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609',
+    'train-labels-idx1-ubyte.gz':
+        '3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c',
+    't10k-images-idx3-ubyte.gz':
+        '8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6',
+    't10k-labels-idx1-ubyte.gz':
+        'f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6',
+}
+CONTACT_SECONDS = 5         # for a mirror's first answer, name lookup included
+STALL_SECONDS = 10          # without a byte, in the middle of a file
+
+
+class DatasetError(Exception):
+    """The digits asked for cannot be had; the message says why and what would mend it."""
+
+
+class Digits(NamedTuple):
+    """A dataset of handwritten digits, N of them for training and M for testing."""
+
+    title: str                  # for people
+    dataset: str                # 'mnist' or 'digits', as --dataset would ask for it
+    data_dir: str | None        # absolute path of the folder it was read from, if it was
+    checksum: str               # SHA-256 of all pixels and labels, as 256 grays
+    train: np.ndarray           # (N, 784) float32 in [0, 1]
+    train_labels: np.ndarray    # (N,) int32
+    test: np.ndarray            # (M, 784) float32 in [0, 1]
+    test_labels: np.ndarray     # (M,) int32
+
+
+def load(dataset='auto', data_dir=None):
+    """Return the digits that `--dataset` and `--data-dir` ask for.
+
+    Args:
+        dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else falls
+            back to the bundled digits with a warning on stderr; 'mnist' fails where 'auto' would
+            fall back; 'digits' takes the bundled ones and never touches the network.
+        data_dir (str): A folder of four IDX files, plain or .gz, which is then the only source.
+
+    Returns:
+        Digits: The training and the test set.
+
+    Raises:
+        DatasetError: If there are no such digits.
+    """
+    if data_dir is not None:
+        folder = os.path.abspath(data_dir)
+        return to_digits(f'IDX files in {data_dir}', 'mnist', folder, read_folder(data_dir))
+    if dataset == 'digits':
+        return bundled()
+    try:
+        return to_digits('MNIST', 'mnist', None, read_cache() or download())
+    except DatasetError as error:
+        if dataset == 'mnist':
+            raise
+        print(f'warning: {error}; going on with the bundled digits instead of MNIST',
+              file=sys.stderr)
+        return bundled()
+
+
+def to_digits(title, dataset, data_dir, arrays):
+    """Scale 256 grays to [0, 1], exactly as `chainer.datasets.get_mnist` does.
+
+    Args:
+        title, dataset, data_dir (str): As in `Digits`.
+        arrays (tuple): Training pixels (N, 784), training labels (N,), test pixels (M, 784) and
+            test labels (M,), all uint8.
+
+    Returns:
+        Digits: The same in its public form.
+    """
+    checksum = hashlib.sha256()
+    for array in arrays:
+        checksum.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    scaled = [pixels.astype(np.float32) for pixels in arrays[::2]]
+    for array in scaled:
+        np.multiply(array, 1 / 255, out=array)
+    labels = [array.astype(np.int32) for array in arrays[1::2]]
+    return Digits(title, dataset, data_dir, checksum.hexdigest(),
+                  scaled[0], labels[0], scaled[1], labels[1])
+
+
+# The bundled digits -------------------------------------------------------------------------
+
+
+def bundled():
+    """Return scikit-learn's 1,797 handwritten digits in MNIST's format.
+
+    Each is scaled from 8x8 pixels of 17 grays to 20x20 of 256 (bicubic), and centred in 28x28. The
+    first 1,500 train and the last 297, most of them by other writers, test.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    small = load_digits()
+    pixels = np.zeros((len(small.images), SIDE, SIDE), np.uint8)
+    for picture, image in zip(pixels, small.images, strict=True):
+        gray = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
+        picture[4:24, 4:24] = gray.resize((20, 20), Image.Resampling.BICUBIC)
+    pixels = pixels.reshape(-1, SIDE * SIDE)
+    labels = small.target.astype(np.uint8)
+    return to_digits("scikit-learn's bundled digits", 'digits', None,
+                     (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))
+
+
+# IDX files ----------------------------------------------------------------------------------
+
+
+def read_folder(folder):
+    """Read the four IDX files of a dataset in MNIST's format, plain or .gz.
+
+    Args:
+        folder (str): Folder that holds them under their official names.
+
+    Returns:
+        tuple: Pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test,
+        all uint8.
+
+    Raises:
+        DatasetError: If a file is missing, damaged, or does not fit its pair.
+    """
+    if not os.path.isdir(folder):
+        raise DatasetError(f'{folder} is not a folder; --data-dir takes one that holds '
+                           f'{", ".join(SHA256)}')
+    arrays = []
+    for part in ('train', 't10k'):
+        pixels = read_idx(folder, f'{part}-images-idx3-ubyte', ndim=3)
+        labels = read_idx(folder, f'{part}-labels-idx1-ubyte', ndim=1)
+        if len(pixels) != len(labels):
+            raise DatasetError(f'{folder}: {len(pixels)} {part} images, but {len(labels)} labels; '
+                               'take both files from one dataset')
+        arrays += [pixels.reshape(-1, SIDE * SIDE), labels]
+    return tuple(arrays)
+
+
+def read_idx(folder, name, ndim):
+    """Read `name` or `name`.gz, an IDX file of unsigned bytes.
+
+    Args:
+        folder (str): Where it lies.
+        name (str): Its name without .gz.
+        ndim (int): Its rank: 3 for images of 28x28 pixels, 1 for labels.
+
+    Returns:
+        ndarray: (N, 28, 28) or (N,) uint8.
+
+    Raises:
+        DatasetError: If it is missing or not such a file.
+    """
+    path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        path += '.gz'
+    try:
+        with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
+            header = file.read(4 + 4 * ndim)
+            if len(header) < 4 + 4 * ndim:
+                raise DatasetError(f'{path} is empty or cut short; fetch it again')
+            magic, *shape = struct.unpack(f'>{1 + ndim}I', header)
+            if magic != 0x0800 + ndim:
+                raise DatasetError(f'{path} is not an IDX file of {ndim}-dimensional bytes '
+                                   f'(magic number {magic}, not {0x0800 + ndim})')
+            if shape[1:] not in ([], [SIDE, SIDE]) or not 0 < shape[0] <= MOST_DIGITS:
+                raise DatasetError(f'{path} claims the shape {"x".join(map(str, shape))}; '
+                                   f'digits are {SIDE}x{SIDE}, from 1 to {MOST_DIGITS} of them')
+            size = int(np.prod(shape))
+            body = file.read(size + 1)
+    except FileNotFoundError:
+        raise DatasetError(f'{folder} has neither {name} nor {name}.gz') from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DatasetError(f'{path} cannot be read ({error}); fetch it again') from None
+    if len(body) != size:
+        fault = 'cut short' if len(body) < size else 'longer than its header says'
+        raise DatasetError(f'{path} is {fault}; fetch it again')
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+# Chainer's dataset cache and the mirrors ------------------------------------------------------
+
+
+def cache_paths():
+    """Return where Chainer's own `get_mnist` keeps MNIST: the paths of train.npz and test.npz."""
+    root = os.path.join(chainer.dataset.get_dataset_root(), 'pfnet', 'chainer', 'mnist')
+    return [os.path.join(root, name) for name in ('train.npz', 'test.npz')]
+
+
+def read_cache():
+    """Read MNIST from Chainer's dataset cache.
+
+    Returns:
+        tuple or None: As from `read_folder`; None where the cache does not hold it, or holds a
+        damaged copy, of which it warns.
+    """
+    arrays = []
+    for path in cache_paths():
+        try:
+            with np.load(path, allow_pickle=False) as npz:
+                pixels, labels = npz['x'], npz['y']
+            if (pixels.dtype, labels.dtype) != (np.uint8, np.uint8) or not len(labels) \
+                    or pixels.shape != (len(labels), SIDE * SIDE) or labels.ndim != 1:
+                raise ValueError('not the digits of MNIST')
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            print(f'warning: {path} is damaged ({error}); fetching MNIST again', file=sys.stderr)
+            return None
+        arrays += [pixels, labels]
+    return tuple(arrays)
+
+
+def download():
+    """Fetch MNIST from the first mirror that serves it whole, and keep it in Chainer's cache.
+
+    Returns:
+        tuple: As from `read_folder`.
+
+    Raises:
+        DatasetError: If no mirror does, with the cause for each.
+    """
+    causes = []
+    for mirror, silence in zip(MIRRORS, first_answers(), strict=True):
+        cause = silence
+        if not cause:
+            with tempfile.TemporaryDirectory() as folder:
+                cause = fetch(mirror, folder)
+                if not cause:
+                    arrays = read_folder(folder)
+                    keep(arrays)
+                    return arrays
+        causes.append(f'{mirror.split("/")[2]} {cause}')
+    raise DatasetError(f'MNIST could not be downloaded ({", ".join(causes)}); try again online, '
+                       'or name a folder that holds it with --data-dir')
+
+
+def first_answers():
+    """Ask all mirrors at once whether they are there.
+
+    Neither a name lookup nor a host of many addresses has a time limit of its own: the threads
+    give them one, so that an offline run falls back within seconds.
+
+    Returns:
+        list of str: For each mirror why it cannot be used, '' if it answered.
+    """
+    import requests
+
+    silences = ['did not answer'] * len(MIRRORS)
+
+    def ask(i):
+        try:
+            requests.head(MIRRORS[i], timeout=CONTACT_SECONDS)
+            silences[i] = ''
+        except OSError:
+            silences[i] = 'cannot be reached'
+
+    threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(len(MIRRORS))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + CONTACT_SECONDS
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    return list(silences)
+
+
+def fetch(mirror, folder):
+    """Download the four files of MNIST, each checked against its SHA-256.
+
+    Args:
+        mirror (str): Base URL.
+        folder (str): Existing folder to put them into.
+
+    Returns:
+        str: What went wrong, '' if nothing did.
+    """
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel('ERROR')
+    print(f'Downloading MNIST from {mirror}', file=sys.stderr)
+    get = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(),
+                               timeout=(CONTACT_SECONDS, STALL_SECONDS))
+    for name, sha256 in SHA256.items():
+        try:
+            pooch.retrieve(mirror + name, f'sha256:{sha256}', name, folder, downloader=get)
+        except requests.HTTPError as error:
+            return f'answered {error.response.status_code} for {name}'
+        except OSError:
+            return f'broke off in {name}'
+        except ValueError:
+            return f'sent a {name} whose SHA-256 is wrong'
+    return ''
+
+
+def keep(arrays):
+    """Put MNIST into Chainer's cache, each file written whole under another name and renamed.
+
+    Args:
+        arrays (tuple): As from `read_folder`.
+    """
+    try:
+        for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+                whole = os.path.join(folder, os.path.basename(path))
+                np.savez_compressed(whole, x=pixels, y=labels)
+                os.replace(whole, path)
+    except OSError as error:
+        print(f'warning: MNIST could not be kept in the cache ({error})', file=sys.stderr)

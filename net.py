@@ -1,0 +1,142 @@
+"""The Variational Autoencoder of the article (section 2), and its loss (section 3).
+
+    x --encode--> q(z|x) = N(mu, sigma^2) --sample--> z --decode--> p(x|z) = Bernoulli(y)
+
+Encoder and decoder are multi-layer perceptrons of two hidden layers each. After Kingma & Welling,
+"Auto-Encoding Variational Bayes" (arXiv:1312.6114), appendix C. Shapes in the comments: N digits,
+D = 784 pixels, H hidden units, Z latent dimensions.
+"""
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+import chainer.functions as F
+import chainer.links as L
+import six
+
+from xavier import Xavier
+
+ACTIVATIONS = {'softplus': F.softplus, 'tanh': F.tanh, 'relu': F.relu}
+
+
+class VAE(chainer.Chain):
+    """Variational Autoencoder of digits (article, section 2).
+
+    Args:
+        n_in (int): Pixels of a digit, D.
+        n_latent (int): Dimensions of the latent variable z, Z.
+        n_h (int): Units of each hidden layer, H.
+        act_func: Activation of the hidden layers. The article trains with `F.softplus`.
+    """
+
+    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
+        super().__init__()
+        self.act_func = act_func
+        with self.init_scope():
+            # encoder
+            self.le1 = linear(n_in, n_h)
+            self.le2 = linear(n_h, n_h)
+            self.le3_mu = linear(n_h, n_latent)
+            self.le3_ln_var = linear(n_h, n_latent)
+            # decoder
+            self.ld1 = linear(n_latent, n_h)
+            self.ld2 = linear(n_h, n_h)
+            self.ld3 = linear(n_h, n_in)
+
+    def __call__(self, x, sigmoid=True):
+        """Reconstruct digits through the mean of q(z|x), without noise.
+
+        Args:
+            x: Pixels in [0, 1], (N, D) float32, array or Variable.
+            sigmoid (bool): As for `decode`.
+
+        Returns:
+            Variable: (N, D) float32, as from `decode`.
+        """
+        mu, _ = self.encode(x)
+        return self.decode(mu, sigmoid)
+
+    def encode(self, x):
+        """Infer q(z|x) = N(mu, sigma^2): the recognition model.
+
+        Args:
+            x: Pixels in [0, 1], (N, D) float32, array or Variable.
+
+        Returns:
+            tuple of Variable: mu and ln_var = log(sigma^2), each (N, Z) float32.
+        """
+        x = named('x', chainer.as_variable(x))                  # (N, D)
+        h1 = named('enc_h1', self.act_func(self.le1(x)))        # (N, H)
+        h2 = named('enc_h2', self.act_func(self.le2(h1)))       # (N, H)
+        mu = named('z_mu', self.le3_mu(h2))                     # (N, Z)
+        ln_var = named('z_ln_var', self.le3_ln_var(h2))         # (N, Z)
+        return mu, ln_var
+
+    def decode(self, z, sigmoid=True):
+        """Map latent variables to digits: the generative model p(x|z).
+
+        Args:
+            z: Latent variables, (N, Z) float32, array or Variable.
+            sigmoid (bool): False leaves out the last sigmoid.
+
+        Returns:
+            Variable: (N, D) float32: the probability that each pixel is on, or its logit.
+        """
+        h1 = named('dec_h1', self.act_func(self.ld1(z)))        # (N, H)
+        h2 = named('dec_h2', self.act_func(self.ld2(h1)))       # (N, H)
+        h3 = named('dec_h3', self.ld3(h2))                      # (N, D)
+        return F.sigmoid(h3) if sigmoid else h3
+
+    def get_loss_func(self, C=1.0, k=1):
+        """Make the loss to minimize: the negative ELBO (article, section 3).
+
+        With eps_l ~ N(0, I) and z_l = mu + eps_l * sigma (the reparameterization trick),
+
+            loss = -1/k sum_l log p(x|z_l) + C * KL[q(z|x) || p(z)]
+
+        summed over pixels, mean over the minibatch, in nats a digit: Kingma & Welling, equation 10
+        and appendix B. The noise comes from the global generator of NumPy or CuPy.
+
+        Args:
+            C (float): Weight of the KL divergence; 1 gives the ELBO, 0 no regularization.
+            k (int): Monte Carlo samples of z for each digit.
+
+        Returns:
+            callable: lf(x), of pixels (N, D) float32, returns the loss, a scalar Variable. Each
+            call sets `rec_loss`, `latent_loss` and `loss` on the model, and reports them.
+
+        Raises:
+            ValueError: If k is less than 1.
+        """
+        if k < 1:
+            raise ValueError(f'the number of Monte Carlo samples k must be 1 or more, not {k}')
+
+        def lf(x):
+            x = chainer.as_variable(x)                          # one leaf for both of its uses
+            mu, ln_var = self.encode(x)
+            n = len(mu)
+            rec_loss = 0
+            for _ in six.moves.range(k):
+                z = named('z', F.gaussian(mu, ln_var))          # (N, Z), reparameterized
+                logits = self.decode(z, sigmoid=False)          # (N, D)
+                rec_loss += F.bernoulli_nll(x, logits) / (k * n)
+            latent_loss = C * F.gaussian_kl_divergence(mu, ln_var) / n
+            self.rec_loss = named('reconstruction error', rec_loss)
+            self.latent_loss = named('latent loss', latent_loss)
+            self.loss = named('loss', self.rec_loss + self.latent_loss)
+            chainer.report({'rec_loss': self.rec_loss, 'latent_loss': self.latent_loss,
+                            'loss': self.loss}, self)
+            return self.loss
+
+        return lf
+
+
+def linear(n_in, n_out):
+    """Make a fully connected layer with Xavier weights and zero bias."""
+    return L.Linear(n_in, n_out, initialW=Xavier(n_in, n_out))
+
+
+def named(name, variable):
+    """Give `variable` the name that the computational graph shows, and return it."""
+    variable.name = name
+    return variable

@@ -1,0 +1,245 @@
+"""What a run leaves behind in its folder OUT, and how it is read again.
+
+A snapshot is a Trainer snapshot of Chainer's (an npz of the model, Adam, the iterators and the
+extensions), to which `RunState` adds the run's settings and random state. It is written under
+another name and renamed, and read without unpickling: to NumPy, a stranger's file is only data.
+"""
+
+import contextlib
+import glob
+import json
+import os
+import tempfile
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+from chainer import serializers, training
+from chainer.training.extensions import snapshot_writers
+import numpy as np
+
+INTERRUPTED = 'snapshot_interrupted'
+EPOCH = 'snapshot_epoch_'           # followed by the number of the epoch
+MODEL = 'updater/model:main/'       # where a Trainer snapshot has the model
+ITERATION = 'updater/iteration'
+SETTINGS = 'extensions/run/settings'
+KINDS = {'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
+         'data_dir': str | None, 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
+         'beta': float, 'k': int, 'batch_size': int, 'epoch': int}
+
+
+class SnapshotError(Exception):
+    """A snapshot or results folder cannot be used; the message says why and what would mend it."""
+
+
+class RunState(training.Extension):
+    """Extension that puts into a snapshot what the Trainer alone would forget.
+
+    Args:
+        settings (dict): The settings of the run: all that a reader of the snapshot needs, with
+            the keys and types of `KINDS`.
+    """
+
+    default_name = 'run'
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def trigger(self, trainer):
+        """Never fire: there is only something to save."""
+        return False
+
+    def serialize(self, serializer):
+        """Save the settings, and save or restore the state of NumPy's global generator."""
+        serializer('settings', json.dumps(self.settings))
+        _, keys, position, has_gauss, cached = np.random.get_state()
+        np.random.set_state((
+            'MT19937', serializer('random_keys', keys), serializer('random_position', position),
+            serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
+
+
+# Writing --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a binary file that takes the name `path` only once it is whole and on the disk."""
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f'.{name}.part')
+    try:
+        with open(part, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        raise
+
+
+class Writer(snapshot_writers.Writer):
+    """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only."""
+
+    def __call__(self, filename, outdir, target):
+        """Write the arrays `target` as OUT/filename.
+
+        Raises:
+            FloatingPointError: If a weight of the model is not finite; nothing is written then.
+        """
+        for key, array in target.items():
+            if key.startswith(MODEL) and not np.isfinite(array).all():
+                raise FloatingPointError(f'{key[len(MODEL):]} is not finite')
+        with replacing(os.path.join(outdir, filename)) as file:
+            np.savez(file, **target)
+        self._post_save()
+
+
+def write_interrupted(trainer):
+    """Write `snapshot_interrupted`, which stands at an iteration rather than at an epoch."""
+    Writer()(INTERRUPTED, trainer.out, serializers.npz.serialize(trainer))
+
+
+def prepare(out, overwrite=False, resumed=None):
+    """Make sure of a folder that a run may write to.
+
+    Args:
+        out (str): The folder, made if need be.
+        overwrite (bool): Whether another run's snapshots in it may be lost.
+        resumed (str): The snapshot that the run goes on from, if it does.
+
+    Raises:
+        SnapshotError: If it cannot be written, or holds another run's snapshots.
+    """
+    try:
+        os.makedirs(out, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise SnapshotError(f'cannot write to {out} ({error.strerror}); '
+                            'name another folder with -o') from None
+    own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
+    if find(out) and not own and not overwrite:
+        raise SnapshotError(f'{out} holds the snapshots of another run; go on with it by --resume, '
+                            'replace it by --overwrite, or name another folder with -o')
+
+
+def clear(out):
+    """Delete the snapshots and the log of an earlier run from the folder `out`."""
+    for path in [*find(out), *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def find(out):
+    """Return the paths of all snapshots in the folder `out`, in no particular order."""
+    names = [os.path.join(glob.escape(out), pattern) for pattern in (EPOCH + '*', INTERRUPTED)]
+    return [path for name in names for path in glob.glob(name) if os.path.isfile(path)]
+
+
+def newest(out):
+    """Return the path of the snapshot with the most iterations in the folder `out`.
+
+    Raises:
+        SnapshotError: If there is none, or one is damaged.
+    """
+    paths = find(out)
+    if not paths:
+        raise SnapshotError(f'there is no snapshot in {out}; name the folder of the run with -o, '
+                            'or train first')
+    return max(paths, key=lambda path: int(read(path)[ITERATION]))
+
+
+def read(path):
+    """Read an npz of arrays, without unpickling anything.
+
+    Args:
+        path (str): A snapshot, or a model saved by `chainer.serializers.save_npz`.
+
+    Returns:
+        dict: The arrays by name.
+
+    Raises:
+        SnapshotError: If it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as npz:
+            return {key: npz[key] for key in npz.files}
+    except FileNotFoundError:
+        raise SnapshotError(f'there is no snapshot {path}') from None
+    except Exception as error:      # whatever zipfile and NumPy make of a damaged file
+        raise SnapshotError(f'{path} is not a snapshot, or damaged ({describe(error)}); '
+                            'use another') from None
+
+
+def describe(error):
+    """Return the first line of an exception's message, or its name where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def settings(arrays, path):
+    """Return the settings of the run that wrote a snapshot.
+
+    Args:
+        arrays (dict): As from `read`.
+        path (str): Where they come from, for the message.
+
+    Returns:
+        dict: With the keys and types of `KINDS`.
+
+    Raises:
+        SnapshotError: If there are none, or they do not fit the arrays beside them.
+    """
+    try:
+        found = json.loads(str(arrays[SETTINGS]))
+        fits = (all(isinstance(found[key], kind) for key, kind in KINDS.items())
+                and arrays[MODEL + 'le1/W'].shape == (found['dim_h'], found['n_in'])
+                and arrays[MODEL + 'le3_mu/W'].shape == (found['dim_z'], found['dim_h']))
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
+    return {key: found[key] for key in KINDS}
+
+
+def load_model(arrays, model, path):
+    """Copy weights into `model`.
+
+    Args:
+        arrays (dict): As from `read`: of a snapshot, or of a model alone.
+        model (VAE): The model to fill.
+        path (str): Where the arrays come from, for the message.
+
+    Raises:
+        SnapshotError: If they are the weights of another model; `model` is then as it was.
+    """
+    prefix = MODEL if any(key.startswith(MODEL) for key in arrays) else ''
+    for name, weights in model.namedparams():
+        found = arrays.get(prefix + name[1:])
+        if found is None or found.dtype.kind != 'f' or found.shape != weights.shape:
+            had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
+            raise SnapshotError(
+                f'{path} is of another model: its {name[1:]} is {had}, not of shape '
+                f'{weights.shape}; give --dim-z and --dim-h as that model was trained')
+    serializers.NpzDeserializer(arrays, prefix).load(model)
+
+
+def load_trainer(arrays, trainer, path):
+    """Bring a Trainer, random state included, to where a snapshot was taken.
+
+    Args:
+        arrays (dict): As from `read`.
+        trainer (Trainer): Trainer of the same model and extensions.
+        path (str): Where the arrays come from, for the message.
+
+    Raises:
+        SnapshotError: If they do not fit the trainer.
+    """
+    load_model(arrays, trainer.updater.get_optimizer('main').target, path)
+    try:
+        serializers.NpzDeserializer(arrays).load(trainer)
+    except Exception as error:      # whatever Chainer makes of arrays that do not fit
+        raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '
+                            'use another snapshot') from None

@@ -1,0 +1,463 @@
+#!/usr/bin/env python3
+"""Train the Variational Autoencoder of the article on handwritten digits (section 2).
+
+A run leaves in its folder OUT: `snapshot_epoch_N`, `log` (losses, JSON), `args.json` (settings),
+`loss.png` (learning curves) and `cg.dot` (computational graph).
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+from chainer import computational_graph, iterators, optimizers, training
+from chainer.backends import cuda
+from chainer.training import extensions, triggers
+import numpy as np
+
+import mnist
+import net
+import snapshot
+
+TEST_K = 10         # Monte Carlo samples that score the test set (article, section 2)
+TINY = 100          # digits to train and to test on with --test
+KEEP = 5            # snapshots
+REPORTED = ('loss', 'rec_loss', 'latent_loss')
+CUPY = ('pip install cupy-cuda13x for CUDA 13, cupy-cuda12x for CUDA 12, '
+        'or train on the CPU without --gpu')
+EPILOG = """\
+examples:
+  python train_vae.py                         MNIST, z = 20, as the article's reconstructions
+  python train_vae.py -z 2 -o results_z2      z = 2, as the article's latent space
+  python train_vae.py --dataset digits        small digits that need no download
+  python train_vae.py --resume                go on where the run in results/ ended
+"""
+
+
+def main(argv=None):
+    """Train as the command line `argv` (default: the program's) says; return the exit status."""
+    args, resumed = parse_arguments(argv)
+    device = get_device(args.gpu)
+    device.use()
+    np.random.seed(args.seed)
+    if device.xp is not np:
+        device.xp.random.seed(args.seed)
+
+    # digits
+    snapshot.prepare(args.out, args.overwrite, args.resume)
+    digits = mnist.load(args.dataset, args.data_dir)
+    train, test = digits.train, digits.test                     # (N, 784), (M, 784)
+    if args.test:
+        train, test = train[:TINY], test[:TINY]
+    if args.binary:
+        train, test = ((pixels >= 0.5).astype(np.float32) for pixels in (train, test))
+
+    # model
+    model = net.VAE(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
+    if args.initmodel:
+        snapshot.load_model(snapshot.read(args.initmodel), model, args.initmodel)
+    graph = draw_graph(model, train[:args.batch_size], args.beta, args.k)
+    model.to_device(device)
+
+    # optimizer, iterators, updater
+    optimizer = optimizers.Adam()
+    optimizer.setup(model)
+    train_iter = iterators.SerialIterator(train, args.batch_size)
+    test_iter = iterators.SerialIterator(test, args.batch_size, repeat=False, shuffle=False)
+    updater = training.StandardUpdater(
+        train_iter, optimizer, device=device, loss_func=model.get_loss_func(args.beta, args.k))
+
+    # trainer
+    stop = UntilStopped(args.epoch)
+    trainer = training.Trainer(updater, stop, args.out)
+    trainer.extend(extensions.Evaluator(
+        test_iter, model, device=device, eval_func=score_func(model, TEST_K)))
+    trainer.extend(check_finite)
+    trainer.extend(extensions.LogReport())
+    trainer.extend(PrintReport())
+    trainer.extend(PlotReport())
+    if sys.stdout.isatty():
+        trainer.extend(extensions.ProgressBar(update_interval=10))
+    settings = {key: getattr(args, key, None) for key in snapshot.KINDS} | {
+        'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
+        'checksum': digits.checksum}
+    trainer.extend(snapshot.RunState(settings))
+    trainer.extend(extensions.snapshot(
+        filename=snapshot.EPOCH + '{.updater.epoch}', writer=snapshot.Writer(), n_retains=KEEP))
+
+    # run
+    if resumed:
+        check_digits(resumed, digits, args.resume)
+        snapshot.load_trainer(resumed, trainer, args.resume)
+        if updater.epoch >= args.epoch:
+            print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
+            return 0
+    print_header(args, device, digits, len(train), len(test), updater.epoch)
+    if args.overwrite:
+        snapshot.clear(args.out)
+    write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
+    write_text(args.out, 'cg.dot', graph)
+    with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
+        trainer.run(show_loop_exception_msg=False)
+    plot_losses(trainer)
+    return report_end(trainer, stop, args)
+
+
+# The command line -------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line on stderr, and exit status 2."""
+
+    def error(self, message):
+        """Say what is wrong and exit."""
+        self.exit(2, f'{self.prog}: error: {message}\n')
+
+
+def positive(kind):
+    """Make a type for argparse: finite positive numbers of `kind`, int or float."""
+    def parse(text):
+        with contextlib.suppress(ValueError):
+            if 0 < kind(text) < math.inf:
+                return kind(text)
+        whole = 'whole ' if kind is int else ''
+        raise argparse.ArgumentTypeError(f'{text} is not a positive {whole}number')
+    return parse
+
+
+def seed(text):
+    """Parse a seed of NumPy's and CuPy's generators."""
+    with contextlib.suppress(ValueError):
+        if 0 <= int(text) < 2**32:
+            return int(text)
+    raise argparse.ArgumentTypeError(f'{text} is not a whole number from 0 to {2**32 - 1}')
+
+
+def build_parser():
+    """Return the parser of the command line."""
+    parser = Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    count = positive(int)
+
+    add('-g', '--gpu', type=int, default=-1, metavar='N',
+        help='train on GPU N (default: on the CPU)')
+    add('-o', '--out', default='results', help='folder for the results (default: results)')
+    add('-e', '--epoch', type=count, default=100, metavar='N',
+        help='epochs to train (default: 100)')
+    add('-b', '--batch-size', type=count, default=100, metavar='N',
+        help='digits in a minibatch (default: 100)')
+    add('-z', '--dim-z', type=count, default=20, metavar='N',
+        help='dimensions of the latent variable z; 2 can be drawn as a map (default: 20)')
+    add('--dim-h', type=count, default=500, metavar='N',
+        help='units of each hidden layer (default: 500)')
+    add('--activation', choices=net.ACTIVATIONS, default='softplus',
+        help='activation of the hidden layers (default: softplus)')
+    add('--beta', type=positive(float), default=1.0, metavar='C',
+        help='weight of the latent loss, the KL divergence (default: 1.0, the ELBO)')
+    add('-k', '--k', type=count, default=1, metavar='N',
+        help='Monte Carlo samples of z for each digit in training (default: 1)')
+    add('--dataset', choices=('auto', 'mnist', 'digits'), default='auto',
+        help='auto: MNIST from the cache or the network, else the bundled digits; mnist: nothing '
+             'else; digits: the bundled digits, without the network (default: auto)')
+    add('--data-dir', metavar='DIR',
+        help="read this folder of four IDX files, plain or .gz: MNIST's, Fashion-MNIST's, ...")
+    add('--binary', action='store_true', help='round pixels to 0 or 1')
+    add('--test', action='store_true', help=f'a quick try, on {TINY} digits')
+    add('--seed', type=seed, default=0, metavar='N',
+        help='seed of weights, noise and shuffling (default: 0)')
+    add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
+    add('-r', '--resume', nargs='?', const='', metavar='FILE',
+        help='go on from this snapshot, or from the newest in OUT, with its settings; '
+             'a larger --epoch trains for longer')
+    add('--overwrite', action='store_true',
+        help='replace the snapshots of an earlier run in OUT')
+    return parser
+
+
+def parse_arguments(argv):
+    """Parse the command line; where it resumes, settings not given are the snapshot's own.
+
+    Returns:
+        tuple: The arguments, and the arrays of the snapshot to go on from, or None.
+
+    Raises:
+        snapshot.SnapshotError: If that snapshot cannot be used.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.data_dir is not None and args.dataset == 'digits':
+        parser.error('--data-dir and --dataset digits exclude each other; leave one out')
+    if args.resume is None:
+        return args, None
+    if args.initmodel or args.overwrite:
+        parser.error('--resume excludes --initmodel and --overwrite; leave them out')
+
+    path = args.resume or snapshot.newest(args.out)
+    arrays = snapshot.read(path)
+    settings = snapshot.settings(arrays, path)
+    parser.set_defaults(**settings, out=os.path.dirname(path) or '.')
+    args = parser.parse_args(argv)
+    args.resume = path
+    for name in ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test',
+                 'seed'):
+        if getattr(args, name) != settings[name]:
+            parser.error(f'--{name.replace("_", "-")} {getattr(args, name)} contradicts {path}, '
+                         f'trained with {settings[name]}; leave it out, or train anew with '
+                         'another -o')
+    return args, arrays
+
+
+def get_device(gpu):
+    """Return Chainer's device for --gpu N: the CPU where N is negative.
+
+    Raises:
+        DeviceError: If there is no such GPU, or no CuPy to use it with.
+    """
+    if gpu < 0:
+        return chainer.get_device('@numpy')
+    if not cuda.available:
+        raise DeviceError(f'--gpu {gpu} needs CuPy ({snapshot.describe(cuda._resolution_error)}): '
+                          f'{CUPY}')
+    try:
+        count = cuda.cupy.cuda.runtime.getDeviceCount()
+    except cuda.cupy.cuda.runtime.CUDARuntimeError as error:
+        raise DeviceError(f'--gpu {gpu}: CuPy finds no GPU ({error}); install the driver and '
+                          'the CuPy of its CUDA version: ' + CUPY) from None
+    if gpu >= count:
+        raise DeviceError(f'--gpu {gpu}: there are only GPUs 0 to {count - 1} here')
+    return chainer.get_device(f'@cupy:{gpu}')
+
+
+class DeviceError(Exception):
+    """The GPU asked for cannot be used; the message says why and what would mend it."""
+
+
+def check_digits(arrays, digits, path):
+    """Raise SnapshotError unless a snapshot's run was trained on these digits."""
+    if snapshot.settings(arrays, path)['checksum'] != digits.checksum:
+        raise snapshot.SnapshotError(f'{path} was trained on other digits than {digits.title}; '
+                                     'name theirs with --dataset or --data-dir')
+
+
+# Extensions of the trainer ----------------------------------------------------------------------
+
+
+class UntilStopped(triggers.IntervalTrigger):
+    """Stop trigger: after so many epochs, or after the iteration in which a signal came."""
+
+    signum = None       # of the signal that came
+
+    def __init__(self, epochs):
+        super().__init__(epochs, 'epoch')
+
+    def __call__(self, trainer):
+        """Tell whether the run is over."""
+        return self.signum is not None or trainer.updater.epoch >= self.period
+
+    def on_signal(self, signum, frame):
+        """Remember the signal; the same again has its default effect, at once."""
+        self.signum = signum
+        signal.signal(signum, signal.SIG_DFL)
+
+    @contextlib.contextmanager
+    def on_signals(self):
+        """Catch Ctrl-C (SIGINT) and SIGTERM within a `with` block."""
+        earlier = {signum: signal.signal(signum, self.on_signal)
+                   for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in earlier.items():
+                signal.signal(signum, handler)
+
+
+def score_func(model, k):
+    """Make the evaluation function: the negative ELBO (C = 1) of k Monte Carlo samples.
+
+    Args:
+        model (VAE): The model to score.
+        k (int): Monte Carlo samples for each digit.
+
+    Returns:
+        callable: Of a minibatch of pixels (N, 784); what it reports weighs by N, so that a short
+        last minibatch counts for as many digits as it has.
+    """
+    lf = model.get_loss_func(k=k)
+
+    def score(x):
+        lf(x)
+        chainer.report({name: (getattr(model, name), len(x)) for name in REPORTED}, model)
+
+    return score
+
+
+@training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR)
+def check_finite(trainer):
+    """Stop the run when a loss is not finite, before anything is logged or saved.
+
+    Raises:
+        FloatingPointError: With the epoch and the iteration.
+    """
+    for key in ('main/loss', 'validation/main/loss'):
+        loss = trainer.observation.get(key)
+        if loss is not None and not math.isfinite(float(getattr(loss, 'array', loss))):
+            at, out = trainer.updater, trainer.out
+            last = snapshot.newest(out) if snapshot.find(out) else 'none'
+            raise FloatingPointError(
+                f'{key} is not finite in epoch {int(at.previous_epoch_detail) + 1}, iteration '
+                f'{at.iteration}; the run is stopped. Last good snapshot: {last}')
+
+
+class PrintReport(extensions.PrintReport):
+    """Chainer's table of the log, under shorter headings, without escape codes in a file."""
+
+    columns = {                                     # of the log: heading, width, format
+        'epoch': ('epoch', 5, 'd'),
+        'main/loss': ('loss', 8, '.3f'),
+        'main/rec_loss': ('rec_loss', 8, '.3f'),
+        'main/latent_loss': ('latent_loss', 11, '.3f'),
+        'validation/main/loss': ('test loss', 9, '.3f'),
+        'validation/main/rec_loss': ('test rec_loss', 13, '.3f'),
+        'validation/main/latent_loss': ('test latent_loss', 16, '.3f'),
+        'elapsed_time': ('seconds', 7, '.1f')}
+    trigger = 1, 'epoch'
+
+    def __init__(self):
+        super().__init__(list(self.columns), out=sys.stdout if sys.stdout.isatty() else Plain())
+        self._header = '  '.join(f'{name:>{width}}'
+                                 for name, width, _ in self.columns.values()) + '\n'
+        self._templates = [(key, f'{{:>{width}{form}}}  ', ' ' * (width + 2))
+                           for key, (_, width, form) in self.columns.items()]
+
+
+class Plain:
+    """Standard output without the escape code by which Chainer erases its progress bar."""
+
+    def write(self, text):
+        """Print `text`."""
+        sys.stdout.write(text.replace('\033[J', ''))
+
+    def flush(self):
+        """Flush standard output."""
+        sys.stdout.flush()
+
+
+class PlotReport(training.Extension):
+    """Redraws OUT/loss.png after an epoch, though no oftener than every half minute."""
+
+    trigger = 1, 'epoch'
+    seconds = 30
+    due = -math.inf
+
+    def __call__(self, trainer):
+        """Draw, if that is due."""
+        if time.monotonic() >= self.due:
+            plot_losses(trainer)
+            self.due = time.monotonic() + self.seconds
+
+
+# What is written and printed besides ------------------------------------------------------------
+
+
+def draw_graph(model, x, C, k):
+    """Return the computational graph of the loss (article, section 2) in the DOT language.
+
+    Args:
+        model (VAE): The model, on the CPU.
+        x (ndarray): A minibatch of pixels, (N, 784) float32.
+        C (float), k (int): As for `VAE.get_loss_func`.
+
+    Returns:
+        str: The graph. The random state is as before.
+    """
+    state = np.random.get_state()
+    with np.errstate(all='ignore'):
+        loss = model.get_loss_func(C, k)(x)
+    np.random.set_state(state)
+    return computational_graph.build_computational_graph(
+        [loss], variable_style={'shape': 'octagon', 'fillcolor': '#E0E0E0', 'style': 'filled'},
+        function_style={'shape': 'record', 'fillcolor': '#6495ED', 'style': 'filled'}).dump()
+
+
+def plot_losses(trainer):
+    """Draw OUT/loss.png from the log: the loss and its two terms, in training and test."""
+    from matplotlib.figure import Figure
+
+    log = trainer.get_extension('LogReport').log
+    if not log:
+        return
+    figure = Figure(figsize=(10, 3.4), layout='constrained')
+    titles = ('loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)')
+    for axes, title, name in zip(figure.subplots(1, 3), titles, REPORTED, strict=True):
+        for label, prefix, color in (('training', 'main/', '#0072B2'),
+                                     ('test', 'validation/main/', '#D55E00')):
+            axes.plot([row['epoch'] for row in log], [row[prefix + name] for row in log],
+                      color=color, label=label)
+        axes.set(title=title, xlabel='epoch')
+    figure.axes[0].set_ylabel('nats per digit')
+    figure.axes[0].legend()
+    with snapshot.replacing(os.path.join(trainer.out, 'loss.png')) as file:
+        figure.savefig(file, format='png', dpi=100)
+
+
+def write_text(out, name, text):
+    """Write OUT/name whole."""
+    with snapshot.replacing(os.path.join(out, name)) as file:
+        file.write(text.encode())
+
+
+def print_header(args, device, digits, n_train, n_test, epoch):
+    """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
+    pixels = '' if not args.binary else ', binary'
+    samples = '' if args.k == 1 else f', k = {args.k}'
+    weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
+    start = '' if not args.resume else f', from {epoch} of {args.resume}'
+    print(f"""\
+device   {'CPU' if device.xp is np else f'GPU {args.gpu}'}
+digits   {digits.title}: {n_train} to train, {n_test} to test{pixels}
+model    784-{args.dim_h}-{args.dim_h}-z-{args.dim_h}-{args.dim_h}-784, z = {args.dim_z}, \
+{args.activation}
+loss     negative ELBO{weight}{samples}, minibatches of {args.batch_size}, Adam, seed {args.seed}
+epochs   {args.epoch}{start}
+results  {args.out}
+""", flush=True)
+
+
+def report_end(trainer, stop, args):
+    """Say how the run ended and what comes next; return the exit status."""
+    epoch = trainer.updater.epoch
+    if stop.signum is None:
+        print(f'finished at epoch {epoch}: {os.path.join(args.out, snapshot.EPOCH + str(epoch))}')
+        return 0
+    snapshot.write_interrupted(trainer)
+    print(f'interrupted in iteration {trainer.updater.iteration}; go on with: '
+          f'python train_vae.py --resume -o {args.out}')
+    return 128 + stop.signum
+
+
+def run(argv=None):
+    """Run `main`; where it fails, say so in one line on stderr. Return the exit status."""
+    try:
+        return main(argv)
+    except (mnist.DatasetError, snapshot.SnapshotError, DeviceError, OSError) as error:
+        status, message = 2, error
+    except MemoryError as error:
+        status, message = 2, f'not enough memory; try smaller sizes ({error})'
+    except FloatingPointError as error:
+        status, message = 1, error
+    except KeyboardInterrupt:
+        status, message = 128 + signal.SIGINT, 'interrupted'
+    print(f'train_vae.py: error: {message}', file=sys.stderr)
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(run())
