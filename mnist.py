@@ -222,7 +222,7 @@ def read_cache():
     arrays = []
     for path in cache_paths():
         try:
-            with np.load(path, allow_pickle=False) as npz:
+            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
                 pixels, labels = npz['x'], npz['y']
             if (pixels.dtype, labels.dtype) != (np.uint8, np.uint8) or not len(labels) \
                     or pixels.shape != (len(labels), SIDE * SIDE) or labels.ndim != 1:

@@ -165,7 +165,7 @@ def read(path):
         SnapshotError: If it is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as npz:
+        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
             return {key: npz[key] for key in npz.files}
     except FileNotFoundError:
         raise SnapshotError(f'there is no snapshot {path}') from None

@@ -193,9 +193,8 @@ def parse_arguments(argv):
     """
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.data_dir is not None and args.dataset == 'digits':
-        parser.error('--data-dir and --dataset digits exclude each other; leave one out')
     if args.resume is None:
+        check_source(parser, args)
         return args, None
     if args.initmodel or args.overwrite:
         parser.error('--resume excludes --initmodel and --overwrite; leave them out')
@@ -203,16 +202,32 @@ def parse_arguments(argv):
     path = args.resume or snapshot.newest(args.out)
     arrays = snapshot.read(path)
     settings = snapshot.settings(arrays, path)
-    parser.set_defaults(**settings, out=os.path.dirname(path) or '.')
-    args = parser.parse_args(argv)
+    its_own = parser.parse_args(as_flags(settings))
+    args = parser.parse_args([f'--out={os.path.dirname(path) or "."}', *as_flags(settings),
+                              *(sys.argv[1:] if argv is None else argv)])
     args.resume = path
+    check_source(parser, args)
     for name in ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test',
                  'seed'):
-        if getattr(args, name) != settings[name]:
-            parser.error(f'--{name.replace("_", "-")} {getattr(args, name)} contradicts {path}, '
-                         f'trained with {settings[name]}; leave it out, or train anew with '
-                         'another -o')
+        given, had = getattr(args, name), getattr(its_own, name)
+        if given != had:
+            parser.error(f'--{name.replace("_", "-")} {given} contradicts {path}, trained with '
+                         f'{had}; leave it out, or train anew with another -o')
     return args, arrays
+
+
+def check_source(parser, args):
+    """Refuse a folder of digits together with the bundled digits."""
+    if args.data_dir is not None and args.dataset == 'digits':
+        parser.error(f'--dataset digits and --data-dir {args.data_dir} exclude each other; '
+                     'leave one out')
+
+
+def as_flags(settings):
+    """Return a run's settings as the command line that would ask for them."""
+    flags = ((f'--{key.replace("_", "-")}', value) for key, value in settings.items()
+             if key not in ('n_in', 'checksum') and value not in (None, False))
+    return [flag if value is True else f'{flag}={value}' for flag, value in flags]
 
 
 def get_device(gpu):
@@ -400,7 +415,7 @@ def plot_losses(trainer):
         for label, prefix, color in (('training', 'main/', '#0072B2'),
                                      ('test', 'validation/main/', '#D55E00')):
             axes.plot([row['epoch'] for row in log], [row[prefix + name] for row in log],
-                      color=color, label=label)
+                      marker='.' if len(log) < 20 else None, color=color, label=label)
         axes.set(title=title, xlabel='epoch')
     figure.axes[0].set_ylabel('nats per digit')
     figure.axes[0].legend()

@@ -1,0 +1,97 @@
+"""What several test modules share: tiny digits, and the command line of train_vae.py."""
+
+import contextlib
+import gzip
+import io
+import shutil
+import struct
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+import numpy as np
+import pytest
+
+import mnist
+import train_vae
+
+SMALL = ['--dim-h', '16', '-z', '2', '-b', '20', '-e', '2']
+
+
+@pytest.fixture(autouse=True)
+def no_world(tmp_path, monkeypatch):
+    """Keep every test away from the user's dataset cache and from the network."""
+    monkeypatch.setattr(mnist, 'MIRRORS', ('http://127.0.0.1:9/one/', 'http://127.0.0.1:9/two/'))
+    root = chainer.dataset.get_dataset_root()
+    chainer.dataset.set_dataset_root(str(tmp_path / 'cache'))
+    yield
+    chainer.dataset.set_dataset_root(root)
+
+
+def idx(array):
+    """Return an array of bytes as the content of an IDX file."""
+    head = struct.pack(f'>{1 + array.ndim}I', 0x0800 + array.ndim, *array.shape)
+    return head + array.astype(np.uint8).tobytes()
+
+
+def make_digits(n, seed):
+    """Return n pictures (n, 28, 28) uint8, a blurred bar whose place its label tells."""
+    rng = np.random.RandomState(seed)
+    labels = np.arange(n) % 10
+    pictures = np.zeros((n, 28, 28), np.uint8)
+    for picture, label in zip(pictures, labels, strict=True):
+        picture[4:24, 4 + 2 * label:6 + 2 * label] = rng.randint(1, 256, (20, 2))
+    return pictures, labels.astype(np.uint8)
+
+
+@pytest.fixture(scope='session')
+def idx_files():
+    """Return the four IDX files of a tiny dataset: gzipped content by official name."""
+    train, train_labels = make_digits(60, 0)
+    test, test_labels = make_digits(30, 1)
+    arrays = (train, train_labels, test, test_labels)
+    return {name: gzip.compress(idx(array))
+            for name, array in zip(mnist.SHA256, arrays, strict=True)}
+
+
+@pytest.fixture
+def data_dir(tmp_path, idx_files):
+    """Return a folder with the four IDX files."""
+    return write_files(tmp_path / 'data', idx_files)
+
+
+def write_files(folder, files):
+    """Make a folder of files by name and content."""
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def cli(capsys):
+    """Return a function that runs train_vae.py in this process: status, stdout, stderr."""
+    def run(*argv):
+        capsys.readouterr()
+        try:
+            status = train_vae.run([str(arg) for arg in argv])
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory, idx_files):
+    """Return the folder of a finished run of two epochs, for all tests to share."""
+    base = tmp_path_factory.mktemp('finished')
+    data, out = write_files(base / 'data', idx_files), base / 'run'
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert train_vae.run(['--data-dir', str(data), '-o', str(out), *SMALL]) == 0
+    return out
+
+
+@pytest.fixture
+def small_run(finished, tmp_path):
+    """Return a copy of that folder, to be changed at will."""
+    return shutil.copytree(finished, tmp_path / 'run')

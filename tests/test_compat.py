@@ -1,0 +1,65 @@
+"""Chainer under compat.py: it imports, it is quiet, and nothing else of NumPy changes."""
+
+import os
+import subprocess
+import sys
+
+import compat
+
+import chainer
+import chainer.functions as F
+import numpy as np
+import pytest
+
+
+def python(code, *flags):
+    """Run code in a fresh interpreter in the project's folder; return its stdout, stderr."""
+    run = subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True,
+                         timeout=120, check=False, cwd=os.path.dirname(compat.__file__))
+    assert run.returncode == 0, run.stderr
+    return run.stdout, run.stderr
+
+
+def test_import_is_quiet_even_when_chainer_is_compiled_anew(tmp_path):
+    # a cache of bytecode elsewhere makes Python compile Chainer, and find its invalid escapes
+    out, err = python('import compat, chainer; print(chainer.__version__)',
+                      '-W', 'always', '-X', f'pycache_prefix={tmp_path}')
+    assert (out, err) == ('7.8.1\n', '')
+
+
+def test_import_needs_neither_pkg_resources_nor_distutils():
+    python('import sys\n'
+           'for name in ("pkg_resources", "distutils", "numpy.distutils"):\n'
+           '    sys.modules[name] = None\n'
+           'import compat, chainer')
+
+
+def test_nothing_that_numpy_has_is_changed():
+    out, _ = python('import warnings; warnings.simplefilter("ignore")\n'
+                    'import numpy as np\n'
+                    'before = dict(vars(np))\n'
+                    'had = hasattr(np, "sctypes")\n'
+                    'import compat\n'
+                    'changed = [k for k in before if vars(np).get(k) is not before[k]]\n'
+                    'added = set(vars(np)) - set(before)\n'
+                    'print(changed, "sctypes" in added, had)')
+    changed, added, had = out.rsplit(maxsplit=2)
+    assert changed == '[]'
+    assert added != had
+
+
+def test_warning_filters_are_the_users():
+    out, _ = python('import warnings\nbefore = warnings.filters[:]\nimport numpy\n'
+                    'mid = warnings.filters[:]\nimport compat\n'
+                    'print(warnings.filters[:] == mid)')
+    assert out == 'True\n'
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_what_chainer_asks_of_sctypes_works(dtype):
+    x = chainer.Variable(np.arange(6, dtype=dtype))
+    y = F.as_strided(x, (2, 3), (1, 1))             # overlapping windows 0 1 2 and 1 2 3
+    assert y.array.tolist() == [[0, 1, 2], [1, 2, 3]]
+    y.grad = np.ones((2, 3), dtype)
+    y.backward()
+    assert x.grad.tolist() == [1, 2, 2, 1, 0, 0]

@@ -1,0 +1,338 @@
+"""Every source of digits, whole and damaged; the downloader against a real HTTP server."""
+
+import gzip
+import hashlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+from conftest import idx, make_digits
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.datasets import load_digits
+
+import mnist
+
+
+def check_tiny(digits):
+    """Assert that these are the digits of `idx_files`."""
+    train, labels = make_digits(60, 0)
+    expected = train.reshape(60, 784).astype(np.float64) / 255
+    assert digits.train.dtype == digits.test.dtype == np.float32
+    assert (digits.train.shape, digits.test.shape) == ((60, 784), (30, 784))
+    np.testing.assert_allclose(digits.train, expected, rtol=1e-6)
+    assert digits.train_labels.dtype == np.int32
+    assert digits.train_labels.tolist() == labels.tolist()
+    assert digits.test_labels.tolist() == [i % 10 for i in range(30)]
+
+
+# Folders of IDX files -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('plain', [False, True])
+def test_folder(data_dir, plain):
+    if plain:
+        for path in data_dir.iterdir():
+            path.with_suffix('').write_bytes(gzip.decompress(path.read_bytes()))
+            path.unlink()
+    digits = mnist.load(data_dir=str(data_dir))
+    check_tiny(digits)
+    assert (digits.dataset, digits.data_dir) == ('mnist', str(data_dir))
+
+
+def test_folder_is_kept_as_an_absolute_path(data_dir, monkeypatch):
+    monkeypatch.chdir(data_dir.parent)
+    assert mnist.load(data_dir='data').data_dir == str(data_dir)
+
+
+def test_checksum_tells_datasets_apart(data_dir):
+    before = mnist.load(data_dir=str(data_dir)).checksum
+    assert mnist.load(data_dir=str(data_dir)).checksum == before
+    pictures, _ = make_digits(60, 0)
+    pictures[3, 20, 20] ^= 1
+    (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(gzip.compress(idx(pictures)))
+    assert mnist.load(data_dir=str(data_dir)).checksum != before
+
+
+PICTURES = make_digits(60, 0)[0]
+GOOD = gzip.compress(idx(PICTURES))
+DAMAGES = {
+    'empty': (b'', 'empty or cut short'),
+    'empty inside': (gzip.compress(b''), 'empty or cut short'),
+    'truncated gzip': (GOOD[:len(GOOD) // 2], 'cannot be read'),
+    'flipped bit': (GOOD[:200] + bytes([GOOD[200] ^ 4]) + GOOD[201:], 'cannot be read'),
+    'not gzip': (idx(PICTURES), 'cannot be read'),
+    'truncated body': (gzip.compress(idx(PICTURES)[:-1]), 'cut short'),
+    'longer body': (gzip.compress(idx(PICTURES) + b'0'), 'longer than its header'),
+    'labels': (gzip.compress(idx(PICTURES[:, 0, 0])), 'magic number 2049, not 2051'),
+    'int32': (gzip.compress(b'\0\0\x0c\3' + idx(PICTURES)[4:]), 'magic number 3075'),
+    'little endian': (gzip.compress(struct.pack('<4I', 2051, 60, 28, 28)), 'magic number'),
+    '27x28': (gzip.compress(idx(PICTURES[:, 1:])), 'claims the shape 60x27x28'),
+    'no digits': (gzip.compress(idx(PICTURES[:0])), 'claims the shape 0x28x28'),
+    'huge': (gzip.compress(struct.pack('>4I', 2051, 2**32 - 1, 28, 28)), 'claims the shape'),
+    'fewer images': (gzip.compress(idx(PICTURES[:59])), '59 train images, but 60 labels'),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged_folder(data_dir, damage):
+    content, message = DAMAGES[damage]
+    (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(content)
+    with pytest.raises(mnist.DatasetError, match=message) as error:
+        mnist.load(data_dir=str(data_dir))
+    assert '\n' not in str(error.value)
+
+
+def test_missing_folder_and_files(tmp_path, data_dir):
+    with pytest.raises(mnist.DatasetError, match='is not a folder'):
+        mnist.load(data_dir=str(tmp_path / 'nowhere'))
+    (data_dir / 't10k-labels-idx1-ubyte.gz').unlink()
+    with pytest.raises(mnist.DatasetError, match='neither t10k-labels-idx1-ubyte nor '):
+        mnist.load(data_dir=str(data_dir))
+
+
+# The bundled digits -------------------------------------------------------------------------
+
+
+def test_bundled_digits_have_mnists_format():
+    digits = mnist.load('digits')
+    assert (digits.dataset, digits.data_dir) == ('digits', None)
+    assert digits.train.shape == (1500, 784)
+    assert digits.test.shape == (297, 784)
+    pixels = np.concatenate([digits.train, digits.test])
+    assert pixels.dtype == np.float32
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    grays = np.round(pixels * 255)
+    np.testing.assert_allclose(pixels, grays / 255, atol=1e-7)
+    pictures = pixels.reshape(-1, 28, 28)
+    border = pictures.copy()
+    border[:, 4:24, 4:24] = 0
+    assert not border.any()
+    original = load_digits()
+    assert np.concatenate([digits.train_labels, digits.test_labels]).tolist() \
+        == original.target.tolist()
+    assert set(digits.test_labels.tolist()) == set(range(10))
+    # an independent smooth filter draws the same pictures
+    smooth = ndimage.zoom(original.images / 16, (1, 2.5, 2.5), order=3, grid_mode=True,
+                          mode='nearest')
+    inside = pictures[:, 4:24, 4:24]
+    assert np.corrcoef(inside.ravel(), smooth.ravel())[0, 1] > 0.99
+    assert abs(inside - smooth.clip(0, 1)).mean() < 0.03
+
+
+def test_bundled_digits_never_touch_network_or_cache(monkeypatch):
+    def touch(*args, **kwargs):
+        raise AssertionError('touched')
+
+    monkeypatch.setattr('socket.socket', touch)
+    monkeypatch.setattr(mnist, 'read_cache', touch)
+    assert len(mnist.load('digits').train) == 1500
+
+
+# Chainer's cache ----------------------------------------------------------------------------
+
+
+def fill_cache():
+    arrays = make_digits(60, 0), make_digits(30, 1)
+    for path, (pictures, labels) in zip(mnist.cache_paths(), arrays, strict=True):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        np.savez_compressed(path, x=pictures.reshape(-1, 784), y=labels)
+
+
+@pytest.mark.parametrize('dataset', ['auto', 'mnist'])
+def test_cache_is_chainers_own(dataset):
+    fill_cache()
+    digits = mnist.load(dataset)
+    check_tiny(digits)
+    assert (digits.dataset, digits.data_dir) == ('mnist', None)
+    for ours, labels, theirs in zip((digits.train, digits.test),
+                                    (digits.train_labels, digits.test_labels),
+                                    chainer.datasets.get_mnist(), strict=True):
+        assert ours.tobytes() == np.stack([pixel for pixel, _ in theirs]).tobytes()
+        assert labels.tolist() == [int(label) for _, label in theirs]
+
+
+class Marker:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def damaged_caches(tmp_path):
+    path = mnist.cache_paths()[0]
+    with open(path, 'rb') as file:
+        good = file.read()
+    pixels = make_digits(60, 0)[0].reshape(60, 784)
+    yield 'empty', b''
+    yield 'truncated', good[:len(good) // 2]
+    yield 'pickle', pickle.dumps(Marker(str(tmp_path / 'marker')))
+    for name, arrays in {
+            'no labels': {'x': pixels}, 'float': {'x': pixels / 255, 'y': pixels[:, 0]},
+            'one short': {'x': pixels, 'y': pixels[1:, 0]},
+            '2-D labels': {'x': pixels, 'y': pixels},
+            'objects': {'x': np.array([Marker(str(tmp_path / 'marker'))]), 'y': pixels[:, 0]},
+    }.items():
+        np.savez(tmp_path / 'bad.npz', **arrays)
+        yield name, (tmp_path / 'bad.npz').read_bytes()
+
+
+def test_damaged_cache_is_never_used(tmp_path, capsys):
+    fill_cache()
+    path = mnist.cache_paths()[0]
+    for name, content in list(damaged_caches(tmp_path)):
+        with open(path, 'wb') as file:
+            file.write(content)
+        with pytest.raises(mnist.DatasetError, match='could not be downloaded'):
+            mnist.load('mnist')
+        assert f'{path} is damaged' in capsys.readouterr().err, name
+    assert not (tmp_path / 'marker').exists()
+
+
+# The downloader -----------------------------------------------------------------------------
+
+
+class Handler(BaseHTTPRequestHandler):
+    """A mirror for each way to fail, as the first part of the path says."""
+
+    protocol_version = 'HTTP/1.1'
+
+    def do_HEAD(self):  # noqa: N802
+        if self.path.startswith('/silent/'):
+            self.server.patience.wait(30)
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self):  # noqa: N802
+        _, way, name = self.path.split('/')
+        self.server.asked.append(way)
+        content = self.server.files[name]
+        last = name == list(mnist.SHA256)[-1]       # fail late, with three good files on the disk
+        if way == '404' and last:
+            return self.send_error(404)
+        if way == 'wrong' and last:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        if way in ('short', 'stall') and last:
+            self.wfile.write(content[:len(content) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            if way == 'stall':
+                self.server.patience.wait(30)
+            return None
+        self.wfile.write(content)
+        return None
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(idx_files, monkeypatch):
+    """Serve the tiny dataset on loopback, its checksums in place of MNIST's."""
+    monkeypatch.setattr(mnist, 'SHA256', {
+        name: hashlib.sha256(content).hexdigest() for name, content in idx_files.items()})
+    monkeypatch.setattr(mnist, 'CONTACT_SECONDS', 0.5)
+    monkeypatch.setattr(mnist, 'STALL_SECONDS', 0.5)
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.daemon_threads = True
+    server.files, server.asked, server.patience = idx_files, [], threading.Event()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+
+    def use(*ways):
+        base = f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setattr(mnist, 'MIRRORS', tuple(f'{base}/{way}/' for way in ways))
+        return server
+
+    yield use
+    server.patience.set()
+    server.shutdown()
+    server.server_close()
+
+
+def cached():
+    return sorted(name for _, _, names in os.walk(chainer.dataset.get_dataset_root())
+                  for name in names)
+
+
+def test_download_fills_chainers_cache(server, capsys):
+    asked = server('good', '404').asked
+    check_tiny(mnist.load('mnist'))
+    assert 'Downloading MNIST from http://127.0.0.1' in capsys.readouterr().err
+    assert cached() == ['test.npz', 'train.npz']
+    assert asked == ['good'] * 4
+    check_tiny(mnist.load('auto'))                  # from the cache
+    assert len(asked) == 4
+
+
+FAILURES = {'404': 'answered 404', 'short': 'broke off', 'wrong': 'SHA-256 is wrong',
+            'stall': 'broke off', 'silent': 'did not answer'}
+
+
+@pytest.mark.parametrize('way', FAILURES)
+def test_next_mirror_helps(server, way):
+    server(way, 'good')
+    check_tiny(mnist.load('mnist'))
+    assert cached() == ['test.npz', 'train.npz']
+
+
+@pytest.mark.parametrize('way', FAILURES)
+def test_no_mirror_helps(server, way, capsys):
+    server(way, way)
+    with pytest.raises(mnist.DatasetError) as error:
+        mnist.load('mnist')
+    assert str(error.value).count(FAILURES[way]) == 2
+    assert '--data-dir' in str(error.value)
+    assert cached() == []
+
+
+def test_offline_auto_falls_back_in_seconds(capsys):
+    start = time.monotonic()
+    digits = mnist.load('auto')
+    assert time.monotonic() - start < 2 * mnist.CONTACT_SECONDS     # the limit that is promised
+    assert digits.dataset == 'digits'
+    err = capsys.readouterr().err
+    assert err.startswith('warning: MNIST could not be downloaded (127.0.0.1:9 cannot be reached')
+    assert err.count('\n') == 1
+
+
+def test_a_killed_download_leaves_no_half_file(server, tmp_path):
+    port = server('stall').server_port
+    code = ('import chainer, mnist\n'
+            f'chainer.dataset.set_dataset_root({str(tmp_path / "cache")!r})\n'
+            f'mnist.MIRRORS = ("http://127.0.0.1:{port}/stall/",)\n'
+            f'mnist.SHA256 = {mnist.SHA256!r}\n'
+            'mnist.load("mnist")')
+    process = subprocess.Popen([sys.executable, '-c', 'import compat\n' + code],
+                               stderr=subprocess.DEVNULL, cwd=os.path.dirname(mnist.__file__))
+    asked = server('stall').asked
+    deadline = time.monotonic() + 60
+    while asked.count('stall') < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert asked.count('stall') == 4
+    assert cached() == []
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.geteuid() != 0, reason='needs a full device to mount')
+def test_unwritable_cache_is_only_a_warning(server, tmp_path, capsys):
+    server('good')
+    chainer.dataset.set_dataset_root('/dev/null/cache')     # no folder can be made there
+    check_tiny(mnist.load('mnist'))
+    assert 'could not be kept in the cache' in capsys.readouterr().err

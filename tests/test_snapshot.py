@@ -1,0 +1,191 @@
+"""What a run leaves behind: whole files, readable by the article's class, never unpickled."""
+
+import json
+import os
+import zipfile
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+import numpy as np
+import pytest
+from test_mnist import Marker
+from test_net import Article
+
+import mnist
+import net
+import snapshot
+
+
+def last(out):
+    return str(out / 'snapshot_epoch_2')
+
+
+def rewrite(path, target, **changes):
+    """Copy an npz with some arrays replaced (or, if None, left out)."""
+    arrays = {**snapshot.read(path), **changes}
+    with open(target, 'wb') as file:
+        np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
+    return str(target)
+
+
+def test_the_articles_class_loads_it(small_run):
+    arrays = snapshot.read(last(small_run))
+    found = snapshot.settings(arrays, '')
+    article = Article(784, 2, 16, net.ACTIVATIONS['softplus'])
+    chainer.serializers.load_npz(last(small_run), article, path='updater/model:main/')
+    ours = net.VAE(784, 2, 16, net.ACTIVATIONS[found['activation']])
+    snapshot.load_model(arrays, ours, '')
+    x = np.random.RandomState(0).uniform(size=(10, 784)).astype(np.float32)
+    np.random.seed(1)
+    theirs = article.loss(x, 1.0, 2).array
+    np.random.seed(1)
+    assert ours.get_loss_func(1.0, 2)(x).array.tobytes() == theirs.tobytes()
+    hidden = article.act_func(article.le2(article.act_func(article.le1(x))))
+    assert ours.encode(x)[0].array.tobytes() == article.le3_mu(hidden).array.tobytes()
+
+
+def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
+    with np.load(last(small_run), allow_pickle=False) as npz:
+        inside = json.loads(str(npz['extensions/run/settings']))
+    assert inside == json.loads((small_run / 'args.json').read_text())
+    assert inside == {
+        'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus', 'dataset': 'mnist',
+        'data_dir': inside['data_dir'], 'checksum': inside['checksum'], 'binary': False,
+        'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2}
+    assert os.path.isabs(inside['data_dir'])
+    assert inside['checksum'] == mnist.load(data_dir=inside['data_dir']).checksum
+
+
+def test_it_holds_no_objects(small_run):
+    arrays = snapshot.read(last(small_run))
+    assert not [key for key, array in arrays.items() if array.dtype.hasobject]
+
+
+def test_newest_has_the_most_iterations_whatever_its_name_or_age(small_run):
+    path = small_run / 'snapshot_interrupted'
+    iteration = int(snapshot.read(last(small_run))['updater/iteration'])
+    for i, newest in ((iteration - 1, last(small_run)), (iteration + 1, str(path))):
+        rewrite(last(small_run), path, **{'updater/iteration': np.array(i)})
+        os.utime(path, (1, 1))
+        assert snapshot.newest(str(small_run)) == newest
+
+
+def test_newest_needs_a_snapshot(tmp_path):
+    (tmp_path / 'snapshot_epoch_3').mkdir()
+    with pytest.raises(snapshot.SnapshotError, match=f'no snapshot in {tmp_path}'):
+        snapshot.newest(str(tmp_path))
+
+
+def test_find_takes_folders_literally(tmp_path):
+    out = tmp_path / 'a[1]*'
+    out.mkdir()
+    (out / 'snapshot_epoch_1').touch()
+    assert snapshot.find(str(out)) == [str(out / 'snapshot_epoch_1')]
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / 'file'
+    path.write_bytes(b'old')
+    with pytest.raises(RuntimeError), snapshot.replacing(str(path)) as file:
+        file.write(b'half')
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    assert path.read_bytes() == b'old'
+    with snapshot.replacing(str(path)) as file:
+        file.write(b'new')
+        assert path.read_bytes() == b'old'
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    assert path.read_bytes() == b'new'
+
+
+def test_writer_refuses_weights_that_are_not_finite(tmp_path):
+    with pytest.raises(FloatingPointError, match='le1/W is not finite'):
+        snapshot.Writer()('snapshot_epoch_1', str(tmp_path),
+                          {'updater/model:main/le1/W': np.array([1, np.inf])})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    marker = tmp_path / 'marker'
+    np.savez(tmp_path / 'bad.npz', x=np.array([Marker(str(marker))]))
+    np.save(tmp_path / 'bad.npy', np.array([Marker(str(marker))]))
+    for name in ('bad.npz', 'bad.npy'):
+        with pytest.raises(snapshot.SnapshotError, match='is not a snapshot, or damaged'):
+            snapshot.read(str(tmp_path / name))
+    assert not marker.exists()
+    np.load(tmp_path / 'bad.npz', allow_pickle=True)['x']       # the marker itself works
+    assert marker.exists()
+
+
+DAMAGES = {
+    'empty': lambda good: b'',
+    'text': lambda good: b'not a snapshot',
+    'half': lambda good: good[:len(good) // 2],
+    'no end': lambda good: good[:-10],
+    'flipped': lambda good: good[:5000] + bytes([good[5000] ^ 1]) + good[5001:],
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged(small_run, tmp_path, damage):
+    bad = tmp_path / 'bad'
+    with open(last(small_run), 'rb') as file:
+        bad.write_bytes(DAMAGES[damage](file.read()))
+    with pytest.raises(snapshot.SnapshotError, match='not a snapshot, or damaged') as error:
+        snapshot.read(str(bad))
+    assert '\n' not in str(error.value)
+
+
+def test_an_array_alone_is_not_a_snapshot(tmp_path):
+    np.save(tmp_path / 'a.npy', np.zeros(3))
+    with pytest.raises(snapshot.SnapshotError, match='not a snapshot'):
+        snapshot.read(str(tmp_path / 'a.npy'))
+
+
+@pytest.mark.parametrize('change', [
+    {'dim_z': 3}, {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
+    {'beta': 'x'}, {'data_dir': 3}])
+def test_settings_that_do_not_fit_are_refused(small_run, change):
+    arrays = snapshot.read(last(small_run))
+    good = snapshot.settings(arrays, '')
+    arrays[snapshot.SETTINGS] = np.array(json.dumps({**good, **change}))
+    with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
+        snapshot.settings(arrays, 'FILE')
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"dim_z": 2}'])
+def test_settings_that_are_none_are_refused(small_run, text):
+    arrays = {**snapshot.read(last(small_run)), snapshot.SETTINGS: np.array(text)}
+    with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
+        snapshot.settings(arrays, 'FILE')
+
+
+def test_weights_of_another_model_leave_ours_alone(small_run):
+    model = net.VAE(784, 3, 16)
+    before = [param.array.copy() for param in model.params()]
+    with pytest.raises(snapshot.SnapshotError, match='is of another model'):
+        snapshot.load_model(snapshot.read(last(small_run)), model, 'FILE')
+    for param, array in zip(model.params(), before, strict=True):
+        assert np.array_equal(param.array, array)
+
+
+def test_a_shape_that_would_broadcast_is_another_model(small_run):
+    arrays = snapshot.read(last(small_run))
+    arrays[snapshot.MODEL + 'le1/W'] = np.ones(784, np.float32)
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: its le1/W'):
+        snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
+
+
+def test_a_model_alone_can_be_read(tmp_path):
+    model, other = net.VAE(9, 2, 3), net.VAE(9, 2, 3)
+    chainer.serializers.save_npz(str(tmp_path / 'model'), model)
+    snapshot.load_model(snapshot.read(str(tmp_path / 'model')), other, '')
+    for param, theirs in zip(model.params(), other.params(), strict=True):
+        assert np.array_equal(param.array, theirs.array)
+
+
+def test_it_is_a_plain_zip_of_arrays(small_run):
+    with zipfile.ZipFile(last(small_run)) as archive:
+        assert archive.testzip() is None
+        assert all(name.endswith('.npy') for name in archive.namelist())

@@ -1,0 +1,546 @@
+"""The command line: what each flag does, what a run leaves behind, and what bad input gets."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+from chainer.backends import cuda
+from conftest import SMALL, make_digits
+import numpy as np
+from PIL import Image
+import pytest
+from test_mnist import DAMAGES
+from test_snapshot import last, rewrite
+
+import mnist
+import net
+import snapshot
+import train_vae
+
+KEYS = {'epoch', 'iteration', 'elapsed_time',
+        *(f'{set_}main/{name}' for set_ in ('', 'validation/')
+          for name in ('loss', 'rec_loss', 'latent_loss'))}
+
+
+def log_of(out):
+    """Return the log without the times, which differ from run to run."""
+    rows = json.loads((out / 'log').read_text())
+    return [{key: row[key] for key in row if key != 'elapsed_time'} for row in rows]
+
+
+def weights(path):
+    return {key: array.tobytes() for key, array in snapshot.read(str(path)).items()
+            if key.startswith(('updater/model', 'updater/optimizer'))}
+
+
+# What a run leaves behind -------------------------------------------------------------------
+
+
+def test_out(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {'snapshot_epoch_1', 'snapshot_epoch_2', 'log', 'args.json', 'loss.png',
+                     'cg.dot'}
+    rows = json.loads((finished / 'log').read_text())
+    assert [set(row) for row in rows] == [KEYS, KEYS]
+    assert [(row['epoch'], row['iteration']) for row in rows] == [(1, 3), (2, 6)]
+    for prefix in ('main/', 'validation/main/'):
+        assert rows[1][prefix + 'loss'] == pytest.approx(
+            rows[1][prefix + 'rec_loss'] + rows[1][prefix + 'latent_loss'], rel=1e-5)
+    assert rows[1]['main/loss'] < rows[0]['main/loss']
+
+
+def test_loss_png_shows_both_curves_in_three_panels(finished):
+    with Image.open(finished / 'loss.png') as picture:
+        pixels = np.asarray(picture.convert('RGB')).astype(int)
+    assert pixels.shape == (340, 1000, 3)
+    for color in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        near = abs(pixels - color).sum(2) < 30
+        assert all(near[:, third].sum() > 30
+                   for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
+
+
+def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatch, cli, data_dir):
+    dot = (finished / 'cg.dot').read_text()
+    assert dot.count('label="x: (20, 784), float32"') == 1
+    for name in ('enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
+                 'reconstruction error', 'latent loss', 'loss'):
+        assert dot.count(f'label="{name}: ') == 1
+    monkeypatch.setattr(train_vae, 'draw_graph', lambda *args: 'no graph')
+    cli('--data-dir', data_dir, '-o', tmp_path / 'other', *SMALL)
+    assert log_of(tmp_path / 'other') == log_of(finished)
+
+
+def test_the_trained_run_is_the_plain_trainers(finished, data_dir):
+    """The first epoch's loss is that of a loop written out by hand, its random draws included."""
+    digits = mnist.load(data_dir=str(data_dir)).train
+    np.random.seed(0)
+    model = net.VAE(784, 2, 16, net.ACTIVATIONS['softplus'])
+    optimizer = chainer.optimizers.Adam().setup(model)
+    batches = np.random.permutation(60).reshape(3, 20)
+    losses = []
+    for i, batch in enumerate(batches):
+        if i == 2:                      # with its last batch the iterator shuffles for the next
+            np.random.permutation(60)
+        optimizer.update(model.get_loss_func(), digits[batch])
+        losses.append(float(model.loss.array))
+    assert log_of(finished)[0]['main/loss'] == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_validation_is_the_elbo_mean_over_digits(cli, data_dir, tmp_path):
+    """30 test digits in batches of 20: the last ten count for ten. C stays 1 whatever --beta."""
+    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '1', '--beta', '5')
+    model = net.VAE(784, 2, 16, net.ACTIVATIONS['softplus'])
+    path = tmp_path / 'run' / 'snapshot_epoch_1'
+    snapshot.load_model(snapshot.read(str(path)), model, '')
+    x = mnist.load(data_dir=str(data_dir)).test
+    mu, ln_var = (h.array.astype(float) for h in model.encode(x))
+    kl = (0.5 * (mu ** 2 + np.exp(ln_var) - 1 - ln_var)).sum(1).mean()
+    (row,) = log_of(tmp_path / 'run')
+    assert row['validation/main/latent_loss'] == pytest.approx(kl, rel=1e-4)
+    assert row['validation/main/loss'] == pytest.approx(
+        row['validation/main/rec_loss'] + kl, rel=1e-5)
+    np.random.seed(2)
+    samples = []
+    with chainer.no_backprop_mode():
+        for _ in range(300):
+            model.get_loss_func()(x)
+            samples.append(float(model.rec_loss.array))
+    spread = np.std(samples) / 10 ** 0.5
+    assert abs(row['validation/main/rec_loss'] - np.mean(samples)) < 5 * spread
+
+
+def test_snapshots_kept_are_the_newest(cli, data_dir, tmp_path):
+    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7')
+    found = sorted(int(path.name[15:]) for path in (tmp_path / 'run').glob('snapshot_epoch_*'))
+    assert found == [3, 4, 5, 6, 7]
+
+
+# The screen ---------------------------------------------------------------------------------
+
+
+def test_header_and_table(cli, data_dir, tmp_path):
+    status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
+    assert (status, err) == (0, '')
+    assert '\033' not in out
+    for part in ('CPU', f'{data_dir}: 60 to train, 30 to test', 'z = 2', 'softplus',
+                 'minibatches of 20', 'epochs   2', f'results  {tmp_path / "run"}'):
+        assert part in out
+    lines = out.splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.split()[:1] == ['epoch'])
+    assert 'loss  rec_loss  latent_loss  test loss  test rec_loss' in lines[heading]
+    rows = json.loads((tmp_path / 'run' / 'log').read_text())
+    for line, row in zip(lines[heading + 1:], rows, strict=False):
+        assert [float(word) for word in line.split()[:3]] == pytest.approx(
+            [row['epoch'], row['main/loss'], row['main/rec_loss']], abs=1e-3)
+    assert all(len(line) <= 100 for line in lines if str(tmp_path) not in line)
+    assert lines[-1] == f'finished at epoch 2: {tmp_path / "run" / "snapshot_epoch_2"}'
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs a pseudo-terminal')
+def test_progress_bar_on_a_terminal_only(data_dir, tmp_path):
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, train_vae.__file__, '--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL,
+         '-e', '8'], stdout=follower, stderr=follower)
+    os.close(follower)
+    screen = b''
+    while True:
+        try:
+            chunk = os.read(leader, 4096)
+        except OSError:
+            break
+        screen += chunk
+    os.close(leader)
+    assert process.wait() == 0
+    assert b'\033[J' in screen
+    assert re.search(rb'total \[#+\.+\]', screen)
+    assert b'this epoch [' in screen
+
+
+def test_help_teaches(cli):
+    status, out, _ = cli('--help')
+    assert status == 0
+    for flag in ('-g N, --gpu N', '-o OUT', '-e N', '-b N', '-z N', '--dim-h N', '--beta C',
+                 '-k N, --k N', '-m FILE', '-r [FILE], --resume [FILE]', '--binary', '--test',
+                 '--dataset {auto,mnist,digits}', '--data-dir DIR',
+                 '--activation {softplus,tanh,relu}', '--seed N', '--overwrite', 'examples:'):
+        assert flag in out, flag
+
+
+# Each flag ----------------------------------------------------------------------------------
+
+
+def test_defaults_are_the_articles():
+    args, _ = train_vae.parse_arguments([])
+    assert vars(args) == {
+        'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100, 'dim_z': 20, 'dim_h': 500,
+        'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None, 'binary': False, 'test': False,
+        'dataset': 'auto', 'data_dir': None, 'activation': 'softplus', 'seed': 0,
+        'overwrite': False}
+
+
+FLAGS = {
+    '-z 3 --dim-h 9': {'le3_mu/W': (3, 9), 'ld1/W': (9, 3)},
+    '--dim-z 4': {'le3_ln_var/W': (4, 16)},
+    '-b 7': {'iteration': 9},               # of 60 digits, the ninth batch ends the epoch
+    '--batch-size 60': {'iteration': 1},
+    '--batch-size 150': {'iteration': 1},   # more than there are
+    '--epoch 3': {'iteration': 9},
+}
+
+
+@pytest.mark.parametrize('flags', FLAGS)
+def test_sizes(cli, data_dir, tmp_path, flags):
+    status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '1',
+                         *flags.split())
+    assert (status, err) == (0, '')
+    arrays = snapshot.read(snapshot.newest(str(tmp_path / 'run')))
+    for key, expected in FLAGS[flags].items():
+        if key == 'iteration':
+            assert int(arrays['updater/iteration']) == expected
+        else:
+            assert arrays[f'updater/model:main/{key}'].shape == expected
+
+
+def first_row(cli, data_dir, out, *flags):
+    status, _, err = cli('--data-dir', data_dir, '-o', out, *SMALL, '-e', '1', *flags)
+    assert (status, err) == (0, '')
+    return log_of(out)[0]
+
+
+@pytest.mark.parametrize('flags', [
+    ['--activation', 'tanh'], ['--activation', 'relu'], ['--beta', '4'], ['-k', '3'],
+    ['--k', '2'], ['--seed', '1'], ['--binary']])
+def test_flags_that_change_the_losses(cli, data_dir, tmp_path, finished, flags):
+    row = first_row(cli, data_dir, tmp_path / 'run', *flags)
+    assert row['main/loss'] != log_of(finished)[0]['main/loss']
+    settings = json.loads((tmp_path / 'run' / 'args.json').read_text())
+    name = flags[0].lstrip('-')
+    assert str(settings[name]) == (flags[1] if flags[1:] else 'True') or settings[name] == 4.0
+
+
+def test_beta_weighs_the_latent_loss(cli, data_dir, tmp_path, finished):
+    one = first_row(cli, data_dir, tmp_path / 'one', '-b', '60')
+    four = first_row(cli, data_dir, tmp_path / 'four', '-b', '60', '--beta', '4')
+    assert four['main/latent_loss'] == pytest.approx(4 * one['main/latent_loss'], rel=1e-6)
+    assert four['main/rec_loss'] == one['main/rec_loss']
+
+
+def test_binary_rounds_the_pixels(cli, data_dir, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
+    first_row(cli, data_dir, tmp_path / 'run', '--binary')
+    pictures = make_digits(60, 0)[0].reshape(60, 784)[:20]
+    assert seen[0].dtype == np.float32
+    assert np.array_equal(seen[0], pictures > 127)
+
+
+def test_test_takes_a_hundred_digits(cli, tmp_path):
+    status, out, _ = cli('--dataset', 'digits', '--test', '-o', tmp_path / 'run', *SMALL)
+    assert status == 0
+    assert "scikit-learn's bundled digits: 100 to train, 100 to test" in out
+    assert log_of(tmp_path / 'run')[-1]['iteration'] == 10
+
+
+def test_dataset_digits(cli, tmp_path):
+    status, out, _ = cli('--dataset', 'digits', '-o', tmp_path / 'run', *SMALL, '-b', '500')
+    assert status == 0
+    assert '1500 to train, 297 to test' in out
+    assert json.loads((tmp_path / 'run' / 'args.json').read_text())['dataset'] == 'digits'
+
+
+def test_dataset_auto_falls_back(cli, tmp_path):
+    status, out, err = cli('--test', '-o', tmp_path / 'run', *SMALL)
+    assert status == 0
+    assert 'bundled digits' in out
+    assert err.startswith('warning: MNIST could not be downloaded')
+    assert json.loads((tmp_path / 'run' / 'args.json').read_text())['dataset'] == 'digits'
+
+
+def test_seed_makes_runs_identical(cli, data_dir, tmp_path, finished):
+    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
+    assert log_of(tmp_path / 'run') == log_of(finished)
+    assert weights(last(tmp_path / 'run')) == weights(last(finished))
+
+
+def test_initmodel_starts_from_the_weights(cli, data_dir, tmp_path, finished, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(
+        {name: param.array.tobytes() for name, param in model.namedparams()}) or '')
+    row = first_row(cli, data_dir, tmp_path / 'run', '-m', last(finished))
+    arrays = snapshot.read(last(finished))
+    assert seen[0] == {name: arrays[f'updater/model:main{name}'].tobytes() for name in seen[0]}
+    assert row['epoch'] == 1
+    assert row['main/loss'] < log_of(finished)[0]['main/loss']
+
+
+# An OUT that is not empty; resume -----------------------------------------------------------
+
+
+def test_another_runs_snapshots_are_refused(cli, data_dir, small_run):
+    before = {path.name: path.read_bytes() for path in small_run.iterdir()}
+    status, out, err = cli('--data-dir', data_dir, '-o', small_run, *SMALL)
+    assert (status, out, err.count('\n')) == (2, '', 1)
+    for way in ('--resume', '--overwrite', '-o'):
+        assert way in err
+    assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+
+
+def test_overwrite_replaces_them(cli, data_dir, small_run):
+    status, _, err = cli('--data-dir', data_dir, '-o', small_run, *SMALL, '-e', '1',
+                         '--overwrite')
+    assert (status, err) == (0, '')
+    assert [row['epoch'] for row in log_of(small_run)] == [1]
+    assert [path.name for path in small_run.glob('snapshot_*')] == ['snapshot_epoch_1']
+
+
+def test_bad_input_overwrites_nothing(cli, data_dir, small_run):
+    before = {path.name: path.read_bytes() for path in small_run.iterdir()}
+    for flags in (['--data-dir', 'nowhere'], ['--gpu', '99'], ['-m', 'nowhere']):
+        status, _, _ = cli('--data-dir', data_dir, '-o', small_run, *SMALL, '--overwrite', *flags)
+        assert status == 2
+    assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+
+
+def test_resume_is_as_if_never_stopped(cli, data_dir, small_run, tmp_path):
+    cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', '4')
+    status, out, err = cli('--resume', '-o', small_run, '-e', '4')
+    assert (status, err) == (0, '')
+    assert f'from 2 of {last(small_run)}' in out
+    assert log_of(small_run) == log_of(tmp_path / 'whole')
+    end = 'snapshot_epoch_4'
+    assert weights(small_run / end) == weights(tmp_path / 'whole' / end)
+    assert json.loads((small_run / 'args.json').read_text())['epoch'] == 4
+
+
+def test_resume_from_a_file_goes_on_beside_it(cli, small_run):
+    status, _, err = cli('--resume', small_run / 'snapshot_epoch_1')
+    assert (status, err) == (0, '')
+    assert [row['epoch'] for row in log_of(small_run)] == [1, 2]
+
+
+def test_resume_into_another_folder(cli, finished, tmp_path):
+    status, _, err = cli('--resume', last(finished), '-e', '3', '-o', tmp_path / 'new')
+    assert (status, err) == (0, '')
+    assert [row['epoch'] for row in log_of(tmp_path / 'new')] == [1, 2, 3]
+
+
+def test_resume_of_a_finished_run_says_so(cli, small_run):
+    before = {path.name: path.read_bytes() for path in small_run.iterdir()}
+    status, out, err = cli('--resume', '-o', small_run)
+    assert (status, err) == (0, '')
+    assert 'is at epoch 2 already; go on with a larger --epoch' in out
+    assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+
+
+@pytest.mark.parametrize('flags', [
+    '-z 3', '--dim-h 9', '--activation tanh', '-b 10', '--beta 2', '-k 2', '--seed 1', '--binary',
+    '--test'])
+def test_resume_against_its_settings_is_refused(cli, small_run, flags):
+    status, _, err = cli('--resume', '-o', small_run, '-e', '4', *flags.split())
+    assert (status, err.count('\n')) == (2, 1)
+    assert 'contradicts' in err
+    assert flags.split()[0].lstrip('-')[0] in err
+
+
+def test_resume_with_other_digits_is_refused(cli, small_run):
+    status, _, err = cli('--resume', '-o', small_run, '-e', '4', '--dataset', 'digits')
+    assert (status, err.count('\n')) == (2, 1)
+    data = json.loads((small_run / 'args.json').read_text())['data_dir']
+    other = small_run.parent / 'other'
+    other.mkdir()
+    for name in os.listdir(data):
+        part = name.replace('train', 't10k') if 't10k' not in name else name
+        with open(os.path.join(data, part), 'rb') as file:
+            (other / name).write_bytes(file.read())
+    status, _, err = cli('--resume', '-o', small_run, '-e', '4', '--data-dir', other)
+    assert (status, err.count('\n')) == (2, 1)
+    assert 'was trained on other digits' in err
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_resume_goes_on(data_dir, tmp_path, cli, signum):
+    out = tmp_path / 'run'
+    process = subprocess.Popen(
+        [sys.executable, train_vae.__file__, '--data-dir', data_dir, '-o', out, *SMALL, '-e', '400'],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / 'snapshot_epoch_2').exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signum)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (128 + signum, '')
+    iteration = int(snapshot.read(str(out / 'snapshot_interrupted'))['updater/iteration'])
+    assert stdout.splitlines()[-1] == (
+        f'interrupted in iteration {iteration}; go on with: '
+        f'python train_vae.py --resume -o {out}')
+    more = iteration // 3 + 2
+    assert cli('--resume', '-o', out, '-e', more)[0] == 0
+    cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', more)
+    assert log_of(out) == log_of(tmp_path / 'whole')
+    end = f'snapshot_epoch_{more}'
+    assert weights(out / end) == weights(tmp_path / 'whole' / end)
+
+
+# What bad input gets ------------------------------------------------------------------------
+
+
+def check_refused(result, *parts):
+    status, _, err = result
+    assert status == 2
+    assert err.count('\n') == 1, err
+    assert err.startswith('train_vae.py: error: ')
+    for part in parts:
+        assert part in err
+
+
+@pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', '1.5', 'x', ''])
+@pytest.mark.parametrize('flag', ['--epoch', '--batch-size', '--dim-z', '--dim-h', '--k'])
+def test_bad_counts(cli, flag, value):
+    check_refused(cli(flag, value), flag, 'is not a positive whole number')
+
+
+@pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', '1e999', 'x'])
+def test_bad_beta(cli, value):
+    check_refused(cli('--beta', value), '--beta', 'is not a positive number')
+
+
+@pytest.mark.parametrize('value', ['-1', '4294967296', '1.5', 'x'])
+def test_bad_seed(cli, value):
+    check_refused(cli('--seed', value), '--seed', 'from 0 to 4294967295')
+
+
+@pytest.mark.parametrize('flags', [
+    '--dataset fashion', '--activation sigmoid', '--gpu x', '--no-such-flag',
+    '--data-dir . --dataset digits', '--resume --initmodel x', '--resume --overwrite'])
+def test_bad_flags(cli, flags):
+    check_refused(cli(*flags.split()))
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_bad_folders_of_digits(cli, data_dir, tmp_path, damage):
+    content, _ = DAMAGES[damage]
+    (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(content)
+    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run'), str(data_dir))
+    assert list((tmp_path / 'run').iterdir()) == []
+
+
+def test_missing_and_empty_folders_of_digits(cli, tmp_path):
+    check_refused(cli('--data-dir', tmp_path / 'nowhere', '-o', tmp_path / 'run'), 'not a folder')
+    (tmp_path / 'empty').mkdir()
+    check_refused(cli('--data-dir', tmp_path / 'empty', '-o', tmp_path / 'run'),
+                  'neither train-images-idx3-ubyte nor train-images-idx3-ubyte.gz')
+
+
+def test_mnist_offline(cli, tmp_path):
+    check_refused(cli('--dataset', 'mnist', '-o', tmp_path / 'run'), 'could not be downloaded')
+
+
+@pytest.mark.parametrize('flag', ['--resume', '--initmodel'])
+@pytest.mark.parametrize('content', [None, b'', b'text', 'half', 'other model', 'not a run'])
+def test_bad_snapshots(cli, data_dir, tmp_path, finished, flag, content):
+    bad = tmp_path / 'bad'
+    flags = SMALL if flag == '--initmodel' else []
+    if content == 'half':
+        with open(last(finished), 'rb') as file:
+            bad.write_bytes(file.read()[:9000])
+    elif content == 'other model':
+        rewrite(last(finished), bad, **{'updater/model:main/ld3/W': np.zeros((784, 15), 'f')})
+    elif content == 'not a run':
+        np.savez(tmp_path / 'bad.npz', x=np.zeros(3))
+        os.rename(tmp_path / 'bad.npz', bad)
+    elif content is not None:
+        bad.write_bytes(content)
+    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', flag, bad, *flags), str(bad))
+    assert not list(tmp_path.glob('run/*'))
+
+
+def test_resume_of_an_unknown_activation(cli, small_run):
+    settings = {**json.loads((small_run / 'args.json').read_text()), 'activation': 'evil'}
+    path = rewrite(last(small_run), small_run / 'bad',
+                   **{snapshot.SETTINGS: np.array(json.dumps(settings))})
+    check_refused(cli('--resume', path), 'evil')
+
+
+def test_resume_without_the_trainers_state(cli, small_run):
+    path = rewrite(last(small_run), small_run / 'bad', **{'updater/iterator:main/order': None})
+    check_refused(cli('--resume', path, '-e', '5'), 'is damaged')
+
+
+def test_nothing_to_resume(cli, tmp_path):
+    check_refused(cli('--resume', '-o', tmp_path), f'no snapshot in {tmp_path}')
+
+
+def test_out_that_cannot_be_written(cli, data_dir, tmp_path):
+    (tmp_path / 'file').touch()
+    for out in (tmp_path / 'file', tmp_path / 'file' / 'run', '/dev/null/run'):
+        check_refused(cli('--data-dir', data_dir, '-o', out, *SMALL), 'cannot write to', '-o')
+
+
+@pytest.mark.skipif(os.path.isdir('/proc/driver/nvidia') or cuda.available, reason='has a GPU')
+def test_gpu_without_cupy_names_what_to_install(cli):
+    check_refused(cli('--gpu', '0'), 'needs CuPy', 'cupy-cuda13x', 'cupy-cuda12x')
+
+
+def test_too_large_a_model(cli, data_dir, tmp_path):
+    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', '--dim-h', 10**15),
+                  'not enough memory')
+
+
+def test_one_line_and_nothing_of_chainers_in_a_real_process(tmp_path):
+    run = subprocess.run([sys.executable, train_vae.__file__, '--data-dir', tmp_path / 'nowhere',
+                          '-o', tmp_path / 'run'], capture_output=True, text=True, timeout=60,
+                         check=False)
+    check_refused((run.returncode, run.stdout, run.stderr), 'not a folder')
+    assert run.stdout == ''
+
+
+def test_loss_that_is_not_finite_stops_the_run(cli, data_dir, small_run, tmp_path):
+    status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'inf', *SMALL, '--beta', '1e39')
+    assert (status, err.count('\n')) == (1, 1)
+    assert 'main/loss is not finite in epoch 1, iteration 1; ' in err
+    assert 'Last good snapshot: none' in err
+    assert not list((tmp_path / 'inf').glob('snapshot_*'))
+
+    arrays = snapshot.read(last(small_run))
+    nan = np.full_like(arrays['updater/model:main/ld3/b'], np.nan)
+    rewrite(last(small_run), last(small_run), **{'updater/model:main/ld3/b': nan})
+    status, _, err = cli('--resume', last(small_run), '-e', '3')
+    assert (status, err.count('\n')) == (1, 1)
+    assert 'in epoch 3, iteration 7; ' in err
+    assert not (small_run / 'snapshot_epoch_3').exists()
+
+
+# Real digits --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif('MNIST_DIR' not in os.environ, reason='needs MNIST in $MNIST_DIR')
+def test_first_epochs_are_the_articles(cli, tmp_path):
+    """Losses that the article's notebook logged, epochs 1 and 2: within 2 nats."""
+    logged = [(171.642, 163.281, 136.440, 123.331), (127.546, 113.141, 119.177, 103.667)]
+    status, _, _ = cli('--data-dir', os.environ['MNIST_DIR'], '-e', 2, '-o', tmp_path / 'run')
+    assert status == 0
+    keys = ('main/loss', 'main/rec_loss', 'validation/main/loss', 'validation/main/rec_loss')
+    for row, theirs in zip(log_of(tmp_path / 'run'), logged, strict=True):
+        assert [row[key] for key in keys] == pytest.approx(theirs, abs=2)
+
+
+@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+def test_gpu_trains(cli, data_dir, tmp_path):
+    status, out, err = cli('--gpu', '0', '--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
+    assert (status, err) == (0, '')
+    assert 'GPU 0' in out
+    rows = log_of(tmp_path / 'run')
+    assert rows[1]['main/loss'] < rows[0]['main/loss']
+    assert cli('--resume', '-o', tmp_path / 'run', '-e', '3')[0] == 0       # and on the CPU

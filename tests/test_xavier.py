@@ -1,0 +1,64 @@
+"""Xavier against the formula of Glorot & Bengio, and against statistics of its draws."""
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+from chainer.backends import cuda
+import numpy as np
+import pytest
+from scipy import stats
+
+from xavier import Xavier
+
+
+def test_bounds_are_the_formula():
+    init = Xavier(784, 500, constant=2)
+    assert isinstance(init, chainer.initializer.Initializer)
+    assert (init.fan_in, init.fan_out) == (784, 500)
+    assert init.high == pytest.approx(2 * (6 / 1284) ** 0.5, rel=1e-15)
+    assert init.low == -init.high
+
+
+def test_draws_are_uniform_within_the_bounds():
+    np.random.seed(1)
+    array = np.empty((500, 400), np.float32)
+    init = Xavier(400, 500)
+    assert init(array) is None
+    bound = init.high
+    assert -bound <= array.min() and array.max() <= bound
+    assert abs(array.mean()) < 4 * bound / 3 ** 0.5 / array.size ** 0.5
+    assert array.var() == pytest.approx(bound ** 2 / 3, rel=0.01)
+    uniform = stats.uniform(-bound, 2 * bound)
+    assert stats.kstest(array.ravel().astype(float), uniform.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_fills_in_place_whatever_the_dtype(dtype):
+    array = np.full((3, 4), 9, dtype)
+    view = array
+    np.random.seed(3)
+    Xavier(4, 3, dtype=dtype)(array)
+    np.random.seed(3)
+    bound = (6 / 7) ** 0.5
+    expected = np.random.uniform(-bound, bound, (3, 4)).astype(dtype)
+    assert array is view
+    assert array.dtype == dtype
+    assert np.array_equal(array, expected)
+
+
+def test_chainer_takes_it_as_an_initializer():
+    array = chainer.initializers.generate_array(Xavier(5, 6), (6, 5), np)
+    assert array.dtype == np.float32
+    assert chainer.initializers.generate_array(
+        Xavier(5, 6, dtype=np.float64), (6, 5), np).dtype == np.float64
+
+
+@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+@pytest.mark.parametrize('dtype', [None, np.float16, np.float32, np.float64])
+def test_fills_cupy_arrays(dtype):
+    array = cuda.cupy.zeros((300, 200), dtype or np.float32)
+    init = Xavier(200, 300, dtype=dtype)
+    init(array)
+    values = cuda.to_cpu(array).astype(float)
+    assert abs(values).max() <= init.high * 1.001
+    assert values.var() == pytest.approx(init.high ** 2 / 3, rel=0.05)
