@@ -277,6 +277,8 @@ def first_answers():
         try:
             requests.head(MIRRORS[i], timeout=CONTACT_SECONDS)
             silences[i] = ''
+        except requests.Timeout:
+            pass
         except OSError:
             silences[i] = 'cannot be reached'
 

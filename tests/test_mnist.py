@@ -209,13 +209,13 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = 'HTTP/1.1'
 
-    def do_HEAD(self):  # noqa: N802
+    def do_HEAD(self):
         if self.path.startswith('/silent/'):
             self.server.patience.wait(30)
         self.send_response(200)
         self.end_headers()
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         _, way, name = self.path.split('/')
         self.server.asked.append(way)
         content = self.server.files[name]

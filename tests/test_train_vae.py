@@ -372,8 +372,8 @@ def test_resume_with_other_digits_is_refused(cli, small_run):
 def test_a_signal_ends_the_run_and_resume_goes_on(data_dir, tmp_path, cli, signum):
     out = tmp_path / 'run'
     process = subprocess.Popen(
-        [sys.executable, train_vae.__file__, '--data-dir', data_dir, '-o', out, *SMALL, '-e', '400'],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        [sys.executable, train_vae.__file__, '--data-dir', data_dir, '-o', out, *SMALL,
+         '-e', '400'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (out / 'snapshot_epoch_2').exists() and time.monotonic() < deadline:
         time.sleep(0.01)
