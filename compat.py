@@ -5,10 +5,11 @@ imports chainer imports this one first. It makes the repairs below, each with th
 that needs it, and imports chainer once with its import-time warnings silenced. Whatever the
 installed NumPy still has is left as it is.
 
-Tested on Python 3.11 to 3.14 with NumPy 1.26 to 2.x.
+`get_device` chooses between the CPU and a GPU, and says which CuPy a GPU needs.
 """
 
 import os
+import re
 import sys
 import types
 import warnings
@@ -36,4 +37,40 @@ os.environ.setdefault('CHAINER_CUDNN', '0')
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    import chainer  # noqa: F401  (the import itself is the point)
+    import chainer
+    from chainer.backends import cuda
+
+CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
+        'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
+
+
+class DeviceError(Exception):
+    """The GPU asked for cannot be used; the message says why and what would mend it."""
+
+
+def get_device(gpu):
+    """Return the device for `--gpu N`.
+
+    Args:
+        gpu (int): Number of the GPU; a negative one stands for the CPU.
+
+    Returns:
+        chainer.backend.Device: The CPU under NumPy, or the GPU under CuPy.
+
+    Raises:
+        DeviceError: If there is no such GPU, or no CuPy to use it with.
+    """
+    if gpu < 0:
+        return chainer.get_device('@numpy')
+    if not cuda.available:
+        cause = re.findall(r'\w.*', str(cuda._resolution_error))[-1]
+        raise DeviceError(f'--gpu {gpu} needs CuPy ({cause}): {CUPY}')
+    runtime = cuda.cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise DeviceError(f'--gpu {gpu}: CuPy finds no GPU ({error}); install its driver and '
+                          f'the CuPy that fits: {CUPY}') from None
+    if gpu >= count:
+        raise DeviceError(f'--gpu {gpu}: the last GPU here has the number {count - 1}')
+    return chainer.get_device(f'@cupy:{gpu}')

@@ -9,6 +9,7 @@ import contextlib
 import glob
 import json
 import os
+import re
 import tempfile
 
 import compat  # noqa: F401  (repairs what chainer imports)
@@ -75,6 +76,12 @@ def replacing(path):
         with contextlib.suppress(OSError):
             os.remove(part)
         raise
+
+
+def write_text(out, name, text):
+    """Write OUT/name whole, in UTF-8."""
+    with replacing(os.path.join(out, name)) as file:
+        file.write(text.encode())
 
 
 class Writer(snapshot_writers.Writer):
@@ -175,8 +182,8 @@ def read(path):
 
 
 def describe(error):
-    """Return the first line of an exception's message, or its name where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the last line of an exception's message that says anything, or else its name."""
+    return (re.findall(r'\w.*', str(error)) or [type(error).__name__])[-1]
 
 
 def settings(arrays, path):
@@ -202,6 +209,22 @@ def settings(arrays, path):
     if not fits:
         raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
     return {key: found[key] for key in KINDS}
+
+
+def check_digits(arrays, digits, path):
+    """Make sure that a snapshot's run was trained on these digits.
+
+    Args:
+        arrays (dict): As from `read`.
+        digits (mnist.Digits): The digits found.
+        path (str): Where the arrays come from, for the message.
+
+    Raises:
+        SnapshotError: If they are others.
+    """
+    if settings(arrays, path)['checksum'] != digits.checksum:
+        raise SnapshotError(f'{path} was trained on other digits than {digits.title}; '
+                            'name theirs with --dataset or --data-dir')
 
 
 def load_model(arrays, model, path):

@@ -14,11 +14,10 @@ import signal
 import sys
 import time
 
-import compat  # noqa: F401  (repairs what chainer imports)
+import compat  # repairs what chainer imports
 
 import chainer
 from chainer import computational_graph, iterators, optimizers, training
-from chainer.backends import cuda
 from chainer.training import extensions, triggers
 import numpy as np
 
@@ -30,8 +29,6 @@ TEST_K = 10         # Monte Carlo samples that score the test set (article, sect
 TINY = 100          # digits to train and to test on with --test
 KEEP = 5            # snapshots
 REPORTED = ('loss', 'rec_loss', 'latent_loss')
-CUPY = ('pip install cupy-cuda13x for CUDA 13, cupy-cuda12x for CUDA 12, '
-        'or train on the CPU without --gpu')
 EPILOG = """\
 examples:
   python train_vae.py                         MNIST, z = 20, as the article's reconstructions
@@ -44,7 +41,7 @@ examples:
 def main(argv=None):
     """Train as the command line `argv` (default: the program's) says; return the exit status."""
     args, resumed = parse_arguments(argv)
-    device = get_device(args.gpu)
+    device = compat.get_device(args.gpu)
     device.use()
     np.random.seed(args.seed)
     if device.xp is not np:
@@ -94,7 +91,7 @@ def main(argv=None):
 
     # run
     if resumed:
-        check_digits(resumed, digits, args.resume)
+        snapshot.check_digits(resumed, digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
         if updater.epoch >= args.epoch:
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
@@ -102,8 +99,8 @@ def main(argv=None):
     print_header(args, device, digits, len(train), len(test), updater.epoch)
     if args.overwrite:
         snapshot.clear(args.out)
-    write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
-    write_text(args.out, 'cg.dot', graph)
+    snapshot.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
+    snapshot.write_text(args.out, 'cg.dot', graph)
     with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
         trainer.run(show_loop_exception_msg=False)
     plot_losses(trainer)
@@ -228,38 +225,6 @@ def as_flags(settings):
     flags = ((f'--{key.replace("_", "-")}', value) for key, value in settings.items()
              if key not in ('n_in', 'checksum') and value not in (None, False))
     return [flag if value is True else f'{flag}={value}' for flag, value in flags]
-
-
-def get_device(gpu):
-    """Return Chainer's device for --gpu N: the CPU where N is negative.
-
-    Raises:
-        DeviceError: If there is no such GPU, or no CuPy to use it with.
-    """
-    if gpu < 0:
-        return chainer.get_device('@numpy')
-    if not cuda.available:
-        raise DeviceError(f'--gpu {gpu} needs CuPy ({snapshot.describe(cuda._resolution_error)}): '
-                          f'{CUPY}')
-    try:
-        count = cuda.cupy.cuda.runtime.getDeviceCount()
-    except cuda.cupy.cuda.runtime.CUDARuntimeError as error:
-        raise DeviceError(f'--gpu {gpu}: CuPy finds no GPU ({error}); install the driver and '
-                          'the CuPy of its CUDA version: ' + CUPY) from None
-    if gpu >= count:
-        raise DeviceError(f'--gpu {gpu}: there are only GPUs 0 to {count - 1} here')
-    return chainer.get_device(f'@cupy:{gpu}')
-
-
-class DeviceError(Exception):
-    """The GPU asked for cannot be used; the message says why and what would mend it."""
-
-
-def check_digits(arrays, digits, path):
-    """Raise SnapshotError unless a snapshot's run was trained on these digits."""
-    if snapshot.settings(arrays, path)['checksum'] != digits.checksum:
-        raise snapshot.SnapshotError(f'{path} was trained on other digits than {digits.title}; '
-                                     'name theirs with --dataset or --data-dir')
 
 
 # Extensions of the trainer ----------------------------------------------------------------------
@@ -423,18 +388,12 @@ def plot_losses(trainer):
         figure.savefig(file, format='png', dpi=100)
 
 
-def write_text(out, name, text):
-    """Write OUT/name whole."""
-    with snapshot.replacing(os.path.join(out, name)) as file:
-        file.write(text.encode())
-
-
 def print_header(args, device, digits, n_train, n_test, epoch):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
-    start = '' if not args.resume else f', from {epoch} of {args.resume}'
+    start = '' if not args.resume else f', from epoch {epoch} of {args.resume}'
     print(f"""\
 device   {'CPU' if device.xp is np else f'GPU {args.gpu}'}
 digits   {digits.title}: {n_train} to train, {n_test} to test{pixels}
@@ -449,7 +408,7 @@ results  {args.out}
 def report_end(trainer, stop, args):
     """Say how the run ended and what comes next; return the exit status."""
     epoch = trainer.updater.epoch
-    if stop.signum is None:
+    if epoch >= args.epoch:
         print(f'finished at epoch {epoch}: {os.path.join(args.out, snapshot.EPOCH + str(epoch))}')
         return 0
     snapshot.write_interrupted(trainer)
@@ -462,7 +421,8 @@ def run(argv=None):
     """Run `main`; where it fails, say so in one line on stderr. Return the exit status."""
     try:
         return main(argv)
-    except (mnist.DatasetError, snapshot.SnapshotError, DeviceError, OSError) as error:
+    except (mnist.DatasetError, snapshot.SnapshotError, compat.DeviceError,
+            OSError) as error:
         status, message = 2, error
     except MemoryError as error:
         status, message = 2, f'not enough memory; try smaller sizes ({error})'

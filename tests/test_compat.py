@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import compat
 
@@ -63,3 +64,47 @@ def test_what_chainer_asks_of_sctypes_works(dtype):
     y.grad = np.ones((2, 3), dtype)
     y.backward()
     assert x.grad.tolist() == [1, 2, 2, 1, 0, 0]
+
+
+def test_the_cpu_is_chainers_numpy_device():
+    assert compat.get_device(-1).xp is np
+
+
+class FakeRuntime:
+    """Stands in for cupy.cuda.runtime on a machine with CuPy and so many GPUs."""
+
+    class CUDARuntimeError(Exception):
+        pass
+
+    def __init__(self, count):
+        self.count = count
+
+    def getDeviceCount(self):
+        if not self.count:
+            raise self.CUDARuntimeError('no driver')
+        return self.count
+
+
+@pytest.mark.parametrize('count, gpu, message', [
+    (0, 0, r'CuPy finds no GPU \(no driver\); .*pip install "cupy-cuda13x'),
+    (1, 1, 'the last GPU here has the number 0'), (2, 7, 'the last GPU here has the number 1')])
+def test_a_gpu_that_is_not_there(monkeypatch, count, gpu, message):
+    cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=FakeRuntime(count)))
+    monkeypatch.setattr(compat.cuda, 'available', True)
+    monkeypatch.setattr(compat.cuda, 'cupy', cupy)
+    with pytest.raises(compat.DeviceError, match=f'--gpu {gpu}: {message}') as error:
+        compat.get_device(gpu)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('cause', [
+    "No module named 'cupy'",
+    '\n====\nFailed to import CuPy.\nOriginal error:\n  ImportError: libcuda.so.1\n====\n'])
+def test_a_gpu_without_cupy(monkeypatch, cause):
+    monkeypatch.setattr(compat.cuda, 'available', False)
+    monkeypatch.setattr(compat.cuda, '_resolution_error', ImportError(cause), raising=False)
+    with pytest.raises(compat.DeviceError) as error:
+        compat.get_device(0)
+    needed = cause.strip('\n= ').splitlines()[-1].strip()
+    assert str(error.value).startswith(f'--gpu 0 needs CuPy ({needed}): pip install "cupy-cuda13x')
+    assert '\n' not in str(error.value)
