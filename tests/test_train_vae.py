@@ -315,7 +315,7 @@ def test_resume_is_as_if_never_stopped(cli, data_dir, small_run, tmp_path):
     cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', '4')
     status, out, err = cli('--resume', '-o', small_run, '-e', '4')
     assert (status, err) == (0, '')
-    assert f'from 2 of {last(small_run)}' in out
+    assert f'from epoch 2 of {last(small_run)}' in out
     assert log_of(small_run) == log_of(tmp_path / 'whole')
     end = 'snapshot_epoch_4'
     assert weights(small_run / end) == weights(tmp_path / 'whole' / end)
