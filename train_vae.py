@@ -118,14 +118,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: error: {message}\n')
 
 
-def positive(kind):
-    """Make a type for argparse: finite positive numbers of `kind`, int or float."""
+def positive(kind, most=math.inf):
+    """Make a type for argparse: finite positive numbers of `kind`, int or float, up to `most`."""
     def parse(text):
         with contextlib.suppress(ValueError):
-            if 0 < kind(text) < math.inf:
+            if 0 < kind(text) < math.inf and kind(text) <= most:
                 return kind(text)
-        whole = 'whole ' if kind is int else ''
-        raise argparse.ArgumentTypeError(f'{text} is not a positive {whole}number')
+        what = 'positive whole number' if kind is int else 'positive number'
+        limit = '' if most == math.inf else f' of at most {most}'
+        raise argparse.ArgumentTypeError(f'{text} is not a {what}{limit}')
     return parse
 
 
@@ -149,7 +150,7 @@ def build_parser():
     add('-o', '--out', default='results', help='folder for the results (default: results)')
     add('-e', '--epoch', type=count, default=100, metavar='N',
         help='epochs to train (default: 100)')
-    add('-b', '--batch-size', type=count, default=100, metavar='N',
+    add('-b', '--batch-size', type=positive(int, mnist.MOST_DIGITS), default=100, metavar='N',
         help='digits in a minibatch (default: 100)')
     add('-z', '--dim-z', type=count, default=20, metavar='N',
         help='dimensions of the latent variable z; 2 can be drawn as a map (default: 20)')

@@ -410,6 +410,10 @@ def test_bad_counts(cli, flag, value):
     check_refused(cli(flag, value), flag, 'is not a positive whole number')
 
 
+def test_a_batch_past_all_memory(cli):
+    check_refused(cli('--batch-size', 10**20), 'is not a positive whole number of at most 1000000')
+
+
 @pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', '1e999', 'x'])
 def test_bad_beta(cli, value):
     check_refused(cli('--beta', value), '--beta', 'is not a positive number')
