@@ -9,7 +9,6 @@ installed NumPy still has is left as it is.
 """
 
 import os
-import re
 import sys
 import types
 import warnings
@@ -31,8 +30,8 @@ _environment_check = types.ModuleType('chainer._environment_check')
 _environment_check.check = lambda: None
 sys.modules.setdefault('chainer._environment_check', _environment_check)
 
-# chainer/backends/cuda.py, lines 128 to 131 and 147: imports cupy.cudnn, which CuPy 14 no longer
-# has, and then warns at the first use of a GPU. The VAE is all matrix products: no cuDNN needed.
+# chainer/backends/cuda.py, lines 127 to 130 and 152 to 158: imports cupy.cudnn, which CuPy 14 no
+# longer has, and so warns at the first use of a GPU. The VAE needs no cuDNN: it has no convolution.
 os.environ.setdefault('CHAINER_CUDNN', '0')
 
 with warnings.catch_warnings():
@@ -63,7 +62,7 @@ def get_device(gpu):
     if gpu < 0:
         return chainer.get_device('@numpy')
     if not cuda.available:
-        cause = re.findall(r'\w.*', str(cuda._resolution_error))[-1]
+        cause = str(cuda._resolution_error).strip(' =\n').rpartition('\n')[2].strip()
         raise DeviceError(f'--gpu {gpu} needs CuPy ({cause}): {CUPY}')
     runtime = cuda.cupy.cuda.runtime
     try:

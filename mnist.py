@@ -1,8 +1,8 @@
 """Where the digits come from: a folder, Chainer's dataset cache, a mirror, or the bundled digits.
 
 Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `load` scales to
-float32 in [0, 1], not binarized (article, section 2), and a label each. Files are only ever read
-as numbers: nothing is unpickled, and structure is checked before memory is taken.
+float32 in [0, 1] without rounding them to black and white, and a label each. Files are only ever
+read as numbers: nothing is unpickled, and structure is checked before memory is taken.
 """
 
 import gzip
@@ -279,7 +279,7 @@ def first_answers():
             silences[i] = ''
         except requests.Timeout:
             pass
-        except OSError:
+        except Exception:       # a bad proxy's is no RequestException; here any means no answer
             silences[i] = 'cannot be reached'
 
     threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(len(MIRRORS))]
@@ -313,10 +313,13 @@ def fetch(mirror, folder):
             pooch.retrieve(mirror + name, f'sha256:{sha256}', name, folder, downloader=get)
         except requests.HTTPError as error:
             return f'answered {error.response.status_code} for {name}'
-        except OSError:
+        except requests.RequestException:
             return f'broke off in {name}'
         except ValueError:
             return f'sent a {name} whose SHA-256 is wrong'
+        except OSError as error:
+            raise DatasetError(f'MNIST has no place in {folder} ({error.strerror}); '
+                               'make room, or set TMPDIR') from None
     return ''
 
 

@@ -10,8 +10,10 @@ D = 784 pixels, H hidden units, Z latent dimensions.
 import compat  # noqa: F401  (repairs what chainer imports)
 
 import chainer
+from chainer import computational_graph
 import chainer.functions as F
 import chainer.links as L
+import numpy as np
 import six
 
 from xavier import Xavier
@@ -26,7 +28,7 @@ class VAE(chainer.Chain):
         n_in (int): Pixels of a digit, D.
         n_latent (int): Dimensions of the latent variable z, Z.
         n_h (int): Units of each hidden layer, H.
-        act_func: Activation of the hidden layers. The article trains with `F.softplus`.
+        act_func: Activation of the hidden layers; the article's figures come from `F.softplus`.
     """
 
     def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
@@ -129,6 +131,24 @@ class VAE(chainer.Chain):
             return self.loss
 
         return lf
+
+
+def draw_graph(model, x, C=1.0, k=1):
+    """Draw the computational graph of the loss, as the article shows it in section 2.
+
+    Args:
+        model (VAE): The model, on the CPU.
+        x (ndarray): A minibatch of pixels, (N, 784) float32.
+        C (float), k (int): As for `VAE.get_loss_func`.
+
+    Returns:
+        str: The graph in Graphviz's DOT language. NumPy's random state stays as it was.
+    """
+    state = np.random.get_state()
+    with np.errstate(all='ignore'):         # the graph matters here, not the value
+        loss = model.get_loss_func(C, k)(x)
+    np.random.set_state(state)
+    return computational_graph.build_computational_graph([loss]).dump()
 
 
 def linear(n_in, n_out):

@@ -6,11 +6,12 @@ another name and renamed, and read without unpickling: to NumPy, a stranger's fi
 """
 
 import contextlib
-import glob
 import json
+import math
 import os
 import re
 import tempfile
+import zipfile
 
 import compat  # noqa: F401  (repairs what chainer imports)
 
@@ -19,13 +20,17 @@ from chainer.training.extensions import snapshot_writers
 import numpy as np
 
 INTERRUPTED = 'snapshot_interrupted'
-EPOCH = 'snapshot_epoch_'           # followed by the number of the epoch
-MODEL = 'updater/model:main/'       # where a Trainer snapshot has the model
-ITERATION = 'updater/iteration'
-SETTINGS = 'extensions/run/settings'
-KINDS = {'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
-         'data_dir': str | None, 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
-         'beta': float, 'k': int, 'batch_size': int, 'epoch': int}
+EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
+KEEP = 5                                    # snapshots of the newest epochs
+# where things are in a Trainer snapshot
+MODEL_PREFIX = 'updater/model:main/'
+ITERATION_KEY = 'updater/iteration'
+ORDER_KEY = 'updater/iterator:main/order'
+SETTINGS_KEY = 'extensions/run/settings'
+SETTING_TYPES = {
+    'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
+    'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
+    'beta': float, 'k': int, 'batch_size': int, 'epoch': int}
 
 
 class SnapshotError(Exception):
@@ -37,7 +42,7 @@ class RunState(training.Extension):
 
     Args:
         settings (dict): The settings of the run: all that a reader of the snapshot needs, with
-            the keys and types of `KINDS`.
+            the keys and types of `SETTING_TYPES`.
     """
 
     default_name = 'run'
@@ -63,7 +68,11 @@ class RunState(training.Extension):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Open a binary file that takes the name `path` only once it is whole and on the disk."""
+    """Open a binary file that takes the name `path` only once it is whole and on the disk.
+
+    Raises:
+        SnapshotError: If it cannot be written; what was at `path` is then as before.
+    """
     folder, name = os.path.split(path)
     part = os.path.join(folder, f'.{name}.part')
     try:
@@ -72,9 +81,12 @@ def replacing(path):
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(part)
+        if isinstance(error, OSError):
+            raise SnapshotError(f'cannot write {path} ({error.strerror}); make room there, or name '
+                                'another folder with -o') from None
         raise
 
 
@@ -85,7 +97,10 @@ def write_text(out, name, text):
 
 
 class Writer(snapshot_writers.Writer):
-    """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only."""
+    """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only.
+
+    Of the snapshots up to the epoch just written it keeps the newest `KEEP`.
+    """
 
     def __call__(self, filename, outdir, target):
         """Write the arrays `target` as OUT/filename.
@@ -94,11 +109,14 @@ class Writer(snapshot_writers.Writer):
             FloatingPointError: If a weight of the model is not finite; nothing is written then.
         """
         for key, array in target.items():
-            if key.startswith(MODEL) and not np.isfinite(array).all():
-                raise FloatingPointError(f'{key[len(MODEL):]} is not finite')
+            if key.startswith(MODEL_PREFIX) and not np.isfinite(array).all():
+                raise FloatingPointError(f'{key[len(MODEL_PREFIX):]} is not finite, so {filename} '
+                                         'is not written')
         with replacing(os.path.join(outdir, filename)) as file:
             np.savez(file, **target)
-        self._post_save()
+        epochs = sorted((epoch_of(path), path) for path in find(outdir))
+        for _, path in [item for item in epochs if 0 <= item[0] <= epoch_of(filename)][:-KEEP]:
+            os.remove(path)
 
 
 def write_interrupted(trainer):
@@ -126,8 +144,9 @@ def prepare(out, overwrite=False, resumed=None):
                             'name another folder with -o') from None
     own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
     if find(out) and not own and not overwrite:
-        raise SnapshotError(f'{out} holds the snapshots of another run; go on with it by --resume, '
-                            'replace it by --overwrite, or name another folder with -o')
+        ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
+        raise SnapshotError(f'{out} holds the snapshots of another run; {ways}name another folder '
+                            'with -o')
 
 
 def clear(out):
@@ -142,8 +161,14 @@ def clear(out):
 
 def find(out):
     """Return the paths of all snapshots in the folder `out`, in no particular order."""
-    names = [os.path.join(glob.escape(out), pattern) for pattern in (EPOCH + '*', INTERRUPTED)]
-    return [path for name in names for path in glob.glob(name) if os.path.isfile(path)]
+    return [entry.path for entry in os.scandir(out) if entry.is_file()
+            and (entry.name == INTERRUPTED or epoch_of(entry.name) >= 0)]
+
+
+def epoch_of(path):
+    """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
+    match = re.fullmatch(EPOCH_PREFIX + '([0-9]+)', os.path.basename(path))
+    return int(match[1]) if match else -1
 
 
 def newest(out):
@@ -152,11 +177,23 @@ def newest(out):
     Raises:
         SnapshotError: If there is none, or one is damaged.
     """
-    paths = find(out)
+    paths = find(out) if os.path.isdir(out) else []
     if not paths:
         raise SnapshotError(f'there is no snapshot in {out}; name the folder of the run with -o, '
                             'or train first')
-    return max(paths, key=lambda path: int(read(path)[ITERATION]))
+    return max(paths, key=lambda path: iteration_of(read(path), path))
+
+
+def iteration_of(arrays, path):
+    """Return the iteration at which a snapshot was taken.
+
+    Raises:
+        SnapshotError: If it does not tell.
+    """
+    iteration = arrays.get(ITERATION_KEY)
+    if iteration is None or iteration.shape != () or iteration.dtype.kind not in 'iu':
+        raise SnapshotError(f'{path} is not a snapshot of a run; use another, or move it away')
+    return int(iteration)
 
 
 def read(path):
@@ -172,18 +209,26 @@ def read(path):
         SnapshotError: If it is missing or damaged.
     """
     try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-            return {key: npz[key] for key in npz.files}
-    except FileNotFoundError:
-        raise SnapshotError(f'there is no snapshot {path}') from None
+        with open(path, 'rb') as file:
+            if not zipfile.is_zipfile(file):
+                raise SnapshotError(f'{path} is not a snapshot, or damaged: it is no whole npz '
+                                    'file; use another')
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as npz:
+                return {key: npz[key] for key in npz.files}
+    except SnapshotError:
+        raise
+    except OSError as error:
+        raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror}); '
+                            'use another') from None
     except Exception as error:      # whatever zipfile and NumPy make of a damaged file
         raise SnapshotError(f'{path} is not a snapshot, or damaged ({describe(error)}); '
                             'use another') from None
 
 
 def describe(error):
-    """Return the last line of an exception's message that says anything, or else its name."""
-    return (re.findall(r'\w.*', str(error)) or [type(error).__name__])[-1]
+    """Return the first line of an exception's message, or its name where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def settings(arrays, path):
@@ -194,35 +239,44 @@ def settings(arrays, path):
         path (str): Where they come from, for the message.
 
     Returns:
-        dict: With the keys and types of `KINDS`.
+        dict: With the keys and types of `SETTING_TYPES`; numbers are positive (the seed may be 0).
 
     Raises:
         SnapshotError: If there are none, or they do not fit the arrays beside them.
     """
     try:
-        found = json.loads(str(arrays[SETTINGS]))
-        fits = (all(isinstance(found[key], kind) for key, kind in KINDS.items())
-                and arrays[MODEL + 'le1/W'].shape == (found['dim_h'], found['n_in'])
-                and arrays[MODEL + 'le3_mu/W'].shape == (found['dim_z'], found['dim_h']))
+        found = json.loads(str(arrays[SETTINGS_KEY]))
+        found = {key: found[key] for key in SETTING_TYPES}
+        fits = (all(has_type(found[key], kind) for key, kind in SETTING_TYPES.items())
+                and all(0 < value < math.inf for key, value in found.items()
+                        if SETTING_TYPES[key] in (int, float) and key != 'seed')
+                and 0 <= found['seed'] < 2**32
+                and arrays[MODEL_PREFIX + 'le1/W'].shape == (found['dim_h'], found['n_in'])
+                and arrays[MODEL_PREFIX + 'le3_mu/W'].shape == (found['dim_z'], found['dim_h']))
     except (KeyError, TypeError, ValueError):
         fits = False
     if not fits:
         raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
-    return {key: found[key] for key in KINDS}
+    return found
 
 
-def check_digits(arrays, digits, path):
-    """Make sure that a snapshot's run was trained on these digits.
+def has_type(value, kind):
+    """Tell whether a value read from JSON is of this type; True is no number here."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def check_digits(settings, digits, path):
+    """Make sure that a run was trained on these digits.
 
     Args:
-        arrays (dict): As from `read`.
+        settings (dict): As from `settings`.
         digits (mnist.Digits): The digits found.
-        path (str): Where the arrays come from, for the message.
+        path (str): The snapshot that the settings come from, for the message.
 
     Raises:
-        SnapshotError: If they are others.
+        SnapshotError: If it was trained on others.
     """
-    if settings(arrays, path)['checksum'] != digits.checksum:
+    if settings['checksum'] != digits.checksum:
         raise SnapshotError(f'{path} was trained on other digits than {digits.title}; '
                             'name theirs with --dataset or --data-dir')
 
@@ -238,7 +292,7 @@ def load_model(arrays, model, path):
     Raises:
         SnapshotError: If they are the weights of another model; `model` is then as it was.
     """
-    prefix = MODEL if any(key.startswith(MODEL) for key in arrays) else ''
+    prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
         if found is None or found.dtype.kind != 'f' or found.shape != weights.shape:
@@ -261,7 +315,10 @@ def load_trainer(arrays, trainer, path):
         SnapshotError: If they do not fit the trainer.
     """
     load_model(arrays, trainer.updater.get_optimizer('main').target, path)
+    n = len(trainer.updater.get_iterator('main').dataset)
     try:
+        if not np.array_equal(np.sort(arrays[ORDER_KEY]), np.arange(n)):
+            raise ValueError('its order of the digits is none')
         serializers.NpzDeserializer(arrays).load(trainer)
     except Exception as error:      # whatever Chainer makes of arrays that do not fit
         raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ import time
 import compat  # repairs what chainer imports
 
 import chainer
-from chainer import computational_graph, iterators, optimizers, training
+from chainer import iterators, optimizers, training
 from chainer.training import extensions, triggers
 import numpy as np
 
@@ -25,9 +26,10 @@ import mnist
 import net
 import snapshot
 
-TEST_K = 10         # Monte Carlo samples that score the test set (article, section 2)
+TEST_K = 10         # Monte Carlo samples that score the test set, as in the article's log
+MOST = 10**6        # of whatever a flag counts; more is a slip of the finger
 TINY = 100          # digits to train and to test on with --test
-KEEP = 5            # snapshots
+NEWEST = object()   # --resume without a file
 REPORTED = ('loss', 'rec_loss', 'latent_loss')
 EPILOG = """\
 examples:
@@ -40,7 +42,7 @@ examples:
 
 def main(argv=None):
     """Train as the command line `argv` (default: the program's) says; return the exit status."""
-    args, resumed = parse_arguments(argv)
+    args, resumed = parse_arguments(argv)           # the latter: arrays of a snapshot, or None
     device = compat.get_device(args.gpu)
     device.use()
     np.random.seed(args.seed)
@@ -58,9 +60,9 @@ def main(argv=None):
 
     # model
     model = net.VAE(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
-    if args.initmodel:
-        snapshot.load_model(snapshot.read(args.initmodel), model, args.initmodel)
-    graph = draw_graph(model, train[:args.batch_size], args.beta, args.k)
+    if args.initmodel is not None:
+        load_weights(args.initmodel, model, args.activation)
+    graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)
 
     # optimizer, iterators, updater
@@ -82,16 +84,16 @@ def main(argv=None):
     trainer.extend(PlotReport())
     if sys.stdout.isatty():
         trainer.extend(extensions.ProgressBar(update_interval=10))
-    settings = {key: getattr(args, key, None) for key in snapshot.KINDS} | {
+    settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
         'checksum': digits.checksum}
     trainer.extend(snapshot.RunState(settings))
     trainer.extend(extensions.snapshot(
-        filename=snapshot.EPOCH + '{.updater.epoch}', writer=snapshot.Writer(), n_retains=KEEP))
+        filename=snapshot.EPOCH_PREFIX + '{.updater.epoch}', writer=snapshot.Writer()))
 
     # run
     if resumed:
-        snapshot.check_digits(resumed, digits, args.resume)
+        snapshot.check_digits(snapshot.settings(resumed, args.resume), digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
         if updater.epoch >= args.epoch:
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
@@ -103,8 +105,10 @@ def main(argv=None):
     snapshot.write_text(args.out, 'cg.dot', graph)
     with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
         trainer.run(show_loop_exception_msg=False)
+        if stop.signum:
+            snapshot.write_interrupted(trainer)
     plot_losses(trainer)
-    return report_end(trainer, stop, args)
+    return report_end(updater, stop.signum, args)
 
 
 # The command line -------------------------------------------------------------------------------
@@ -143,14 +147,14 @@ def build_parser():
     parser = Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    count = positive(int)
+    count = positive(int, MOST)
 
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='train on GPU N (default: on the CPU)')
     add('-o', '--out', default='results', help='folder for the results (default: results)')
     add('-e', '--epoch', type=count, default=100, metavar='N',
         help='epochs to train (default: 100)')
-    add('-b', '--batch-size', type=positive(int, mnist.MOST_DIGITS), default=100, metavar='N',
+    add('-b', '--batch-size', type=count, default=100, metavar='N',
         help='digits in a minibatch (default: 100)')
     add('-z', '--dim-z', type=count, default=20, metavar='N',
         help='dimensions of the latent variable z; 2 can be drawn as a map (default: 20)')
@@ -172,7 +176,7 @@ def build_parser():
     add('--seed', type=seed, default=0, metavar='N',
         help='seed of weights, noise and shuffling (default: 0)')
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
-    add('-r', '--resume', nargs='?', const='', metavar='FILE',
+    add('-r', '--resume', nargs='?', const=NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '
              'a larger --epoch trains for longer')
     add('--overwrite', action='store_true',
@@ -194,23 +198,29 @@ def parse_arguments(argv):
     if args.resume is None:
         check_source(parser, args)
         return args, None
-    if args.initmodel or args.overwrite:
+    if args.initmodel is not None or args.overwrite:
         parser.error('--resume excludes --initmodel and --overwrite; leave them out')
 
-    path = args.resume or snapshot.newest(args.out)
+    path = snapshot.newest(args.out) if args.resume is NEWEST else args.resume
     arrays = snapshot.read(path)
     settings = snapshot.settings(arrays, path)
-    its_own = parser.parse_args(as_flags(settings))
-    args = parser.parse_args([f'--out={os.path.dirname(path) or "."}', *as_flags(settings),
-                              *(sys.argv[1:] if argv is None else argv)])
+    if settings['activation'] not in net.ACTIVATIONS:
+        parser.error(f'{path} has an unknown activation, {settings["activation"]}; use another')
+    if args.dataset != 'auto' or args.data_dir is not None:     # its digits are somewhere else now
+        parser.set_defaults(dataset=args.dataset, data_dir=args.data_dir)
+    else:
+        parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
+    fixed = ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test', 'seed')
+    parser.set_defaults(out=os.path.dirname(path) or '.', epoch=settings['epoch'],
+                        **{name: settings[name] for name in fixed})
+    args = parser.parse_args(argv)
     args.resume = path
     check_source(parser, args)
-    for name in ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test',
-                 'seed'):
-        given, had = getattr(args, name), getattr(its_own, name)
-        if given != had:
-            parser.error(f'--{name.replace("_", "-")} {given} contradicts {path}, trained with '
-                         f'{had}; leave it out, or train anew with another -o')
+    for name in fixed:
+        if getattr(args, name) != settings[name]:
+            parser.error(f'--{name.replace("_", "-")} {getattr(args, name)} contradicts {path}, '
+                         f'trained with {settings[name]}; leave it out, or train anew with '
+                         'another -o')
     return args, arrays
 
 
@@ -221,18 +231,29 @@ def check_source(parser, args):
                      'leave one out')
 
 
-def as_flags(settings):
-    """Return a run's settings as the command line that would ask for them."""
-    flags = ((f'--{key.replace("_", "-")}', value) for key, value in settings.items()
-             if key not in ('n_in', 'checksum') and value not in (None, False))
-    return [flag if value is True else f'{flag}={value}' for flag, value in flags]
+def load_weights(path, model, activation):
+    """Start `model` from the weights in a snapshot, or in an npz of a model alone.
+
+    Raises:
+        snapshot.SnapshotError: If they are those of another model.
+    """
+    arrays = snapshot.read(path)
+    snapshot.load_model(arrays, model, path)
+    if snapshot.SETTINGS_KEY in arrays:
+        its_own = snapshot.settings(arrays, path)['activation']
+        if its_own != activation:
+            raise snapshot.SnapshotError(f'{path} is of another model, of {its_own} units rather '
+                                         f'than {activation}; give --activation {its_own}')
 
 
 # Extensions of the trainer ----------------------------------------------------------------------
 
 
 class UntilStopped(triggers.IntervalTrigger):
-    """Stop trigger: after so many epochs, or after the iteration in which a signal came."""
+    """Stop trigger: after so many epochs, or after the iteration in which a signal came.
+
+    An interval trigger in that the progress bar asks it for the training's length.
+    """
 
     signum = None       # of the signal that came
 
@@ -332,7 +353,7 @@ class Plain:
 
 
 class PlotReport(training.Extension):
-    """Redraws OUT/loss.png after an epoch, though no oftener than every half minute."""
+    """Redraws OUT/loss.png after an epoch, at most every half minute."""
 
     trigger = 1, 'epoch'
     seconds = 30
@@ -346,26 +367,6 @@ class PlotReport(training.Extension):
 
 
 # What is written and printed besides ------------------------------------------------------------
-
-
-def draw_graph(model, x, C, k):
-    """Return the computational graph of the loss (article, section 2) in the DOT language.
-
-    Args:
-        model (VAE): The model, on the CPU.
-        x (ndarray): A minibatch of pixels, (N, 784) float32.
-        C (float), k (int): As for `VAE.get_loss_func`.
-
-    Returns:
-        str: The graph. The random state is as before.
-    """
-    state = np.random.get_state()
-    with np.errstate(all='ignore'):
-        loss = model.get_loss_func(C, k)(x)
-    np.random.set_state(state)
-    return computational_graph.build_computational_graph(
-        [loss], variable_style={'shape': 'octagon', 'fillcolor': '#E0E0E0', 'style': 'filled'},
-        function_style={'shape': 'record', 'fillcolor': '#6495ED', 'style': 'filled'}).dump()
 
 
 def plot_losses(trainer):
@@ -406,20 +407,19 @@ results  {args.out}
 """, flush=True)
 
 
-def report_end(trainer, stop, args):
+def report_end(updater, signum, args):
     """Say how the run ended and what comes next; return the exit status."""
-    epoch = trainer.updater.epoch
-    if epoch >= args.epoch:
-        print(f'finished at epoch {epoch}: {os.path.join(args.out, snapshot.EPOCH + str(epoch))}')
+    if updater.epoch >= args.epoch:
+        print(f'finished at epoch {updater.epoch}: '
+              f'{os.path.join(args.out, snapshot.EPOCH_PREFIX + str(updater.epoch))}')
         return 0
-    snapshot.write_interrupted(trainer)
-    print(f'interrupted in iteration {trainer.updater.iteration}; go on with: '
-          f'python train_vae.py --resume -o {args.out}')
-    return 128 + stop.signum
+    print(f'interrupted in iteration {updater.iteration}; go on with: '
+          f'python train_vae.py --resume -o {shlex.quote(args.out)}')
+    return 128 + signum
 
 
-def run(argv=None):
-    """Run `main`; where it fails, say so in one line on stderr. Return the exit status."""
+def cli(argv=None):
+    """Run `main`; where it fails, say why in one line on stderr. Return the exit status."""
     try:
         return main(argv)
     except (mnist.DatasetError, snapshot.SnapshotError, compat.DeviceError,
@@ -431,9 +431,10 @@ def run(argv=None):
         status, message = 1, error
     except KeyboardInterrupt:
         status, message = 128 + signal.SIGINT, 'interrupted'
-    print(f'train_vae.py: error: {message}', file=sys.stderr)
+    print('train_vae.py: error:', *str(message).splitlines(), file=sys.stderr)
     return status
 
 
 if __name__ == '__main__':
-    sys.exit(run())
+    sys.stdout.reconfigure(errors='backslashreplace')       # names of files can be anything
+    sys.exit(cli())

@@ -74,7 +74,7 @@ def cli(capsys):
     def run(*argv):
         capsys.readouterr()
         try:
-            status = train_vae.run([str(arg) for arg in argv])
+            status = train_vae.cli([str(arg) for arg in argv])
         except SystemExit as end:
             status = end.code
         return status, *capsys.readouterr()
@@ -87,7 +87,7 @@ def finished(tmp_path_factory, idx_files):
     base = tmp_path_factory.mktemp('finished')
     data, out = write_files(base / 'data', idx_files), base / 'run'
     with contextlib.redirect_stdout(io.StringIO()):
-        assert train_vae.run(['--data-dir', str(data), '-o', str(out), *SMALL]) == 0
+        assert train_vae.cli(['--data-dir', str(data), '-o', str(out), *SMALL]) == 0
     return out
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import io
 import os
 import pickle
 import struct
@@ -311,28 +312,65 @@ def test_offline_auto_falls_back_in_seconds(capsys):
     assert err.count('\n') == 1
 
 
-def test_a_killed_download_leaves_no_half_file(server, tmp_path):
-    port = server('stall').server_port
-    code = ('import chainer, mnist\n'
+HALF_WRITTEN = """
+def savez_compressed(path, **arrays):
+    with open(path, 'wb') as file:
+        file.write(b'half')
+    print('half', flush=True)
+    time.sleep(60)
+mnist.np.savez_compressed = savez_compressed
+"""
+
+
+@pytest.mark.parametrize('way, hang', [('stall', 'print("half", flush=True)'),
+                                       ('good', HALF_WRITTEN)])
+def test_a_killed_download_leaves_no_half_file(server, tmp_path, way, hang):
+    port = server(way).server_port
+    code = ('import time, compat, chainer, mnist\n'
             f'chainer.dataset.set_dataset_root({str(tmp_path / "cache")!r})\n'
-            f'mnist.MIRRORS = ("http://127.0.0.1:{port}/stall/",)\n'
+            f'mnist.MIRRORS = ("http://127.0.0.1:{port}/{way}/",)\n'
             f'mnist.SHA256 = {mnist.SHA256!r}\n'
-            'mnist.load("mnist")')
-    process = subprocess.Popen([sys.executable, '-c', 'import compat\n' + code],
+            f'{hang}\nmnist.load("mnist")')
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL, cwd=os.path.dirname(mnist.__file__))
-    asked = server('stall').asked
+    with process.stdout:
+        assert process.stdout.readline() == b'half\n'
     deadline = time.monotonic() + 60
-    while asked.count('stall') < 4 and time.monotonic() < deadline:
+    while server(way).asked.count(way) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    assert asked.count('stall') == 4
-    assert cached() == []
+    assert server(way).asked.count(way) == 4
+    assert mnist.read_cache() is None
+    assert not any(os.path.exists(path) for path in mnist.cache_paths())
 
 
-@pytest.mark.skipif(os.name != 'posix' or os.geteuid() != 0, reason='needs a full device to mount')
+class Terminal(io.StringIO):
+    """A screen."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize('screen, bars', [(Terminal(), 4), (io.StringIO(), 0)])
+def test_progress_bar_on_a_terminal_only(server, monkeypatch, screen, bars):
+    server('good')
+    monkeypatch.setattr(sys, 'stderr', screen)
+    mnist.load('mnist')
+    assert screen.getvalue().count('100%|') == bars
+
+
+def test_a_bad_proxy_is_no_mirror(monkeypatch, capsys):
+    for name in ('http_proxy', 'HTTP_PROXY'):
+        monkeypatch.setenv(name, 'http://..bad..:99')
+    with pytest.raises(mnist.DatasetError, match='cannot be reached'):
+        mnist.load('mnist')
+    assert capsys.readouterr().err == ''
+
+
 def test_unwritable_cache_is_only_a_warning(server, tmp_path, capsys):
     server('good')
-    chainer.dataset.set_dataset_root('/dev/null/cache')     # no folder can be made there
+    (tmp_path / 'file').touch()
+    chainer.dataset.set_dataset_root(str(tmp_path / 'file' / 'cache'))  # no folder can be there
     check_tiny(mnist.load('mnist'))
     assert 'could not be kept in the cache' in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """What a run leaves behind: whole files, readable by the article's class, never unpickled."""
 
+import errno
 import json
 import os
 import zipfile
@@ -71,17 +72,39 @@ def test_newest_has_the_most_iterations_whatever_its_name_or_age(small_run):
         assert snapshot.newest(str(small_run)) == newest
 
 
-def test_newest_needs_a_snapshot(tmp_path):
+@pytest.mark.parametrize('out', ['', 'nowhere'])
+def test_newest_needs_a_snapshot(tmp_path, out):
     (tmp_path / 'snapshot_epoch_3').mkdir()
-    with pytest.raises(snapshot.SnapshotError, match=f'no snapshot in {tmp_path}'):
-        snapshot.newest(str(tmp_path))
+    with pytest.raises(snapshot.SnapshotError, match=f'no snapshot in {tmp_path / out}'):
+        snapshot.newest(str(tmp_path / out))
 
 
-def test_find_takes_folders_literally(tmp_path):
+@pytest.mark.parametrize('iteration', [None, np.zeros(2), np.array('x'), np.array(1.5)])
+def test_newest_of_a_file_that_is_no_snapshot(tmp_path, small_run, iteration):
+    path = rewrite(last(small_run), small_run / 'snapshot_epoch_7',
+                   **{'updater/iteration': iteration})
+    with pytest.raises(snapshot.SnapshotError, match=f'{path} is not a snapshot of a run'):
+        snapshot.newest(str(small_run))
+
+
+def test_find_takes_names_literally(tmp_path):
     out = tmp_path / 'a[1]*'
     out.mkdir()
-    (out / 'snapshot_epoch_1').touch()
-    assert snapshot.find(str(out)) == [str(out / 'snapshot_epoch_1')]
+    for name in ('snapshot_epoch_1', 'snapshot_epoch_1.bak', 'snapshot_epoch_best',
+                 'my_snapshot_epoch_2', '.snapshot_epoch_3.part', 'snapshot_interrupted'):
+        (out / name).touch()
+    assert sorted(snapshot.find(str(out))) == [
+        str(out / 'snapshot_epoch_1'), str(out / 'snapshot_interrupted')]
+
+
+def test_cleaning_up_goes_by_number_and_leaves_what_is_not_its_own(tmp_path):
+    later, own = 'snapshot_epoch_99', [f'snapshot_epoch_{n}' for n in range(5, 12)]
+    others = ['snapshot_epoch_1.bak', 'snapshot_epoch_best', 'snapshot_interrupted']
+    for name in [later, *own, *others]:
+        (tmp_path / name).touch()
+    snapshot.Writer()('snapshot_epoch_12', str(tmp_path), {'x': np.zeros(1)})
+    kept = [f'snapshot_epoch_{n}' for n in (8, 9, 10, 11, 12)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([later, *kept, *others])
 
 
 def test_replacing_is_all_or_nothing(tmp_path):
@@ -90,6 +113,9 @@ def test_replacing_is_all_or_nothing(tmp_path):
     with pytest.raises(RuntimeError), snapshot.replacing(str(path)) as file:
         file.write(b'half')
         raise RuntimeError
+    with pytest.raises(snapshot.SnapshotError, match=r'cannot write .*No space left'), \
+            snapshot.replacing(str(path)) as file:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert [p.name for p in tmp_path.iterdir()] == ['file']
     assert path.read_bytes() == b'old'
     with snapshot.replacing(str(path)) as file:
@@ -111,8 +137,9 @@ def test_a_pickle_is_not_run(tmp_path):
     np.savez(tmp_path / 'bad.npz', x=np.array([Marker(str(marker))]))
     np.save(tmp_path / 'bad.npy', np.array([Marker(str(marker))]))
     for name in ('bad.npz', 'bad.npy'):
-        with pytest.raises(snapshot.SnapshotError, match='is not a snapshot, or damaged'):
+        with pytest.raises(snapshot.SnapshotError, match='is not a snapshot, or dam') as error:
             snapshot.read(str(tmp_path / name))
+        assert 'allow_pickle=True' not in str(error.value)      # no advice to trust it
     assert not marker.exists()
     np.load(tmp_path / 'bad.npz', allow_pickle=True)['x']       # the marker itself works
     assert marker.exists()
@@ -145,18 +172,19 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
 
 @pytest.mark.parametrize('change', [
     {'dim_z': 3}, {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
-    {'beta': 'x'}, {'data_dir': 3}])
+    {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
+    {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.settings(arrays, '')
-    arrays[snapshot.SETTINGS] = np.array(json.dumps({**good, **change}))
+    arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps({**good, **change}))
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
         snapshot.settings(arrays, 'FILE')
 
 
 @pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"dim_z": 2}'])
 def test_settings_that_are_none_are_refused(small_run, text):
-    arrays = {**snapshot.read(last(small_run)), snapshot.SETTINGS: np.array(text)}
+    arrays = {**snapshot.read(last(small_run)), snapshot.SETTINGS_KEY: np.array(text)}
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
         snapshot.settings(arrays, 'FILE')
 
@@ -172,7 +200,7 @@ def test_weights_of_another_model_leave_ours_alone(small_run):
 
 def test_a_shape_that_would_broadcast_is_another_model(small_run):
     arrays = snapshot.read(last(small_run))
-    arrays[snapshot.MODEL + 'le1/W'] = np.ones(784, np.float32)
+    arrays[snapshot.MODEL_PREFIX + 'le1/W'] = np.ones(784, np.float32)
     with pytest.raises(snapshot.SnapshotError, match='is of another model: its le1/W'):
         snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
 

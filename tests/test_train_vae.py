@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from conftest import SMALL, make_digits
 import numpy as np
 from PIL import Image
 import pytest
-from test_mnist import DAMAGES
+from test_mnist import DAMAGES, fill_cache
 from test_snapshot import last, rewrite
 
 import mnist
@@ -72,7 +73,7 @@ def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatc
     for name in ('enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
                  'reconstruction error', 'latent loss', 'loss'):
         assert dot.count(f'label="{name}: ') == 1
-    monkeypatch.setattr(train_vae, 'draw_graph', lambda *args: 'no graph')
+    monkeypatch.setattr(net, 'draw_graph', lambda *args: 'no graph')
     cli('--data-dir', data_dir, '-o', tmp_path / 'other', *SMALL)
     assert log_of(tmp_path / 'other') == log_of(finished)
 
@@ -218,14 +219,14 @@ def first_row(cli, data_dir, out, *flags):
 
 
 @pytest.mark.parametrize('flags', [
-    ['--activation', 'tanh'], ['--activation', 'relu'], ['--beta', '4'], ['-k', '3'],
-    ['--k', '2'], ['--seed', '1'], ['--binary']])
+    ('--activation', 'tanh'), ('--activation', 'relu'), ('--beta', 4.0), ('-k', 3), ('--k', 2),
+    ('--seed', 1), ('--binary', True)])
 def test_flags_that_change_the_losses(cli, data_dir, tmp_path, finished, flags):
-    row = first_row(cli, data_dir, tmp_path / 'run', *flags)
+    flag, value = flags
+    row = first_row(cli, data_dir, tmp_path / 'run', flag, *([value] if value is not True else []))
     assert row['main/loss'] != log_of(finished)[0]['main/loss']
     settings = json.loads((tmp_path / 'run' / 'args.json').read_text())
-    name = flags[0].lstrip('-')
-    assert str(settings[name]) == (flags[1] if flags[1:] else 'True') or settings[name] == 4.0
+    assert settings[flag.lstrip('-')] == value
 
 
 def test_beta_weighs_the_latent_loss(cli, data_dir, tmp_path, finished):
@@ -237,7 +238,7 @@ def test_beta_weighs_the_latent_loss(cli, data_dir, tmp_path, finished):
 
 def test_binary_rounds_the_pixels(cli, data_dir, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
+    monkeypatch.setattr(net, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
     first_row(cli, data_dir, tmp_path / 'run', '--binary')
     pictures = make_digits(60, 0)[0].reshape(60, 784)[:20]
     assert seen[0].dtype == np.float32
@@ -258,6 +259,13 @@ def test_dataset_digits(cli, tmp_path):
     assert json.loads((tmp_path / 'run' / 'args.json').read_text())['dataset'] == 'digits'
 
 
+def test_dataset_mnist(cli, tmp_path):
+    fill_cache()
+    status, out, err = cli('--dataset', 'mnist', '-o', tmp_path / 'run', *SMALL)
+    assert (status, err) == (0, '')
+    assert 'MNIST: 60 to train, 30 to test' in out
+
+
 def test_dataset_auto_falls_back(cli, tmp_path):
     status, out, err = cli('--test', '-o', tmp_path / 'run', *SMALL)
     assert status == 0
@@ -274,7 +282,7 @@ def test_seed_makes_runs_identical(cli, data_dir, tmp_path, finished):
 
 def test_initmodel_starts_from_the_weights(cli, data_dir, tmp_path, finished, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(
+    monkeypatch.setattr(net, 'draw_graph', lambda model, x, C, k: seen.append(
         {name: param.array.tobytes() for name, param in model.namedparams()}) or '')
     row = first_row(cli, data_dir, tmp_path / 'run', '-m', last(finished))
     arrays = snapshot.read(last(finished))
@@ -347,14 +355,14 @@ def test_resume_of_a_finished_run_says_so(cli, small_run):
     '--test'])
 def test_resume_against_its_settings_is_refused(cli, small_run, flags):
     status, _, err = cli('--resume', '-o', small_run, '-e', '4', *flags.split())
-    assert (status, err.count('\n')) == (2, 1)
-    assert 'contradicts' in err
-    assert flags.split()[0].lstrip('-')[0] in err
+    name = {'-z': '--dim-z', '-b': '--batch-size', '-k': '--k'}.get(*[flags.split()[0]] * 2)
+    value = float(flags.split()[1]) if name == '--beta' else [*flags.split(), True][1]
+    check_refused((status, '', err), f'{name} {value} contradicts {last(small_run)}')
 
 
 def test_resume_with_other_digits_is_refused(cli, small_run):
-    status, _, err = cli('--resume', '-o', small_run, '-e', '4', '--dataset', 'digits')
-    assert (status, err.count('\n')) == (2, 1)
+    check_refused(cli('--resume', '-o', small_run, '-e', '4', '--dataset', 'digits'),
+                  "was trained on other digits than scikit-learn's bundled digits")
     data = json.loads((small_run / 'args.json').read_text())['data_dir']
     other = small_run.parent / 'other'
     other.mkdir()
@@ -362,9 +370,22 @@ def test_resume_with_other_digits_is_refused(cli, small_run):
         part = name.replace('train', 't10k') if 't10k' not in name else name
         with open(os.path.join(data, part), 'rb') as file:
             (other / name).write_bytes(file.read())
-    status, _, err = cli('--resume', '-o', small_run, '-e', '4', '--data-dir', other)
-    assert (status, err.count('\n')) == (2, 1)
-    assert 'was trained on other digits' in err
+    check_refused(cli('--resume', '-o', small_run, '-e', '4', '--data-dir', other),
+                  f'was trained on other digits than IDX files in {other}')
+
+
+def test_resume_finds_its_digits_where_they_moved(cli, small_run, data_dir):
+    settings = {**json.loads((small_run / 'args.json').read_text()), 'data_dir': '/moved'}
+    path = rewrite(last(small_run), small_run / 'snapshot_epoch_2',
+                   **{snapshot.SETTINGS_KEY: np.array(json.dumps(settings))})
+    check_refused(cli('--resume', path, '-e', '3'), '/moved is not a folder')
+    assert cli('--resume', path, '-e', '3', '--data-dir', data_dir)[0] == 0
+
+
+def test_resume_into_anothers_folder_is_refused(cli, small_run, tmp_path):
+    other = shutil.copytree(small_run, tmp_path / 'other')
+    status, _, err = cli('--resume', last(small_run), '-o', other, '-e', '3')
+    check_refused((status, '', err), 'holds the snapshots of another run; name another folder')
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
@@ -390,6 +411,42 @@ def test_a_signal_ends_the_run_and_resume_goes_on(data_dir, tmp_path, cli, signu
     assert log_of(out) == log_of(tmp_path / 'whole')
     end = f'snapshot_epoch_{more}'
     assert weights(out / end) == weights(tmp_path / 'whole' / end)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
+    out = tmp_path / 'run'
+    code = ('import sys, time, train_vae\n'
+            'def update(self):\n'
+            '    print("iterating", flush=True)\n'
+            '    time.sleep(60)\n'
+            'train_vae.training.StandardUpdater.update_core = update\n'
+            f'sys.exit(train_vae.cli(["--data-dir", {str(data_dir)!r}, "-o", {str(out)!r}]))')
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True,
+                               cwd=os.path.dirname(train_vae.__file__))
+    while process.stdout.readline() != 'iterating\n':
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None           # the iteration goes on to its end
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (-signal.SIGINT, '')
+    assert sorted(path.name for path in out.iterdir()) == ['args.json', 'cg.dot']
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, monkeypatch):
+    def fail(trainer):
+        raise OSError('no picture')
+
+    monkeypatch.setattr(train_vae.PlotReport, '__call__',
+                        lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(train_vae, 'plot_losses', fail)
+    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL), 'no picture')
+    assert int(snapshot.read(str(tmp_path / 'run' / 'snapshot_interrupted'))
+               ['updater/iteration']) == 3
 
 
 # What bad input gets ------------------------------------------------------------------------
@@ -451,7 +508,8 @@ def test_mnist_offline(cli, tmp_path):
 
 
 @pytest.mark.parametrize('flag', ['--resume', '--initmodel'])
-@pytest.mark.parametrize('content', [None, b'', b'text', 'half', 'other model', 'not a run'])
+@pytest.mark.parametrize('content', [
+    None, b'', b'text', 'half', 'other model', 'not a run', 'folder'])
 def test_bad_snapshots(cli, data_dir, tmp_path, finished, flag, content):
     bad = tmp_path / 'bad'
     flags = SMALL if flag == '--initmodel' else []
@@ -463,6 +521,8 @@ def test_bad_snapshots(cli, data_dir, tmp_path, finished, flag, content):
     elif content == 'not a run':
         np.savez(tmp_path / 'bad.npz', x=np.zeros(3))
         os.rename(tmp_path / 'bad.npz', bad)
+    elif content == 'folder':
+        bad.mkdir()
     elif content is not None:
         bad.write_bytes(content)
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', flag, bad, *flags), str(bad))
@@ -472,7 +532,7 @@ def test_bad_snapshots(cli, data_dir, tmp_path, finished, flag, content):
 def test_resume_of_an_unknown_activation(cli, small_run):
     settings = {**json.loads((small_run / 'args.json').read_text()), 'activation': 'evil'}
     path = rewrite(last(small_run), small_run / 'bad',
-                   **{snapshot.SETTINGS: np.array(json.dumps(settings))})
+                   **{snapshot.SETTINGS_KEY: np.array(json.dumps(settings))})
     check_refused(cli('--resume', path), 'evil')
 
 
@@ -496,17 +556,37 @@ def test_gpu_without_cupy_names_what_to_install(cli):
     check_refused(cli('--gpu', '0'), 'needs CuPy', 'cupy-cuda13x', 'cupy-cuda12x')
 
 
-def test_too_large_a_model(cli, data_dir, tmp_path):
+def test_too_large_a_model(cli, data_dir, tmp_path, monkeypatch):
+    check_refused(cli('--dim-h', 10**15), 'is not a positive whole number of at most 1000000')
+    monkeypatch.setattr(train_vae, 'MOST', 10**15)
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', '--dim-h', 10**15),
                   'not enough memory')
 
 
-def test_one_line_and_nothing_of_chainers_in_a_real_process(tmp_path):
-    run = subprocess.run([sys.executable, train_vae.__file__, '--data-dir', tmp_path / 'nowhere',
-                          '-o', tmp_path / 'run'], capture_output=True, text=True, timeout=60,
-                         check=False)
-    check_refused((run.returncode, run.stdout, run.stderr), 'not a folder')
+@pytest.mark.parametrize('flags', [
+    '--data-dir {0}/nowhere', '-m {0}/nowhere --dataset digits', '--resume -o {0}', '-z 0',
+    '--resume {0}', '--gpu 99 --dataset digits', '--data-dir {0} -o /dev/null'])
+def test_one_line_and_nothing_of_chainers_in_a_real_process(tmp_path, flags):
+    run = subprocess.run([sys.executable, train_vae.__file__, '-o', tmp_path / 'run',
+                          *flags.format(tmp_path).split()], capture_output=True, text=True,
+                         timeout=60, check=False)
+    check_refused((run.returncode, run.stdout, run.stderr))
     assert run.stdout == ''
+
+
+@pytest.mark.parametrize('flags', [['-m', ''], ['--resume='], ['-o', ''], ['--data-dir', '']])
+def test_an_empty_value_is_not_a_missing_one(cli, tmp_path, monkeypatch, flags):
+    monkeypatch.chdir(tmp_path)
+    check_refused(cli('--dataset', 'digits' if flags[0] != '--data-dir' else 'auto', *flags))
+
+
+def test_a_name_of_two_lines_is_still_one_line(cli):
+    check_refused(cli('--resume', 'a\nb'), 'cannot read the snapshot a b')
+
+
+def test_initmodel_of_another_activation(cli, data_dir, tmp_path, finished):
+    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-m', last(finished),
+                      '--activation', 'tanh'), 'give --activation softplus')
 
 
 def test_loss_that_is_not_finite_stops_the_run(cli, data_dir, small_run, tmp_path):
