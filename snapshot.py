@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+import warnings
 import zipfile
 
 import compat  # noqa: F401  (repairs what chainer imports)
@@ -319,7 +320,10 @@ def load_trainer(arrays, trainer, path):
     try:
         if not np.array_equal(np.sort(arrays[ORDER_KEY]), np.arange(n)):
             raise ValueError('its order of the digits is none')
-        serializers.NpzDeserializer(arrays).load(trainer)
+        with warnings.catch_warnings():
+            # of triggers of extensions that the run did not have, as a terminal's progress bar
+            warnings.simplefilter('ignore')
+            serializers.NpzDeserializer(arrays).load(trainer)
     except Exception as error:      # whatever Chainer makes of arrays that do not fit
         raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '
                             'use another snapshot') from None

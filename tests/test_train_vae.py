@@ -145,13 +145,19 @@ def test_header_and_table(cli, data_dir, tmp_path):
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs a pseudo-terminal')
-def test_progress_bar_on_a_terminal_only(data_dir, tmp_path):
+def test_a_run_may_go_on_on_a_terminal(small_run):
+    screen = on_a_terminal('--resume', '-o', small_run, '-e', '9')
+    assert b'arning' not in screen
+    assert [row['epoch'] for row in log_of(small_run)] == list(range(1, 10))
+
+
+def on_a_terminal(*argv):
+    """Run train_vae.py on a pseudo-terminal; return all that it showed."""
     import pty
 
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, train_vae.__file__, '--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL,
-         '-e', '8'], stdout=follower, stderr=follower)
+    process = subprocess.Popen([sys.executable, train_vae.__file__, *map(str, argv)],
+                               stdout=follower, stderr=follower)
     os.close(follower)
     screen = b''
     while True:
@@ -162,6 +168,12 @@ def test_progress_bar_on_a_terminal_only(data_dir, tmp_path):
         screen += chunk
     os.close(leader)
     assert process.wait() == 0
+    return screen
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs a pseudo-terminal')
+def test_progress_bar_on_a_terminal_only(data_dir, tmp_path):
+    screen = on_a_terminal('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '8')
     assert b'\033[J' in screen
     assert re.search(rb'total \[#+\.+\]', screen)
     assert b'this epoch [' in screen
