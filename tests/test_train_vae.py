@@ -155,7 +155,10 @@ def on_a_terminal(*argv):
     """Run train_vae.py on a pseudo-terminal; return all that it showed."""
     import pty
 
-    leader, follower = pty.openpty()
+    try:
+        leader, follower = pty.openpty()
+    except OSError as error:
+        pytest.skip(f'needs a pseudo-terminal ({error})')
     process = subprocess.Popen([sys.executable, train_vae.__file__, *map(str, argv)],
                                stdout=follower, stderr=follower)
     os.close(follower)
@@ -182,11 +185,12 @@ def test_progress_bar_on_a_terminal_only(data_dir, tmp_path):
 def test_help_teaches(cli):
     status, out, _ = cli('--help')
     assert status == 0
-    for flag in ('-g N, --gpu N', '-o OUT', '-e N', '-b N', '-z N', '--dim-h N', '--beta C',
-                 '-k N, --k N', '-m FILE', '-r [FILE], --resume [FILE]', '--binary', '--test',
-                 '--dataset {auto,mnist,digits}', '--data-dir DIR',
-                 '--activation {softplus,tanh,relu}', '--seed N', '--overwrite', 'examples:'):
-        assert flag in out, flag
+    for flag in ('-g', '--gpu N', '-o', '--out', '-e', '--epoch N', '-b', '--batch-size N', '-z',
+                 '--dim-z N', '--dim-h N', '--beta C', '-k', '--k N', '-m', '--initmodel FILE',
+                 '-r', '--resume [FILE]', '--binary', '--test', '--dataset {auto,mnist,digits}',
+                 '--data-dir DIR', '--activation {softplus,tanh,relu}', '--seed N', '--overwrite',
+                 'examples:'):
+        assert re.search(rf'(?m)(^|[ ,]){re.escape(flag)}($|[ ,])', out), flag
 
 
 # Each flag ----------------------------------------------------------------------------------
