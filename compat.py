@@ -5,7 +5,7 @@ imports chainer imports this one first. It makes the repairs below, each with th
 that needs it, and imports chainer once with its import-time warnings silenced. Whatever the
 installed NumPy still has is left as it is.
 
-`get_device` chooses between the CPU and a GPU, and says which CuPy a GPU needs.
+`get_device`, which train_vae.py and visualize.py share, says which CuPy a GPU needs.
 """
 
 import os
@@ -72,4 +72,10 @@ def get_device(gpu):
                           f'the CuPy that fits: {CUPY}') from None
     if gpu >= count:
         raise DeviceError(f'--gpu {gpu}: the last GPU here has the number {count - 1}')
+    try:
+        with cuda.cupy.cuda.Device(gpu):
+            cuda.cupy.random.uniform(size=1)    # loads CUDA's libraries and compiles a kernel
+    except Exception as error:                  # of the loader's, the compiler's or CUDA's own
+        cause = ' '.join(str(error).split())
+        raise DeviceError(f'--gpu {gpu}: CuPy does not run ({cause}); {CUPY}') from None
     return chainer.get_device(f'@cupy:{gpu}')

@@ -2,7 +2,7 @@
 
 Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `load` scales to
 float32 in [0, 1] without rounding them to black and white, and a label each. Files are only ever
-read as numbers: nothing is unpickled, and structure is checked before memory is taken.
+read as numbers, nothing is unpickled; an IDX file's structure is checked before memory is taken.
 """
 
 import gzip
@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from typing import NamedTuple
-import zipfile
 import zlib
 
 import compat  # noqa: F401  (repairs what chainer imports)
@@ -82,7 +81,7 @@ def load(dataset='auto', data_dir=None):
     except DatasetError as error:
         if dataset == 'mnist':
             raise
-        print(f'warning: {error}; going on with the bundled digits instead of MNIST',
+        print(f'warning: going on with the bundled digits instead of MNIST, as {error}',
               file=sys.stderr)
         return bundled()
 
@@ -149,8 +148,9 @@ def read_folder(folder):
         DatasetError: If a file is missing, damaged, or does not fit its pair.
     """
     if not os.path.isdir(folder):
-        raise DatasetError(f'{folder} is not a folder; --data-dir takes one that holds '
-                           f'{", ".join(SHA256)}')
+        names = ', '.join(name.removesuffix('.gz') for name in SHA256)
+        raise DatasetError(f'{folder} is not a folder; --data-dir takes one that holds {names}, '
+                           'plain or as .gz')
     arrays = []
     for part in ('train', 't10k'):
         pixels = read_idx(folder, f'{part}-images-idx3-ubyte', ndim=3)
@@ -229,7 +229,7 @@ def read_cache():
                 raise ValueError('not the digits of MNIST')
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:      # whatever zipfile and NumPy make of a damaged file
             print(f'warning: {path} is damaged ({error}); fetching MNIST again', file=sys.stderr)
             return None
         arrays += [pixels, labels]

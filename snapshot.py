@@ -146,8 +146,8 @@ def prepare(out, overwrite=False, resumed=None):
     own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
     if find(out) and not own and not overwrite:
         ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
-        raise SnapshotError(f'{out} holds the snapshots of another run; {ways}name another folder '
-                            'with -o')
+        raise SnapshotError(f'{out} holds the snapshots of an earlier run; {ways}name another '
+                            'folder with -o')
 
 
 def clear(out):
@@ -221,7 +221,7 @@ def read(path):
         raise
     except OSError as error:
         raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror}); '
-                            'use another') from None
+                            'name a file that a run left') from None
     except Exception as error:      # whatever zipfile and NumPy make of a damaged file
         raise SnapshotError(f'{path} is not a snapshot, or damaged ({describe(error)}); '
                             'use another') from None
@@ -302,6 +302,26 @@ def load_model(arrays, model, path):
                 f'{path} is of another model: its {name[1:]} is {had}, not of shape '
                 f'{weights.shape}; give --dim-z and --dim-h as that model was trained')
     serializers.NpzDeserializer(arrays, prefix).load(model)
+
+
+def load_weights(path, model, activation):
+    """Start `model` from the weights in a snapshot, or in an npz of a model alone.
+
+    Args:
+        path (str): The file.
+        model (VAE): The model to fill.
+        activation (str): Name of its activation.
+
+    Raises:
+        SnapshotError: If they are those of another model.
+    """
+    arrays = read(path)
+    load_model(arrays, model, path)
+    if SETTINGS_KEY in arrays:
+        its_own = settings(arrays, path)['activation']
+        if its_own != activation:
+            raise SnapshotError(f'{path} is of another model, of {its_own} units rather '
+                                         f'than {activation}; give --activation {its_own}')
 
 
 def load_trainer(arrays, trainer, path):

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Train the Variational Autoencoder of the article on handwritten digits (section 2).
 
-A run leaves in its folder OUT: `snapshot_epoch_N`, `log` (losses, JSON), `args.json` (settings),
-`loss.png` (learning curves) and `cg.dot` (computational graph).
+A run leaves in its folder OUT: `snapshot_epoch_N` (after Ctrl-C `snapshot_interrupted`), `log`
+(losses, JSON), `args.json` (settings), `loss.png` (learning curves) and `cg.dot` (computational
+graph).
 """
 
 import argparse
@@ -33,10 +34,10 @@ NEWEST = object()   # --resume without a file
 REPORTED = ('loss', 'rec_loss', 'latent_loss')
 EPILOG = """\
 examples:
-  python train_vae.py                         MNIST, z = 20, as the article's reconstructions
-  python train_vae.py -z 2 -o results_z2      z = 2, as the article's latent space
-  python train_vae.py --dataset digits        small digits that need no download
-  python train_vae.py --resume                go on where the run in results/ ended
+  train_vae.py -o results/mnist                       MNIST, z = 20, with the article's settings
+  train_vae.py -z 2 -o results/z2                     z = 2, for its plots of the latent space
+  train_vae.py --dataset digits -o results/digits     small digits that need no download
+  train_vae.py --resume -o results/mnist              go on where that run ended
 """
 
 
@@ -61,7 +62,7 @@ def main(argv=None):
     # model
     model = net.VAE(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
     if args.initmodel is not None:
-        load_weights(args.initmodel, model, args.activation)
+        snapshot.load_weights(args.initmodel, model, args.activation)
     graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)
 
@@ -98,7 +99,7 @@ def main(argv=None):
         if updater.epoch >= args.epoch:
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
             return 0
-    print_header(args, device, digits, len(train), len(test), updater.epoch)
+    print_header(args, device, digits, len(train), len(test), updater.epoch_detail)
     if args.overwrite:
         snapshot.clear(args.out)
     snapshot.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
@@ -119,7 +120,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Say what is wrong and exit."""
-        self.exit(2, f'{self.prog}: error: {message}\n')
+        mend = '' if ';' in message else '; see --help'
+        self.exit(2, f'{self.prog}: error: {" ".join(message.split())}{mend}\n')
 
 
 def positive(kind, most=math.inf):
@@ -157,7 +159,7 @@ def build_parser():
     add('-b', '--batch-size', type=count, default=100, metavar='N',
         help='digits in a minibatch (default: 100)')
     add('-z', '--dim-z', type=count, default=20, metavar='N',
-        help='dimensions of the latent variable z; 2 can be drawn as a map (default: 20)')
+        help='dimensions of the latent variable z (default: 20)')
     add('--dim-h', type=count, default=500, metavar='N',
         help='units of each hidden layer (default: 500)')
     add('--activation', choices=net.ACTIVATIONS, default='softplus',
@@ -172,7 +174,7 @@ def build_parser():
     add('--data-dir', metavar='DIR',
         help="read this folder of four IDX files, plain or .gz: MNIST's, Fashion-MNIST's, ...")
     add('--binary', action='store_true', help='round pixels to 0 or 1')
-    add('--test', action='store_true', help=f'a quick try, on {TINY} digits')
+    add('--test', action='store_true', help=f'use only {TINY} digits; with -e 3, a quick try')
     add('--seed', type=seed, default=0, metavar='N',
         help='seed of weights, noise and shuffling (default: 0)')
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
@@ -195,8 +197,10 @@ def parse_arguments(argv):
     """
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.data_dir is not None and args.dataset == 'digits':
+        parser.error(f'--dataset digits and --data-dir {args.data_dir} exclude each other; '
+                     'leave one out')
     if args.resume is None:
-        check_source(parser, args)
         return args, None
     if args.initmodel is not None or args.overwrite:
         parser.error('--resume excludes --initmodel and --overwrite; leave them out')
@@ -206,44 +210,20 @@ def parse_arguments(argv):
     settings = snapshot.settings(arrays, path)
     if settings['activation'] not in net.ACTIVATIONS:
         parser.error(f'{path} has an unknown activation, {settings["activation"]}; use another')
-    if args.dataset != 'auto' or args.data_dir is not None:     # its digits are somewhere else now
-        parser.set_defaults(dataset=args.dataset, data_dir=args.data_dir)
-    else:
+    if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
     fixed = ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test', 'seed')
     parser.set_defaults(out=os.path.dirname(path) or '.', epoch=settings['epoch'],
                         **{name: settings[name] for name in fixed})
     args = parser.parse_args(argv)
     args.resume = path
-    check_source(parser, args)
     for name in fixed:
-        if getattr(args, name) != settings[name]:
-            parser.error(f'--{name.replace("_", "-")} {getattr(args, name)} contradicts {path}, '
-                         f'trained with {settings[name]}; leave it out, or train anew with '
-                         'another -o')
+        given, had = getattr(args, name), settings[name]
+        if given != had:
+            flag = f'--{name.replace("_", "-")}' + (f' {given}' if given is not True else '')
+            parser.error(f'{flag} contradicts {path}, trained with{f" {had}" if had else "out"}; '
+                         'leave it out, or train anew with another -o')
     return args, arrays
-
-
-def check_source(parser, args):
-    """Refuse a folder of digits together with the bundled digits."""
-    if args.data_dir is not None and args.dataset == 'digits':
-        parser.error(f'--dataset digits and --data-dir {args.data_dir} exclude each other; '
-                     'leave one out')
-
-
-def load_weights(path, model, activation):
-    """Start `model` from the weights in a snapshot, or in an npz of a model alone.
-
-    Raises:
-        snapshot.SnapshotError: If they are those of another model.
-    """
-    arrays = snapshot.read(path)
-    snapshot.load_model(arrays, model, path)
-    if snapshot.SETTINGS_KEY in arrays:
-        its_own = snapshot.settings(arrays, path)['activation']
-        if its_own != activation:
-            raise snapshot.SnapshotError(f'{path} is of another model, of {its_own} units rather '
-                                         f'than {activation}; give --activation {its_own}')
 
 
 # Extensions of the trainer ----------------------------------------------------------------------
@@ -252,7 +232,7 @@ def load_weights(path, model, activation):
 class UntilStopped(triggers.IntervalTrigger):
     """Stop trigger: after so many epochs, or after the iteration in which a signal came.
 
-    An interval trigger in that the progress bar asks it for the training's length.
+    A subclass of IntervalTrigger because ProgressBar asks its stop trigger for the length.
     """
 
     signum = None       # of the signal that came
@@ -308,14 +288,16 @@ def check_finite(trainer):
     Raises:
         FloatingPointError: With the epoch and the iteration.
     """
-    for key in ('main/loss', 'validation/main/loss'):
+    for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
         loss = trainer.observation.get(key)
         if loss is not None and not math.isfinite(float(getattr(loss, 'array', loss))):
-            at, out = trainer.updater, trainer.out
-            last = snapshot.newest(out) if snapshot.find(out) else 'none'
+            at, last = trainer.updater, 'none'
+            with contextlib.suppress(snapshot.SnapshotError):
+                last = snapshot.newest(trainer.out)
             raise FloatingPointError(
-                f'{key} is not finite in epoch {int(at.previous_epoch_detail) + 1}, iteration '
-                f'{at.iteration}; the run is stopped. Last good snapshot: {last}')
+                f'the {name} is not finite in epoch {int(at.previous_epoch_detail) + 1}, iteration '
+                f'{at.iteration}; stopped, last good snapshot: {last}; try a smaller --beta, or '
+                'other weights')
 
 
 class PrintReport(extensions.PrintReport):
@@ -336,7 +318,7 @@ class PrintReport(extensions.PrintReport):
         super().__init__(list(self.columns), out=sys.stdout if sys.stdout.isatty() else Plain())
         self._header = '  '.join(f'{name:>{width}}'
                                  for name, width, _ in self.columns.values()) + '\n'
-        self._templates = [(key, f'{{:>{width}{form}}}  ', ' ' * (width + 2))
+        self._templates = [(key, f'{{:>{width + 2 * (key != "epoch")}{form}}}', '')
                            for key, (_, width, form) in self.columns.items()]
 
 
@@ -395,12 +377,12 @@ def print_header(args, device, digits, n_train, n_test, epoch):
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
-    start = '' if not args.resume else f', from epoch {epoch} of {args.resume}'
+    start = '' if not args.resume else f', from {epoch:.4g} of {args.resume}'
     print(f"""\
 device   {'CPU' if device.xp is np else f'GPU {args.gpu}'}
 digits   {digits.title}: {n_train} to train, {n_test} to test{pixels}
-model    784-{args.dim_h}-{args.dim_h}-z-{args.dim_h}-{args.dim_h}-784, z = {args.dim_z}, \
-{args.activation}
+model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
+z = {args.dim_z}, {args.activation}
 loss     negative ELBO{weight}{samples}, minibatches of {args.batch_size}, Adam, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
@@ -413,8 +395,9 @@ def report_end(updater, signum, args):
         print(f'finished at epoch {updater.epoch}: '
               f'{os.path.join(args.out, snapshot.EPOCH_PREFIX + str(updater.epoch))}')
         return 0
-    print(f'interrupted in iteration {updater.iteration}; go on with: '
-          f'python train_vae.py --resume -o {shlex.quote(args.out)}')
+    gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
+    print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
+          f'with: python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}')
     return 128 + signum
 
 

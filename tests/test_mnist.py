@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 
 import compat  # noqa: F401  (repairs what chainer imports)
 
@@ -172,6 +173,22 @@ class Marker:
         return os.mkdir, (self.path,)
 
 
+def npy(array):
+    """Return an array as the content of a .npy file."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def zipped(members):
+    """Return a zip file of these members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
 def damaged_caches(tmp_path):
     path = mnist.cache_paths()[0]
     with open(path, 'rb') as file:
@@ -179,6 +196,10 @@ def damaged_caches(tmp_path):
     pixels = make_digits(60, 0)[0].reshape(60, 784)
     yield 'empty', b''
     yield 'truncated', good[:len(good) // 2]
+    yield 'an array alone', npy(pixels)
+    yield 'a claim of 70 TB', npy(pixels).replace(b'(60, 784)', b'(9**9, 9)', 1)
+    yield 'not an array inside', zipped({'x.npy': b'text', 'y': b''})
+    yield 'huge inside', zipped({'x.npy': npy(pixels).replace(b'(60, 784),', b'(60**7,4),', 1)})
     yield 'pickle', pickle.dumps(Marker(str(tmp_path / 'marker')))
     for name, arrays in {
             'no labels': {'x': pixels}, 'float': {'x': pixels / 255, 'y': pixels[:, 0]},
@@ -309,7 +330,8 @@ def test_offline_auto_falls_back_in_seconds(capsys):
     assert time.monotonic() - start < 2 * mnist.CONTACT_SECONDS     # the limit that is promised
     assert digits.dataset == 'digits'
     err = capsys.readouterr().err
-    assert err.startswith('warning: MNIST could not be downloaded (127.0.0.1:9 cannot be reached')
+    assert err.startswith('warning: going on with the bundled digits instead of MNIST, as MNIST '
+                          'could not be downloaded (127.0.0.1:9 cannot be reached')
     assert err.count('\n') == 1
 
 

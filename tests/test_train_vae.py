@@ -286,7 +286,7 @@ def test_dataset_auto_falls_back(cli, tmp_path):
     status, out, err = cli('--test', '-o', tmp_path / 'run', *SMALL)
     assert status == 0
     assert 'bundled digits' in out
-    assert err.startswith('warning: MNIST could not be downloaded')
+    assert err.startswith('warning: going on with the bundled digits instead of MNIST')
     assert json.loads((tmp_path / 'run' / 'args.json').read_text())['dataset'] == 'digits'
 
 
@@ -339,7 +339,7 @@ def test_resume_is_as_if_never_stopped(cli, data_dir, small_run, tmp_path):
     cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', '4')
     status, out, err = cli('--resume', '-o', small_run, '-e', '4')
     assert (status, err) == (0, '')
-    assert f'from epoch 2 of {last(small_run)}' in out
+    assert f'epochs   4, from 2 of {last(small_run)}' in out
     assert log_of(small_run) == log_of(tmp_path / 'whole')
     end = 'snapshot_epoch_4'
     assert weights(small_run / end) == weights(tmp_path / 'whole' / end)
@@ -372,8 +372,8 @@ def test_resume_of_a_finished_run_says_so(cli, small_run):
 def test_resume_against_its_settings_is_refused(cli, small_run, flags):
     status, _, err = cli('--resume', '-o', small_run, '-e', '4', *flags.split())
     name = {'-z': '--dim-z', '-b': '--batch-size', '-k': '--k'}.get(*[flags.split()[0]] * 2)
-    value = float(flags.split()[1]) if name == '--beta' else [*flags.split(), True][1]
-    check_refused((status, '', err), f'{name} {value} contradicts {last(small_run)}')
+    value = ''.join(f' {float(word) if name == "--beta" else word}' for word in flags.split()[1:])
+    check_refused((status, '', err), f'{name}{value} contradicts {last(small_run)}, trained with')
 
 
 def test_resume_with_other_digits_is_refused(cli, small_run):
@@ -401,7 +401,7 @@ def test_resume_finds_its_digits_where_they_moved(cli, small_run, data_dir):
 def test_resume_into_anothers_folder_is_refused(cli, small_run, tmp_path):
     other = shutil.copytree(small_run, tmp_path / 'other')
     status, _, err = cli('--resume', last(small_run), '-o', other, '-e', '3')
-    check_refused((status, '', err), 'holds the snapshots of another run; name another folder')
+    check_refused((status, '', err), 'holds the snapshots of an earlier run; name another folder')
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
@@ -419,7 +419,7 @@ def test_a_signal_ends_the_run_and_resume_goes_on(data_dir, tmp_path, cli, signu
     assert (process.returncode, stderr) == (128 + signum, '')
     iteration = int(snapshot.read(str(out / 'snapshot_interrupted'))['updater/iteration'])
     assert stdout.splitlines()[-1] == (
-        f'interrupted in iteration {iteration}; go on with: '
+        f'interrupted at epoch {iteration / 3:.2f}, iteration {iteration}; go on with: '
         f'python train_vae.py --resume -o {out}')
     more = iteration // 3 + 2
     assert cli('--resume', '-o', out, '-e', more)[0] == 0
@@ -475,6 +475,10 @@ def check_refused(result, *parts):
     assert err.startswith('train_vae.py: error: ')
     for part in parts:
         assert part in err
+
+
+def test_a_bad_count_of_two_lines_is_still_one_line(cli):
+    check_refused(cli('--epoch', 'a\nb'), 'a b is not a positive whole number')
 
 
 @pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', '1.5', 'x', ''])
@@ -608,8 +612,8 @@ def test_initmodel_of_another_activation(cli, data_dir, tmp_path, finished):
 def test_loss_that_is_not_finite_stops_the_run(cli, data_dir, small_run, tmp_path):
     status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'inf', *SMALL, '--beta', '1e39')
     assert (status, err.count('\n')) == (1, 1)
-    assert 'main/loss is not finite in epoch 1, iteration 1; ' in err
-    assert 'Last good snapshot: none' in err
+    assert 'the training loss is not finite in epoch 1, iteration 1; ' in err
+    assert 'last good snapshot: none' in err
     assert not list((tmp_path / 'inf').glob('snapshot_*'))
 
     arrays = snapshot.read(last(small_run))
