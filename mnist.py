@@ -99,7 +99,8 @@ def to_digits(title, dataset, data_dir, arrays):
     """
     checksum = hashlib.sha256()
     for array in arrays:
-        checksum.update(str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        checksum.update(str(array.shape).encode())
+        checksum.update(np.ascontiguousarray(array))
     scaled = [pixels.astype(np.float32) for pixels in arrays[::2]]
     for array in scaled:
         np.multiply(array, 1 / 255, out=array)

@@ -320,8 +320,8 @@ def load_weights(path, model, activation):
     if SETTINGS_KEY in arrays:
         its_own = settings(arrays, path)['activation']
         if its_own != activation:
-            raise SnapshotError(f'{path} is of another model, of {its_own} units rather '
-                                         f'than {activation}; give --activation {its_own}')
+            raise SnapshotError(f'{path} is of another model, of {its_own} units rather than '
+                                f'{activation}; give --activation {its_own}')
 
 
 def load_trainer(arrays, trainer, path):

@@ -128,8 +128,9 @@ def positive(kind, most=math.inf):
     """Make a type for argparse: finite positive numbers of `kind`, int or float, up to `most`."""
     def parse(text):
         with contextlib.suppress(ValueError):
-            if 0 < kind(text) < math.inf and kind(text) <= most:
-                return kind(text)
+            value = kind(text)
+            if 0 < value < math.inf and value <= most:
+                return value
         what = 'positive whole number' if kind is int else 'positive number'
         limit = '' if most == math.inf else f' of at most {most}'
         raise argparse.ArgumentTypeError(f'{text} is not a {what}{limit}')
@@ -335,7 +336,7 @@ class Plain:
 
 
 class PlotReport(training.Extension):
-    """Redraws OUT/loss.png after an epoch, at most every half minute."""
+    """Redraws OUT/loss.png after an epoch, at most every half minute; `main` draws the last."""
 
     trigger = 1, 'epoch'
     seconds = 30
@@ -343,7 +344,7 @@ class PlotReport(training.Extension):
 
     def __call__(self, trainer):
         """Draw, if that is due."""
-        if time.monotonic() >= self.due:
+        if time.monotonic() >= self.due and not trainer.stop_trigger(trainer):
             plot_losses(trainer)
             self.due = time.monotonic() + self.seconds
 

@@ -35,7 +35,7 @@ def idx(array):
 
 
 def make_digits(n, seed):
-    """Return n pictures (n, 28, 28) uint8, a blurred bar whose place its label tells."""
+    """Return n pictures (n, 28, 28) uint8, a bar of noise whose place its label tells."""
     rng = np.random.RandomState(seed)
     labels = np.arange(n) % 10
     pictures = np.zeros((n, 28, 28), np.uint8)
