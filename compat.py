@@ -5,10 +5,13 @@ imports chainer imports this one first. It makes the repairs below, each with th
 that needs it, and imports chainer once with its import-time warnings silenced. Whatever the
 installed NumPy still has is left as it is.
 
-`get_device`, which train_vae.py and visualize.py share, says which CuPy a GPU needs.
+Below stands what both commands, train_vae.py and visualize.py, need to meet their user:
+`get_device`, which says which CuPy a GPU needs, and `Parser` and `run`, whose errors are one line.
 """
 
+import argparse
 import os
+import signal
 import sys
 import types
 import warnings
@@ -43,8 +46,12 @@ CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
 
 
-class DeviceError(Exception):
-    """The GPU asked for cannot be used; the message says why and what would mend it."""
+class UserError(Exception):
+    """What a user can mend; the message says what is wrong and what would mend it."""
+
+
+class DeviceError(UserError):
+    """The GPU asked for cannot be used."""
 
 
 def get_device(gpu):
@@ -79,3 +86,37 @@ def get_device(gpu):
         cause = ' '.join(str(error).split())
         raise DeviceError(f'--gpu {gpu}: CuPy does not run ({cause}); {CUPY}') from None
     return chainer.get_device(f'@cupy:{gpu}')
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line on stderr, and exit status 2."""
+
+    def error(self, message):
+        """Say what is wrong and exit."""
+        mend = '' if ';' in message else '; see --help'
+        self.exit(2, f'{self.prog}: error: {" ".join(message.split())}{mend}\n')
+
+
+def run(prog, main, argv=None):
+    """Run the command `prog`; where it fails, say why in one line on stderr.
+
+    Args:
+        prog (str): Name of the command, for the message.
+        main (callable): Of `argv`; returns the exit status.
+        argv (list of str): Arguments; by default the program's own.
+
+    Returns:
+        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite.
+    """
+    try:
+        return main(argv)
+    except (UserError, OSError) as error:
+        status, message = 2, error
+    except MemoryError as error:
+        status, message = 2, f'not enough memory; try smaller sizes ({error})'
+    except FloatingPointError as error:
+        status, message = 1, error
+    except KeyboardInterrupt:
+        status, message = 128 + signal.SIGINT, 'interrupted'
+    print(f'{prog}: error:', *str(message).splitlines(), file=sys.stderr)
+    return status

@@ -16,7 +16,7 @@ import time
 from typing import NamedTuple
 import zlib
 
-import compat  # noqa: F401  (repairs what chainer imports)
+import compat  # repairs what chainer imports
 
 import chainer
 import numpy as np
@@ -39,8 +39,8 @@ CONTACT_SECONDS = 5         # for a mirror's first answer, name lookup included
 STALL_SECONDS = 10          # without a byte, in the middle of a file
 
 
-class DatasetError(Exception):
-    """The digits asked for cannot be had; the message says why and what would mend it."""
+class DatasetError(compat.UserError):
+    """The digits asked for cannot be had."""
 
 
 class Digits(NamedTuple):
@@ -107,6 +107,11 @@ def to_digits(title, dataset, data_dir, arrays):
     labels = [array.astype(np.int32) for array in arrays[1::2]]
     return Digits(title, dataset, data_dir, checksum.hexdigest(),
                   scaled[0], labels[0], scaled[1], labels[1])
+
+
+def binary(pixels):
+    """Round pixels, float32 of any shape, to 0 or 1."""
+    return (pixels >= 0.5).astype(np.float32)
 
 
 # The bundled digits -------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 import zipfile
 
-import compat  # noqa: F401  (repairs what chainer imports)
+import compat  # repairs what chainer imports
 
 from chainer import serializers, training
 from chainer.training.extensions import snapshot_writers
@@ -34,8 +34,8 @@ SETTING_TYPES = {
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int}
 
 
-class SnapshotError(Exception):
-    """A snapshot or results folder cannot be used; the message says why and what would mend it."""
+class SnapshotError(compat.UserError):
+    """A snapshot or results folder cannot be used."""
 
 
 class RunState(training.Extension):
@@ -136,6 +136,20 @@ def prepare(out, overwrite=False, resumed=None):
     Raises:
         SnapshotError: If it cannot be written, or holds another run's snapshots.
     """
+    make_folder(out)
+    own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
+    if find(out) and not own and not overwrite:
+        ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
+        raise SnapshotError(f'{out} holds the snapshots of an earlier run; {ways}name another '
+                            'folder with -o')
+
+
+def make_folder(out):
+    """Make the folder `out`, if need be, and make sure that it can be written to.
+
+    Raises:
+        SnapshotError: If it cannot.
+    """
     try:
         os.makedirs(out, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -143,11 +157,6 @@ def prepare(out, overwrite=False, resumed=None):
     except OSError as error:
         raise SnapshotError(f'cannot write to {out} ({error.strerror}); '
                             'name another folder with -o') from None
-    own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
-    if find(out) and not own and not overwrite:
-        ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
-        raise SnapshotError(f'{out} holds the snapshots of an earlier run; {ways}name another '
-                            'folder with -o')
 
 
 def clear(out):

@@ -57,7 +57,7 @@ def main(argv=None):
     if args.test:
         train, test = train[:TINY], test[:TINY]
     if args.binary:
-        train, test = ((pixels >= 0.5).astype(np.float32) for pixels in (train, test))
+        train, test = mnist.binary(train), mnist.binary(test)
 
     # model
     model = net.VAE(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
@@ -115,15 +115,6 @@ def main(argv=None):
 # The command line -------------------------------------------------------------------------------
 
 
-class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line on stderr, and exit status 2."""
-
-    def error(self, message):
-        """Say what is wrong and exit."""
-        mend = '' if ';' in message else '; see --help'
-        self.exit(2, f'{self.prog}: error: {" ".join(message.split())}{mend}\n')
-
-
 def positive(kind, most=math.inf):
     """Make a type for argparse: finite positive numbers of `kind`, int or float, up to `most`."""
     def parse(text):
@@ -147,8 +138,8 @@ def seed(text):
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = compat.Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     count = positive(int, MOST)
 
@@ -404,19 +395,7 @@ def report_end(updater, signum, args):
 
 def cli(argv=None):
     """Run `main`; where it fails, say why in one line on stderr. Return the exit status."""
-    try:
-        return main(argv)
-    except (mnist.DatasetError, snapshot.SnapshotError, compat.DeviceError,
-            OSError) as error:
-        status, message = 2, error
-    except MemoryError as error:
-        status, message = 2, f'not enough memory; try smaller sizes ({error})'
-    except FloatingPointError as error:
-        status, message = 1, error
-    except KeyboardInterrupt:
-        status, message = 128 + signal.SIGINT, 'interrupted'
-    print('train_vae.py: error:', *str(message).splitlines(), file=sys.stderr)
-    return status
+    return compat.run('train_vae.py', main, argv)
 
 
 if __name__ == '__main__':

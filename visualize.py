@@ -1,0 +1,696 @@
+#!/usr/bin/env python3
+"""Draw the article's figures from the snapshot of a run.
+
+One function draws one figure: it takes a model, digits and a path, writes that file and holds no
+state; `FIGURES`, at the end, names them all. Shapes in the comments: N digits of D = 784 pixels, Z
+latent dimensions.
+"""
+
+import argparse
+from collections.abc import Callable
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+
+import compat  # repairs what chainer imports
+
+import chainer
+from chainer.backends import cuda
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
+import matplotlib.style
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+import mnist
+import net
+import snapshot
+
+BATCH = 1000            # digits encoded or decoded at once
+MOST = 5000             # test digits in a scatter plot and in the projector,
+MOST_TSNE = 2000        # and in t-SNE, which takes minutes for more
+STEPS = 80              # of the walk from one digit to another
+TURN = 40               # steps from every digit to every digit, and as many back
+HOLD = 1000             # milliseconds that a GIF rests at both ends
+DPI = 100               # pixels per inch
+PALETTE = matplotlib.color_sequences['petroff10']   # safe for the colour-blind, arXiv:2107.02270
+RED = '#ff3b30'         # of the walk across the map
+STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
+         'axes.spines.right': False, 'legend.frameon': False, 'savefig.dpi': DPI,
+         'figure.constrained_layout.w_pad': 0.1, 'figure.constrained_layout.h_pad': 0.1}
+EXAMPLES = '''
+examples:
+  visualize.py -o results/mnist                  every figure that fits the newest snapshot there
+  visualize.py scatter map -o results/z2         just those two
+  visualize.py --start 3 --end 5 -o results/z2   the walk from a 3 to a 5
+  visualize.py --skip tsne -o results/mnist      all but the slowest'''
+HALO = [withStroke(linewidth=3, foreground='white')]
+
+
+class FigureError(compat.UserError):
+    """A figure cannot be drawn of this snapshot, or on this machine."""
+
+
+def main(argv=None):
+    """Draw as the command line `argv` (default: the program's) says; return the exit status."""
+    args = parse_arguments(argv)
+    model, digits, options = None, None, {}
+    if any(figure.dims for figure in args.files.values()):
+        model, digits, options = load(args)
+        if args.walk:
+            endpoints(model, digits, args.start, args.end)
+    snapshot.make_folder(args.out)
+    if args.figure:
+        for file, figure in args.files.items():
+            check_dims(file, figure.dims, options, args.out)
+
+    with matplotlib.style.context(['default', STYLE]):
+        for file, figure in args.files.items():
+            path = os.path.join(args.out, file)
+            try:
+                check_dims(file, figure.dims, options, args.out)
+                figure.draw(model, digits, path, **{key: options[key] for key in figure.options})
+            except FigureError as error:
+                if args.figure:
+                    raise
+                print(f'skipped: {error}')
+                continue
+            print(*[os.path.join(path, name) for name in sorted(os.listdir(path))]
+                  if os.path.isdir(path) else [path], sep='\n', flush=True)
+    return 0
+
+
+def load(args):
+    """Return what figures are drawn from: the model and the digits of a snapshot, and its settings.
+
+    Raises:
+        snapshot.SnapshotError, mnist.DatasetError, compat.DeviceError: If one cannot be had.
+    """
+    device = compat.get_device(args.gpu)
+    path = args.snapshot or snapshot.newest(args.out)
+    arrays = snapshot.read(path)
+    settings = snapshot.settings(arrays, path)
+    if settings['activation'] not in net.ACTIVATIONS:
+        raise snapshot.SnapshotError(f'{path} has an unknown activation, '
+                                     f'{settings["activation"]}; use another')
+    digits = mnist.load(settings['dataset'], args.data_dir or settings['data_dir'])
+    snapshot.check_digits(settings, digits, path)
+    if settings['binary']:
+        digits = digits._replace(test=mnist.binary(digits.test))
+    model = net.VAE(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
+                    net.ACTIVATIONS[settings['activation']])
+    snapshot.load_model(arrays, model, path)
+    device.use()
+    model.to_device(device)
+    return model, digits, settings | {'start': args.start, 'end': args.end}
+
+
+# The model, in batches --------------------------------------------------------------------------
+
+
+def in_batches(model, function, inputs):
+    """Apply a function of Chainer's to an array, some rows at once, on the model's device.
+
+    Args:
+        model (VAE): Says which device.
+        function (callable): From (N, ...) float32 to a Variable (N, ...).
+        inputs (ndarray): (N, ...).
+
+    Returns:
+        ndarray: (N, ...) float32, on the CPU.
+
+    Raises:
+        FigureError: If it is not finite.
+    """
+    inputs = np.asarray(inputs, np.float32)
+    with chainer.no_backprop_mode(), np.errstate(all='ignore'):
+        outputs = [cuda.to_cpu(function(model.xp.asarray(inputs[i:i + BATCH])).array)
+                   for i in range(0, len(inputs), BATCH)]
+    outputs = np.concatenate(outputs)
+    if not np.isfinite(outputs).all():
+        raise FigureError('what the model makes of its input is not finite; use another snapshot')
+    return outputs
+
+
+def encode(model, x):
+    """Return the means of q(z|x), (N, Z), of digits (N, D)."""
+    return in_batches(model, lambda x: model.encode(x)[0], x)
+
+
+def decode(model, z):
+    """Return the pictures p(x|z), (N, 28, 28) in [0, 1], of latent variables (N, Z)."""
+    return as_pictures(in_batches(model, model.decode, z))
+
+
+def as_pictures(x):
+    """Return digits (N, D) as pictures (N, 28, 28)."""
+    return x.reshape(-1, mnist.SIDE, mnist.SIDE)
+
+
+def first_of_each(digits):
+    """Return, for at most ten labels, the place of the first test digit that has it."""
+    labels, places = np.unique(digits.test_labels, return_index=True)
+    return dict(zip(labels[:10].tolist(), places[:10].tolist(), strict=True))
+
+
+def endpoints(model, digits, start, end):
+    """Return the codes (2, Z) between which the walk goes: of the first `start` and `end`.
+
+    Raises:
+        FigureError: If the test digits lack one of them.
+    """
+    places = first_of_each(digits)
+    for flag, label in (('start', start), ('end', end)):
+        if label not in places:
+            raise FigureError(f'there is no {label} among the test digits; choose --{flag} from '
+                              f'{", ".join(map(str, places))}')
+    return encode(model, digits.test[[places[start], places[end]]])
+
+
+def walk(ends, steps):
+    """Return t (steps + 1,) from 0 to 1, and z(t) = (1 - t) z_start + t z_end, (steps + 1, ..., Z).
+
+    Args:
+        ends (tuple of ndarray): z_start and z_end, (..., Z).
+        steps (int): Number of steps.
+    """
+    t = np.linspace(0, 1, steps + 1)
+    share = t.reshape(-1, *[1] * ends[0].ndim)
+    return t, (1 - share) * ends[0] + share * ends[1]
+
+
+# Pictures and files -----------------------------------------------------------------------------
+
+
+def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
+    """Lay pictures out in rows, pixel by pixel, white on black.
+
+    Args:
+        pictures (ndarray): (N, height, width) in [0, 1].
+        columns (int): Pictures in a row.
+        titles (list of str): One above each picture.
+        heading (str): One line above them all.
+        zoom (int): Pixels of the sheet, in each direction, for one of a picture.
+        gap (int): Pixels between pictures.
+
+    Returns:
+        Figure: The sheet.
+    """
+    pictures = np.kron(pictures, np.ones((1, zoom, zoom)))
+    n, height, width = pictures.shape
+    above = gap + 14 * (titles is not None)
+    top = 22 * (heading is not None)
+    total = (columns * (width + gap) + gap, top + -(-n // columns) * (above + height) + gap)
+    canvas = np.full(total[::-1], np.nan)
+    figure = Figure(figsize=[(side + 1e-6) / DPI for side in total], dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+    for i, picture in enumerate(pictures):
+        x, y = gap + i % columns * (width + gap), top + i // columns * (above + height) + above
+        canvas[y:y + height, x:x + width] = picture
+        if titles:
+            axes.text(x + width / 2, y - 4, titles[i], size=8, ha='center')
+    if heading:
+        axes.text(total[0] / 2, 19, heading, ha='center')
+    axes.imshow(canvas, 'gray', vmin=0, vmax=1, extent=(0, total[0], total[1], 0), aspect='auto',
+                interpolation='none')
+    return figure
+
+
+def save(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    with snapshot.replacing(path) as file:
+        figure.savefig(file, format='png', dpi=DPI)
+
+
+def save_gif(figures, path, frames, colors=None, milliseconds=100):
+    """Write figures as a GIF that loops and rests at both ends.
+
+    Args:
+        figures (iterable of Figure): The frames, all of one size.
+        path (str): The file.
+        frames (int): How many they are, for the progress bar.
+        colors (int): Size of the palette, taken from the first frame; by default 32 grays.
+        milliseconds (int): For each frame but the first and the last.
+    """
+    palette = Image.new('P', (1, 1))
+    palette.putpalette(np.linspace(0, 255, 32).round().astype(np.uint8).repeat(3).tobytes())
+    images = []
+    for figure in tqdm(figures, os.path.basename(path), frames, False, unit='frame', disable=None):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
+        if colors and not images:
+            palette = image.quantize(colors)
+        images.append(image.quantize(palette=palette, dither=Image.Dither.NONE))
+    durations = [HOLD, *[milliseconds] * (len(images) - 2), HOLD]
+    with snapshot.replacing(path) as file:
+        images[0].save(file, 'GIF', save_all=True, append_images=images[1:], duration=durations,
+                       loop=0)
+
+
+# Section 1-2: digits ----------------------------------------------------------------------------
+
+
+def reconstruction(model, digits, path):
+    """Ten test digits, each beside its reconstruction (section 1-2)."""
+    x = digits.test[:10]
+    gap = np.full((len(x), mnist.SIDE, 1), np.nan)
+    pairs = as_pictures(x), gap, decode(model, encode(model, x))
+    save(sheet(np.concatenate(pairs, axis=2), 5, ['input, reconstruction'] * len(x)), path)
+
+
+def first_digits(model, digits, path):
+    """Of each class the reconstruction of its first test digit (section 1-2)."""
+    places = first_of_each(digits)
+    pictures = decode(model, encode(model, digits.test[list(places.values())]))
+    save(sheet(pictures, 5, [f'reconstruction of a {label}' for label in places], zoom=5), path)
+
+
+def samples(model, digits, path):
+    """Digits decoded from z ~ N(0, I)."""
+    z = np.random.RandomState(0).standard_normal((100, model.le3_mu.out_size))
+    save(sheet(decode(model, z), 10, heading='decoded from z ~ N(0, I)', gap=3), path)
+
+
+def walk_sheet(model, digits, path, start, end):
+    """The walk: digits decoded on the line from a 0 to a 7 (section 1-2)."""
+    t, z = walk(endpoints(model, digits, start, end), STEPS)
+    save(sheet(decode(model, z), 9, [f't = {share:.3f}' for share in t]), path)
+
+
+def walk_gif(model, digits, path, start, end):
+    """The walk as an animation (section 1-2)."""
+    t, z = walk(endpoints(model, digits, start, end), STEPS)
+    figures = (sheet(picture[None], 1, heading=f'{start} to {end}, t = {share:.3f}', zoom=8)
+               for share, picture in zip(t, decode(model, z), strict=True))
+    save_gif(figures, path, len(t))
+
+
+def every_walk_gif(model, digits, path):
+    """From each digit to each digit and back (section 1-2)."""
+    codes = encode(model, digits.test[list(first_of_each(digits).values())])    # (C, Z)
+    n = len(codes)
+    t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, C * C, Z)
+    pictures = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
+    order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
+    figures = (sheet(pictures[i], n, heading=f't = {t[i]:.3f}', zoom=1, gap=2) for i in order)
+    save_gif(figures, path, len(order))
+
+
+# Section 1-2: the latent space ------------------------------------------------------------------
+
+
+def scatter(model, digits, path):
+    """The means of q(z|x) of test digits, coloured by label (section 1-2)."""
+    save(draw_scatter(model, digits), path)
+
+
+def scatter_arrow(model, digits, path, start, end):
+    """The same, with the arrow of the walk (section 1-2)."""
+    save(draw_scatter(model, digits, (start, end)), path)
+
+
+def draw_scatter(model, digits, arrow=None):
+    """Return the scatter plot of the codes, with an arrow between digits of two labels."""
+    mu, labels = encode(model, digits.test[:MOST]), digits.test_labels[:MOST]
+    project, names = plane(mu)
+    points, limit = project(mu), max(3.3, 1.05 * np.abs(project(mu)).max())
+    figure = Figure(figsize=(7.6, 7.2), layout='constrained')
+    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
+                              xlabel=names[0], ylabel=names[1])
+    for radius in (1, 2, 3):
+        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#888888'))
+    scatter_points(axes, points, labels)
+    means = {label: points[labels == label].mean(axis=0) for label in np.unique(labels)}
+    places = spread(np.array(list(means.values())), limit / 16)
+    for (label, mean), place in zip(means.items(), places, strict=True):
+        axes.annotate(str(label), mean, place, size=15, weight='bold', ha='center', va='center',
+                      path_effects=HALO, arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
+    title = f'means of q(z|x) of {len(mu)} test digits; dashed: 1, 2 and 3 σ of N(0, I)'
+    if arrow:
+        ends = project(endpoints(model, digits, *arrow))
+        axes.annotate('', ends[1], ends[0], arrowprops={
+            'arrowstyle': '-|>', 'linewidth': 2, 'color': 'black', 'shrinkA': 0, 'shrinkB': 0,
+            'path_effects': HALO, 'mutation_scale': 20})
+        title += f'\narrow: from a {arrow[0]} to a {arrow[1]}'
+    axes.set_title(title)
+    return figure
+
+
+def plane(mu):
+    """Choose a plane of the latent space to draw codes (N, Z) in.
+
+    Returns:
+        tuple: The function from (N, Z) to (N, 2), and the names of both axes. A projection leaves
+        the origin and the circles of N(0, I) where they are.
+    """
+    if mu.shape[1] == 2:
+        return lambda z: z, ('$z_1$', '$z_2$')
+    from sklearn.decomposition import PCA
+
+    if len(mu) < 2:
+        raise FigureError('principal components need two test digits or more')
+    pca = PCA(2).fit(mu)
+    return lambda z: z @ pca.components_.T, [
+        f'{nth} principal component of {mu.shape[1]}-dimensional z ({share:.0%} of the variance)'
+        for nth, share in zip(('first', 'second'), pca.explained_variance_ratio_, strict=True)]
+
+
+def scatter_points(axes, points, labels, size=9):
+    """Draw points (N, 2 or 3) in the order of the digits, coloured by label, with a legend."""
+    classes = np.unique(labels)
+    colors = [PALETTE[i % 10] for i in np.searchsorted(classes, labels)]
+    axes.scatter(*points.T, s=size, c=colors, alpha=0.7, linewidths=0)
+    handles = [axes.plot([], [], 'o', color=PALETTE[i % 10], label=label)[0]
+               for i, label in enumerate(classes)]
+    axes.figure.legend(handles=handles, loc='outside right center', title='label')
+
+
+def spread(points, gap):
+    """Move points (N, 2) apart, as little as it takes, until no two are nearer than `gap`."""
+    points = points.astype(float)
+    for _ in range(1000):
+        apart = points[:, None] - points                        # (N, N, 2)
+        distance = np.linalg.norm(apart, axis=2) + np.eye(len(points)) * gap
+        if distance.min() >= gap * 0.999:
+            break
+        push = np.maximum(gap - distance, 0) / 2 / np.maximum(distance, 1e-9)
+        points += (push[..., None] * apart).sum(axis=1) * 0.5
+    return points
+
+
+def latent_map(model, digits, path, start, end):
+    """Digits decoded from -2 to 2 in z_1 and z_2, and the walk (section 1-2)."""
+    grid = np.linspace(-2, 2, 25)
+    z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (25, 25, 2), z_2 points up
+    tiles = decode(model, z.reshape(-1, 2)).reshape(25, 25, mnist.SIDE, mnist.SIDE)
+    canvas = tiles.swapaxes(1, 2).reshape(25 * mnist.SIDE, -1)  # (700, 700)
+    edge = 2 + (grid[1] - grid[0]) / 2
+    side = len(canvas) + 60                                     # pixels; the map keeps its own
+    figure = Figure(figsize=[(side + 1e-6) / DPI] * 2, dpi=DPI)
+    axes = figure.add_axes((48 / side, 48 / side, len(canvas) / side, len(canvas) / side),
+                           xlabel='$z_1$', ylabel='$z_2$', xticks=range(-2, 3), yticks=range(-2, 3))
+    axes.imshow(canvas, 'gray', vmin=0, vmax=1, extent=(-edge, edge, -edge, edge),
+                interpolation='none')
+    axes.plot(*endpoints(model, digits, start, end).T, color=RED, linewidth=1.5, marker='o')
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    save(figure, path)
+
+
+def tsne(model, digits, path):
+    """The means of q(z|x) by t-SNE in two and in three dimensions (at its end)."""
+    from sklearn.manifold import TSNE
+
+    mu, labels = encode(model, digits.test[:MOST_TSNE]), digits.test_labels[:MOST_TSNE]
+    if len(mu) < 5:
+        raise FigureError('tsne.png needs five test digits or more')
+    figure = Figure(figsize=(11, 5.6), layout='constrained')
+    for column, dims in ((121, 2), (122, 3)):
+        print(f't-SNE of {len(mu)} codes into {dims} dimensions ...', flush=True)
+        points = TSNE(dims, perplexity=min(30, len(mu) / 4), random_state=0,
+                      init='pca' if mu.shape[1] >= dims else 'random').fit_transform(mu)
+        axes = figure.add_subplot(column, projection='3d' if dims == 3 else None,
+                                  title=f't-SNE of {len(mu)} codes in {dims} dimensions')
+        scatter_points(axes, points, labels)
+        axes.tick_params(length=0, labelcolor='none')           # t-SNE has no units
+        if dims == 3:
+            axes.set_box_aspect(None, zoom=1.15)
+    save(figure, path)
+
+
+def projector(model, digits, path):
+    """The same for TensorBoard: tensorboard --logdir OUT/projector (at its end)."""
+    mu, labels = encode(model, digits.test[:MOST]), digits.test_labels[:MOST]
+    side = int(np.ceil(np.sqrt(len(mu))))
+    sprite = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
+    sprite[:len(mu)] = as_pictures(digits.test[:MOST])
+    sprite = sprite.reshape(side, side, mnist.SIDE, mnist.SIDE).swapaxes(1, 2)
+    sprite = Image.fromarray(np.round(sprite.reshape(side * mnist.SIDE, -1) * 255).astype(np.uint8))
+    snapshot.make_folder(path)
+    with snapshot.replacing(os.path.join(path, 'sprite.png')) as file:
+        sprite.save(file, 'PNG')
+    rows = ('\t'.join(f'{value:.9g}' for value in row) + '\n' for row in mu)
+    snapshot.write_text(path, 'tensors.tsv', ''.join(rows))
+    snapshot.write_text(path, 'metadata.tsv', ''.join(f'{label}\n' for label in labels))
+    snapshot.write_text(path, 'projector_config.pbtxt', f"""\
+embeddings {{
+  tensor_name: "codes"
+  tensor_shape: {len(mu)}
+  tensor_shape: {mu.shape[1]}
+  tensor_path: "tensors.tsv"
+  metadata_path: "metadata.tsv"
+  sprite {{
+    image_path: "sprite.png"
+    single_image_dim: {mnist.SIDE}
+    single_image_dim: {mnist.SIDE}
+  }}
+}}
+""")
+
+
+# Section 2: the computational graph -------------------------------------------------------------
+
+
+def graph(model, digits, path, beta, k, batch_size):
+    """The computational graph of the loss, by Graphviz (section 2)."""
+    if not shutil.which('dot'):
+        raise FigureError(f'{os.path.basename(path)} needs Graphviz: apt install graphviz, brew '
+                          'install graphviz, or https://graphviz.org/download')
+    dot = net.draw_graph(model, model.xp.asarray(digits.train[:batch_size]), beta, k)
+    done = subprocess.run(['dot', '-Tpng'], input=dot.encode(), capture_output=True, check=False)
+    if done.returncode:
+        cause = ' '.join(done.stderr.decode(errors='replace').split())
+        raise FigureError(f'Graphviz does not run ({cause}); install it anew')
+    with snapshot.replacing(path) as file:
+        file.write(done.stdout)
+
+
+# Section 1-3: the manifold hypothesis -----------------------------------------------------------
+
+
+def roll():
+    """Make a swiss roll: points (N, 3), and for each the number of its ward cluster, (N,)."""
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.datasets import make_swiss_roll
+    from sklearn.neighbors import kneighbors_graph
+
+    points, _ = make_swiss_roll(1500, noise=0.05, random_state=0)
+    neighbours = kneighbors_graph(points, 10)
+    clusters = AgglomerativeClustering(6, connectivity=neighbours, linkage='ward')
+    return points, clusters.fit_predict(points)
+
+
+def swiss_roll_gif(model, digits, path):
+    """The swiss roll turning in three dimensions (section 1-3)."""
+    points, clusters = roll()
+    colors = [PALETTE[cluster] for cluster in clusters]
+
+    def frame(angle):
+        figure = Figure(figsize=(4.4, 4.0), dpi=DPI)
+        axes = figure.add_axes((0, 0, 1, 1), projection='3d')
+        axes.scatter(*points.T, s=14, c=colors, edgecolors='#444444', linewidths=0.3,
+                     depthshade=False)
+        axes.view_init(elev=12, azim=angle - 90)
+        axes.set_box_aspect(np.ptp(points, axis=0), zoom=1.15)
+        axes.tick_params(labelcolor='none')
+        return figure
+
+    save_gif(map(frame, range(0, 361, 10)), path, 37, 48, milliseconds=150)
+
+
+def swiss_roll(model, digits, path):
+    """The swiss roll unrolled by locally linear embedding (section 1-3)."""
+    from sklearn.manifold import LocallyLinearEmbedding
+
+    points, clusters = roll()
+    embedding = LocallyLinearEmbedding(n_neighbors=12, method='modified', random_state=0)
+    flat = embedding.fit_transform(points)                      # (N, 2)
+    figure = Figure(figsize=(7.2, 4.4), layout='constrained')
+    axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
+    axes.axis('off')
+    axes.scatter(*flat.T, s=14, c=[PALETTE[cluster] for cluster in clusters],
+                 edgecolors='#444444', linewidths=0.4)
+    save(figure, path)
+
+
+# Section 3: the KL divergence -------------------------------------------------------------------
+
+
+def normal(x, mu, sigma):
+    """Return the density of N(mu, sigma^2) at x."""
+    return np.exp(-((x - mu) / sigma) ** 2 / 2) / (sigma * np.sqrt(2 * np.pi))
+
+
+def kl_divergence(mu, sigma):
+    """Return KL[N(mu, sigma^2) || N(0, 1)] in nats (Kingma & Welling, appendix B)."""
+    return (mu ** 2 + sigma ** 2 - np.log(sigma ** 2) - 1) / 2
+
+
+def kl_integral(mu, sigma):
+    """Return the same by its definition, the integral of q log(q / p), summed over a grid."""
+    x, dx = np.linspace(mu - 10 * sigma, mu + 10 * sigma, 2001, retstep=True)
+    q = normal(x, mu, sigma)
+    return np.sum(q * np.log(q / normal(x, 0, 1))) * dx
+
+
+def kl_gif(model, digits, path):
+    """q(z) = N(µ, σ²) moving onto p(z) = N(0, 1), and their KL (section 3)."""
+    share = np.linspace(0, 1, 61)
+    mu, sigma = 2.5 * (1 - share), 0.4 + 0.6 * share
+    x = np.linspace(-4, 4.5, 400)
+    closed = kl_divergence(mu, sigma)
+    numeric = [kl_integral(*pair) for pair in zip(mu, sigma, strict=True)]
+
+    def frame(i):
+        figure = Figure(figsize=(7.2, 3.2), dpi=DPI)
+        left = figure.add_axes((0.09, 0.15, 0.4, 0.72), xlabel='z', ylabel='density',
+                               ylim=(0, 1.1), title=f'µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}')
+        left.fill_between(x, normal(x, 0, 1), color='#cccccc', label='p(z) = N(0, 1)')
+        left.plot(x, normal(x, mu[i], sigma[i]), color=PALETTE[0], linewidth=2,
+                  label='q(z) = N(µ, σ²)')
+        left.legend(loc='upper left')
+        right = figure.add_axes((0.57, 0.15, 0.41, 0.72), xlabel='step', xlim=(-2, 62),
+                                ylim=(-0.2, 4), title='KL[q || p] in nats')
+        right.plot(closed[:i + 1], color=PALETTE[0], linewidth=2,
+                   label=f'closed form: {closed[i]:.4f}')
+        right.plot(range(0, i + 1, 4), numeric[:i + 1:4], 'o', color=PALETTE[2], markersize=4,
+                   label=f'numerical integral: {numeric[i]:.4f}')
+        right.legend(loc='upper right')
+        return figure
+
+    save_gif(map(frame, range(61)), path, 61, 32, milliseconds=80)
+
+
+# The table of the figures, and the command line -------------------------------------------------
+
+
+class Recipe(NamedTuple):
+    """How to draw a figure."""
+
+    draw: Callable              # of model, digits, path, and the options below
+    dims: range | None = range(1, sys.maxsize)      # numbers of latent dimensions it can show;
+                                                    # None: it needs no snapshot
+    options: tuple = ()         # keyword arguments: the ends of the walk, or settings of the run
+
+
+WALK = ('start', 'end')
+PLANE = range(2, sys.maxsize)
+FIGURES = {                     # the file or folder in OUT, and how to draw it
+    'reconstruction.png': Recipe(reconstruction),
+    'digits.png': Recipe(first_digits),
+    'samples.png': Recipe(samples),
+    'scatter.png': Recipe(scatter, PLANE),
+    'scatter_arrow.png': Recipe(scatter_arrow, PLANE, WALK),
+    'interpolation_0to7.png': Recipe(walk_sheet, options=WALK),
+    'interpolation_0to7.gif': Recipe(walk_gif, options=WALK),
+    'interpolation_all.gif': Recipe(every_walk_gif),
+    'map.png': Recipe(latent_map, range(2, 3), WALK),
+    'graph.png': Recipe(graph, options=('beta', 'k', 'batch_size')),
+    'tsne.png': Recipe(tsne, PLANE),
+    'projector': Recipe(projector, PLANE),
+    'swiss_roll.gif': Recipe(swiss_roll_gif, None),
+    'swiss_roll.png': Recipe(swiss_roll, None),
+    'kl.gif': Recipe(kl_gif, None),
+}
+
+
+def stem(file):
+    """Return the name of a figure: its file without the extension."""
+    return os.path.splitext(file)[0]
+
+
+def check_dims(file, dims, options, out):
+    """Make sure that a figure can show as many latent dimensions as the snapshot has.
+
+    Raises:
+        FigureError: If it cannot, with the commands that would make it.
+    """
+    if dims is None or options['dim_z'] in dims:
+        return
+    other = out.rstrip(os.sep) + '_z2'
+    source = (['--data-dir', options['data_dir']] if options['data_dir']
+              else ['--dataset', options['dataset']])
+    train = ['python', 'train_vae.py', '-z', '2', *source, '-o', other]
+    draw = ['python', 'visualize.py', stem(file), '-o', other]
+    raise FigureError(f'{file} needs z = 2{" or more" if len(dims) > 1 else ""}, and the snapshot '
+                      f'has z = {options["dim_z"]}; make it by: '
+                      f'{shlex.join(train)} && {shlex.join(draw)}')
+
+
+def build_parser():
+    """Return the parser of the command line."""
+    parser = compat.Parser(
+        prog='visualize.py', description=__doc__.splitlines()[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='\n'.join(['figures:', *(f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
+                                        for file, recipe in FIGURES.items()), EXAMPLES]))
+    add = parser.add_argument
+    add('figure', nargs='*', metavar='FIGURE',
+        help='figures to draw, with or without the extension (default: all that fit the snapshot)')
+    add('-s', '--snapshot', metavar='FILE',
+        help='draw from this snapshot (default: the one in OUT with the most iterations)')
+    add('-o', '--out', default='results', help='folder for the figures (default: results)')
+    add('--skip', action='append', default=[], metavar='FIGURE',
+        help='leave out this figure; may be given several times')
+    add('--start', type=int, metavar='D', help='digit where the walk starts (default: 0)')
+    add('--end', type=int, metavar='D', help='digit where it ends (default: 7)')
+    add('--data-dir', metavar='DIR',
+        help="folder of the digits (default: where the run found them)")
+    add('-g', '--gpu', type=int, default=-1, metavar='N',
+        help='encode and decode on GPU N (default: on the CPU)')
+    return parser
+
+
+def parse_arguments(argv):
+    """Parse the command line.
+
+    Returns:
+        Namespace: The arguments; `files` has the chosen figures by the names of their files, and
+        `walk` tells whether --start or --end was given.
+    """
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    args.walk = args.start is not None or args.end is not None
+    args.start = 0 if args.start is None else args.start
+    args.end = 7 if args.end is None else args.end
+    if args.start == args.end:
+        parser.error(f'the walk starts and ends at {args.start}; choose another --start or --end')
+
+    all_files = {file.replace('0to7', f'{args.start}to{args.end}'): file for file in FIGURES}
+    names = {}                      # what a user may call a figure: its files
+    for file, key in all_files.items():
+        for name in {file, stem(file), key, stem(key), key.split('_0to7')[0]}:
+            names.setdefault(name, []).append(file)
+    for name in args.figure + args.skip:
+        if name.rstrip('/') not in names:
+            ends = re.match('interpolation_([0-9]+)to([0-9]+)', name)
+            mend = (f'it is interpolation with --start {ends[1]} --end {ends[2]}' if ends else
+                    'the figures are ' + ', '.join(dict.fromkeys(map(stem, FIGURES))))
+            parser.error(f'unknown figure {name}; {mend}')
+    chosen, skipped = ([file for name in given for file in names[name.rstrip('/')]]
+                       for given in (args.figure, args.skip))
+    args.files = {file: FIGURES[key] for file, key in all_files.items()
+                  if (file in chosen or not args.figure) and file not in skipped}
+    if not args.files:
+        parser.error('--skip leaves no figure; leave it out')
+    return args
+
+
+def cli(argv=None):
+    """Run `main`; where it fails, say why in one line on stderr. Return the exit status."""
+    return compat.run('visualize.py', main, argv)
+
+
+if __name__ == '__main__':
+    sys.stdout.reconfigure(errors='backslashreplace')       # names of files can be anything
+    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))     # and clean up
+    sys.exit(cli())
