@@ -345,16 +345,18 @@ class PlotReport(training.Extension):
 
 def plot_losses(trainer):
     """Draw OUT/loss.png from the log: the loss and its two terms, in training and test."""
+    from matplotlib import color_sequences
     from matplotlib.figure import Figure
 
+    blue, _, red, *_ = color_sequences['petroff10']     # as in the figures of visualize.py
     log = trainer.get_extension('LogReport').log
     if not log:
         return
     figure = Figure(figsize=(10, 3.4), layout='constrained')
     titles = ('loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)')
     for axes, title, name in zip(figure.subplots(1, 3), titles, REPORTED, strict=True):
-        for label, prefix, color in (('training', 'main/', '#0072B2'),
-                                     ('test', 'validation/main/', '#D55E00')):
+        for label, prefix, color in (('training', 'main/', blue),
+                                     ('test', 'validation/main/', red)):
             axes.plot([row['epoch'] for row in log], [row[prefix + name] for row in log],
                       marker='.' if len(log) < 20 else None, color=color, label=label)
         axes.set(title=title, xlabel='epoch')

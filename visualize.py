@@ -238,19 +238,24 @@ def save_gif(figures, path, frames, colors=None, milliseconds=100):
         figures (iterable of Figure): The frames, all of one size.
         path (str): The file.
         frames (int): How many they are, for the progress bar.
-        colors (int): Size of the palette, taken from the first frame; by default 32 grays.
+        colors (int): Size of the palette, taken from the first frame; by default 32 grays, of
+            frames that are gray.
         milliseconds (int): For each frame but the first and the last.
     """
-    palette = Image.new('P', (1, 1))
-    palette.putpalette(np.linspace(0, 255, 32).round().astype(np.uint8).repeat(3).tobytes())
+    grays = np.linspace(0, 255, 32).round().astype(np.uint8).repeat(3).tobytes()
     images = []
     for figure in tqdm(figures, os.path.basename(path), frames, False, unit='frame', disable=None):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('RGB')
-        if colors and not images:
-            palette = image.quantize(colors)
-        images.append(image.quantize(palette=palette, dither=Image.Dither.NONE))
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        if colors:
+            image = Image.fromarray(pixels)
+            palette = images[0] if images else image.quantize(colors)
+            image = image.quantize(palette=palette, dither=Image.Dither.NONE)
+        else:
+            image = Image.fromarray(np.round(pixels[..., 0] * (31 / 255)).astype(np.uint8))
+            image.putpalette(grays)
+        images.append(image)
     durations = [HOLD, *[milliseconds] * (len(images) - 2), HOLD]
     with snapshot.replacing(path) as file:
         images[0].save(file, 'GIF', save_all=True, append_images=images[1:], duration=durations,
@@ -331,7 +336,7 @@ def draw_scatter(model, digits, arrow=None):
         axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#888888'))
     scatter_points(axes, points, labels)
     means = {label: points[labels == label].mean(axis=0) for label in np.unique(labels)}
-    places = spread(np.array(list(means.values())), limit / 16)
+    places = spread(np.array(list(means.values())), limit / 13)
     for (label, mean), place in zip(means.items(), places, strict=True):
         axes.annotate(str(label), mean, place, size=15, weight='bold', ha='center', va='center',
                       path_effects=HALO, arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
@@ -365,11 +370,13 @@ def plane(mu):
         for nth, share in zip(('first', 'second'), pca.explained_variance_ratio_, strict=True)]
 
 
-def scatter_points(axes, points, labels, size=9):
+def scatter_points(axes, points, labels):
     """Draw points (N, 2 or 3) in the order of the digits, coloured by label, with a legend."""
     classes = np.unique(labels)
     colors = [PALETTE[i % 10] for i in np.searchsorted(classes, labels)]
-    axes.scatter(*points.T, s=size, c=colors, alpha=0.7, linewidths=0)
+    size = np.clip(30000 / len(points), 9, 30)                  # square points
+    solid = {'depthshade': False} if points.shape[1] == 3 else {}
+    axes.scatter(*points.T, s=size, c=colors, alpha=0.7, linewidths=0, **solid)
     handles = [axes.plot([], [], 'o', color=PALETTE[i % 10], label=label)[0]
                for i, label in enumerate(classes)]
     axes.figure.legend(handles=handles, loc='outside right center', title='label')
@@ -377,7 +384,7 @@ def scatter_points(axes, points, labels, size=9):
 
 def spread(points, gap):
     """Move points (N, 2) apart, as little as it takes, until no two are nearer than `gap`."""
-    points = points.astype(float)
+    points = points + np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
     for _ in range(1000):
         apart = points[:, None] - points                        # (N, N, 2)
         distance = np.linalg.norm(apart, axis=2) + np.eye(len(points)) * gap
@@ -398,11 +405,11 @@ def latent_map(model, digits, path, start, end):
     side = len(canvas) + 60                                     # pixels; the map keeps its own
     figure = Figure(figsize=[(side + 1e-6) / DPI] * 2, dpi=DPI)
     axes = figure.add_axes((48 / side, 48 / side, len(canvas) / side, len(canvas) / side),
-                           xlabel='$z_1$', ylabel='$z_2$', xticks=range(-2, 3), yticks=range(-2, 3))
+                           xlabel='$z_1$', ylabel='$z_2$', frame_on=False)
     axes.imshow(canvas, 'gray', vmin=0, vmax=1, extent=(-edge, edge, -edge, edge),
                 interpolation='none')
     axes.plot(*endpoints(model, digits, start, end).T, color=RED, linewidth=1.5, marker='o')
-    axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=range(-2, 3), yticks=range(-2, 3))
     save(figure, path)
 
 
@@ -544,7 +551,7 @@ def kl_integral(mu, sigma):
 
 def kl_gif(model, digits, path):
     """q(z) = N(µ, σ²) moving onto p(z) = N(0, 1), and their KL (section 3)."""
-    share = np.linspace(0, 1, 61)
+    share = np.linspace(0, 1, 41)
     mu, sigma = 2.5 * (1 - share), 0.4 + 0.6 * share
     x = np.linspace(-4, 4.5, 400)
     closed = kl_divergence(mu, sigma)
@@ -558,7 +565,7 @@ def kl_gif(model, digits, path):
         left.plot(x, normal(x, mu[i], sigma[i]), color=PALETTE[0], linewidth=2,
                   label='q(z) = N(µ, σ²)')
         left.legend(loc='upper left')
-        right = figure.add_axes((0.57, 0.15, 0.41, 0.72), xlabel='step', xlim=(-2, 62),
+        right = figure.add_axes((0.57, 0.15, 0.41, 0.72), xlabel='step', xlim=(-2, 42),
                                 ylim=(-0.2, 4), title='KL[q || p] in nats')
         right.plot(closed[:i + 1], color=PALETTE[0], linewidth=2,
                    label=f'closed form: {closed[i]:.4f}')
@@ -567,7 +574,7 @@ def kl_gif(model, digits, path):
         right.legend(loc='upper right')
         return figure
 
-    save_gif(map(frame, range(61)), path, 61, 32, milliseconds=80)
+    save_gif(map(frame, range(41)), path, 41, 32)
 
 
 # The table of the figures, and the command line -------------------------------------------------

@@ -1,4 +1,4 @@
-"""What several test modules share: tiny digits, and the command line of train_vae.py."""
+"""What several test modules share: tiny digits, runs of them, and both command lines."""
 
 import contextlib
 import gzip
@@ -14,6 +14,7 @@ import pytest
 
 import mnist
 import train_vae
+import visualize
 
 SMALL = ['--dim-h', '16', '-z', '2', '-b', '20', '-e', '2']
 
@@ -71,10 +72,21 @@ def write_files(folder, files):
 @pytest.fixture
 def cli(capsys):
     """Return a function that runs train_vae.py in this process: status, stdout, stderr."""
+    return in_process(train_vae.cli, capsys)
+
+
+@pytest.fixture
+def draw(capsys):
+    """Return a function that runs visualize.py in this process: status, stdout, stderr."""
+    return in_process(visualize.cli, capsys)
+
+
+def in_process(command, capsys):
+    """Return a function of arguments that runs a command and tells status, stdout, stderr."""
     def run(*argv):
         capsys.readouterr()
         try:
-            status = train_vae.cli([str(arg) for arg in argv])
+            status = command([str(arg) for arg in argv])
         except SystemExit as end:
             status = end.code
         return status, *capsys.readouterr()
@@ -86,9 +98,14 @@ def finished(tmp_path_factory, idx_files):
     """Return the folder of a finished run of two epochs, for all tests to share."""
     base = tmp_path_factory.mktemp('finished')
     data, out = write_files(base / 'data', idx_files), base / 'run'
-    with contextlib.redirect_stdout(io.StringIO()):
-        assert train_vae.cli(['--data-dir', str(data), '-o', str(out), *SMALL]) == 0
+    train(data, out, *SMALL)
     return out
+
+
+def train(data, out, *flags):
+    """Train silently on a folder of digits."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert train_vae.cli(['--data-dir', str(data), '-o', str(out), *flags]) == 0
 
 
 @pytest.fixture

@@ -468,11 +468,11 @@ def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, 
 # What bad input gets ------------------------------------------------------------------------
 
 
-def check_refused(result, *parts):
+def check_refused(result, *parts, prog='train_vae.py'):
     status, _, err = result
     assert status == 2
     assert err.count('\n') == 1, err
-    assert err.startswith('train_vae.py: error: ')
+    assert err.startswith(f'{prog}: error: ')
     for part in parts:
         assert part in err
 

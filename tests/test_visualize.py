@@ -1,0 +1,675 @@
+"""The figures: what stands at which pixel, in which frame, in which file; and what is refused."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+from chainer import functions as F
+from chainer.backends import cuda
+from conftest import SMALL, idx, make_digits, train, write_files
+from matplotlib.text import Text
+import numpy as np
+from PIL import Image
+import pytest
+from scipy import integrate, ndimage, stats
+from test_net import Reference
+from test_snapshot import last, rewrite
+from test_train_vae import check_refused
+
+import mnist
+import snapshot
+import visualize
+
+HAS_DOT = shutil.which('dot') is not None
+FILES = {                       # of a full run with z = 2: frames and pixels
+    'reconstruction.png': (1, (927, 232)), 'digits.png': (1, (772, 344)),
+    'samples.png': (1, (873, 895)), 'scatter.png': (1, (760, 720)),
+    'scatter_arrow.png': (1, (760, 720)), 'interpolation_0to7.png': (1, (876, 1002)),
+    'interpolation_0to7.gif': (81, (248, 270)), 'interpolation_all.gif': (80, (302, 324)),
+    'map.png': (1, (760, 760)), 'tsne.png': (1, (1100, 560)),
+    'swiss_roll.gif': (37, (440, 400)), 'swiss_roll.png': (1, (720, 440)),
+    'kl.gif': (41, (720, 320))}
+
+
+@pytest.fixture(scope='module')
+def drawn(finished, tmp_path_factory, request):
+    """Return the folder of a full run of visualize.py on the finished run, and what it printed."""
+    out = tmp_path_factory.mktemp('drawn')
+    shutil.copy(last(finished), out)
+    done = subprocess.run([sys.executable, visualize.__file__, '-o', str(out)],
+                          capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, '')
+    return out, done.stdout
+
+
+@pytest.fixture(scope='session')
+def other_run(finished, tmp_path_factory):
+    """Return the folder of a run of another z, activation and hidden size, with binary pixels."""
+    out = tmp_path_factory.mktemp('other')
+    train(finished.parent / 'data', out, '-z', '3', '--dim-h', '12', '--activation', 'tanh', '-e',
+          '1', '-b', '20', '--binary')
+    return out
+
+
+def load(out):
+    """Return the model and the digits of a run, as the figures get them."""
+    args = visualize.parse_arguments(['-o', str(out)])
+    return visualize.load(args)[:2]
+
+
+def as_reference(model, activation='softplus'):
+    """Return encode and decode of the model, in NumPy alone and float64."""
+    reference = Reference(model, activation)
+    return (lambda x: reference.encode(x)[0],
+            lambda z: 1 / (1 + np.exp(-reference.decode(z).reshape(-1, 784))))
+
+
+def frames(path):
+    """Return the frames of a picture as arrays (height, width, 3), and their milliseconds."""
+    with Image.open(path) as image:
+        arrays, durations = [], []
+        for i in range(getattr(image, 'n_frames', 1)):
+            image.seek(i)
+            arrays.append(np.asarray(image.convert('RGB')).astype(int))
+            durations.append(image.info.get('duration'))
+    return arrays, durations
+
+
+def tiles(array, zoom):
+    """Find the squares of 28 * zoom pixels on white, row by row; return them at (N, 784)."""
+    labelled, _ = ndimage.label(array.min(axis=2) < 255)
+    found = [array[box] for box in ndimage.find_objects(labelled)
+             if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
+    for tile in found:
+        np.testing.assert_array_equal(tile, np.kron(tile[::zoom, ::zoom], np.ones((zoom, zoom, 1))))
+    return np.array([tile[::zoom, ::zoom, 0].ravel() for tile in found])
+
+
+def check_tiles(array, zoom, pictures, error=2):
+    """Make sure that the tiles show these pictures, (N, 784) in [0, 1], to so many grays."""
+    np.testing.assert_allclose(tiles(array, zoom), 255 * pictures, atol=error)
+
+
+# The files --------------------------------------------------------------------------------------
+
+
+def test_a_full_run_leaves_every_figure_and_says_where(drawn):
+    out, stdout = drawn
+    parts = [f'projector/{name}' for name in ('metadata.tsv', 'projector_config.pbtxt',
+                                              'sprite.png', 'tensors.tsv')]
+    names = {*FILES, *parts, *(['graph.png'] if HAS_DOT else [])}
+    there = {os.path.relpath(os.path.join(folder, name), out)
+             for folder, _, inside in os.walk(out) for name in inside}
+    assert there == names | {'snapshot_epoch_2'}
+    for name in names:
+        assert f'{out / name}\n' in stdout
+    assert len(stdout.splitlines()) == len(names) + 2 + (not HAS_DOT)       # t-SNE says two things
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_figure_has_its_size_and_is_not_blank(drawn, name):
+    arrays, _ = frames(drawn[0] / name)
+    count, (width, height) = FILES[name]
+    assert len(arrays) == count
+    for array in arrays:
+        assert array.shape == (height, width, 3)
+        assert len(np.unique(array)) >= 16
+        assert 0.002 < np.mean(array < 128) < 0.99
+    if name.endswith('.png'):
+        edge = np.concatenate([arrays[0][0], arrays[0][-1], arrays[0][:, 0], arrays[0][:, -1]])
+        assert (edge == 255).all()                  # nothing is cut off
+
+
+@pytest.mark.parametrize('name, each', [('interpolation_0to7.gif', 100), ('kl.gif', 100),
+                                        ('interpolation_all.gif', 100), ('swiss_roll.gif', 150)])
+def test_a_gif_loops_and_rests_at_both_ends(drawn, name, each):
+    path = drawn[0] / name
+    _, durations = frames(path)
+    with Image.open(path) as image:
+        assert image.info['loop'] == 0              # for ever
+    assert durations == [1000, *[each] * (len(durations) - 2), 1000]
+    assert path.stat().st_size < 3e6
+
+
+# Digits -----------------------------------------------------------------------------------------
+
+
+def test_reconstructions_stand_beside_their_digits(drawn):
+    model, digits = load(drawn[0])
+    encode, decode = as_reference(model)
+    x = digits.test[:10]
+    pairs = np.stack([x, decode(encode(x))], axis=1).reshape(20, 784)
+    check_tiles(frames(drawn[0] / 'reconstruction.png')[0][0], 3, pairs)
+
+
+def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run, tmp_path):
+    status, _, err = draw('digits', 'reconstruction', '-s', last(other_run).replace('_2', '_1'),
+                          '-o', tmp_path)
+    assert (status, err) == (0, '')
+    model, digits = load(other_run)
+    assert np.unique(digits.test).tolist() == [0, 1]
+    encode, decode = as_reference(model, 'tanh')
+    places = [digits.test_labels.tolist().index(label) for label in range(10)]
+    first = frames(tmp_path / 'digits.png')[0][0]
+    check_tiles(first, 5, decode(encode(digits.test[places])))
+    pairs = tiles(frames(tmp_path / 'reconstruction.png')[0][0], 3)
+    np.testing.assert_array_equal(pairs[::2], 255 * digits.test[:10])
+
+
+def test_samples_come_from_the_prior(drawn, monkeypatch):
+    model, digits = load(drawn[0])
+    seen = []
+    monkeypatch.setattr(visualize, 'decode', lambda model, z: seen.append(z) or z)
+    monkeypatch.setattr(visualize, 'sheet', lambda *args, **kwargs: None)
+    monkeypatch.setattr(visualize, 'save', lambda *args: None)
+    visualize.samples(model, digits, '')
+    assert seen[0].shape == (100, 2)
+    assert stats.kstest(seen[0].ravel(), 'norm').pvalue > 0.01
+    shown = tiles(frames(drawn[0] / 'samples.png')[0][0], 3)
+    np.testing.assert_allclose(shown, 255 * as_reference(model)[1](seen[0]), atol=2)
+
+
+def walk_of(model, digits, start, end, t):
+    """Return the walk by the formula, in NumPy alone: pictures (N, 784)."""
+    encode, decode = as_reference(model)
+    labels = digits.test_labels.tolist()
+    z0, z1 = encode(digits.test[[labels.index(start), labels.index(end)]])
+    return decode((1 - t[:, None]) * z0 + t[:, None] * z1)
+
+
+def test_the_walk_goes_from_0_to_7(drawn):
+    wanted = walk_of(*load(drawn[0]), 0, 7, np.arange(81) / 80)
+    check_tiles(frames(drawn[0] / 'interpolation_0to7.png')[0][0], 3, wanted)
+    arrays, _ = frames(drawn[0] / 'interpolation_0to7.gif')
+    for array, picture in zip(arrays, wanted, strict=True):
+        check_tiles(array, 8, picture[None], 255 / 62 + 2)          # of 32 grays
+
+
+def test_start_and_end_choose_the_walk_and_the_name(draw, drawn, tmp_path):
+    shutil.copy(last(drawn[0]), tmp_path)
+    flags = ('--start', '3', '--end', '5', '-o', tmp_path)
+    for name in ('interpolation_3to5.png', 'interpolation_0to7.png'):
+        status, out, err = draw(name, *flags)
+        assert (status, out, err) == (0, f'{tmp_path / "interpolation_3to5.png"}\n', '')
+    assert {path.name for path in tmp_path.iterdir()} == {'interpolation_3to5.png',
+                                                          'snapshot_epoch_2'}
+    wanted = walk_of(*load(drawn[0]), 3, 5, np.arange(81) / 80)
+    check_tiles(frames(tmp_path / 'interpolation_3to5.png')[0][0], 3, wanted)
+    assert draw('interpolation', *flags)[1].split() == [
+        str(tmp_path / f'interpolation_3to5.{kind}') for kind in ('png', 'gif')]
+
+
+def test_every_digit_walks_to_every_digit_and_back(drawn):
+    model, digits = load(drawn[0])
+    arrays, _ = frames(drawn[0] / 'interpolation_all.gif')
+    for i, array in enumerate(arrays):
+        t = np.array([i if i <= 40 else 80 - i]) / 40
+        wanted = [walk_of(model, digits, start, end, t)[0]
+                  for start in range(10) for end in range(10)] if i in (0, 13, 40, 67) else None
+        if wanted:
+            check_tiles(array, 1, np.array(wanted), 255 / 62 + 2)
+
+
+# The latent space -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scatter_axes(monkeypatch):
+    """Return a function that draws a scatter plot of a run and returns its axes."""
+    def run(out, figure=visualize.scatter, **options):
+        seen = []
+        monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
+        model, digits = load(out)
+        figure(model, digits, '', **options)
+        seen[0].canvas.draw()
+        return seen[0].axes[0], model, digits
+    return run
+
+
+def numerals(axes):
+    return {int(text.get_text()): text for text in axes.texts if text.get_text().isdigit()}
+
+
+def test_numerals_stand_at_the_means_of_their_classes(scatter_axes, drawn):
+    axes, model, digits = scatter_axes(drawn[0])
+    mu = as_reference(model)[0](digits.test)
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), mu, atol=1e-5)
+    texts = numerals(axes)
+    assert sorted(texts) == list(range(10))
+    reach = axes.get_xlim()[1] / 3
+    for label, text in texts.items():
+        mean = mu[digits.test_labels == label].mean(axis=0)
+        np.testing.assert_allclose(text.xy, mean, atol=1e-5)
+        assert np.linalg.norm(text.get_position() - mean) < reach
+    handles = axes.figure.legends[0].get_texts()
+    assert [text.get_text() for text in handles] == [str(label) for label in range(10)]
+
+
+@pytest.mark.parametrize('run', ['finished', 'other_run'])
+def test_numerals_do_not_overlap(scatter_axes, run, request):
+    axes, _, _ = scatter_axes(request.getfixturevalue(run))
+    texts = numerals(axes).values()
+    centres = axes.transData.transform([text.get_position() for text in texts])     # pixels
+    width, height = Text.get_window_extent(next(iter(texts))).size                  # of a line
+    dx, dy = np.abs(centres[:, None] - centres)[np.triu_indices(10, 1)].T
+    assert ((dx > width) | (dy > 0.75 * height)).all()
+
+
+def test_numerals_that_are_apart_stay_where_they_are():
+    points = np.array([[0, 0], [1, 0], [0, 1.0]])
+    np.testing.assert_allclose(visualize.spread(points, 0.9), points, atol=1e-5)
+
+
+@pytest.mark.parametrize('points', [
+    np.random.RandomState(0).uniform(size=(10, 2)), [[0, 0], [1e-3, 0]], [[1, 1]] * 10])
+def test_numerals_too_near_are_spread(points):
+    points = np.array(points)
+    moved = visualize.spread(points, 0.3)
+    distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(len(points))
+    assert distances.min() > 0.29
+    np.testing.assert_allclose(moved.mean(axis=0), points.mean(axis=0), atol=0.2)
+
+
+def test_the_arrow_goes_from_a_0_to_a_7(scatter_axes, drawn):
+    axes, model, digits = scatter_axes(drawn[0], visualize.scatter_arrow, start=0, end=7)
+    labels = digits.test_labels.tolist()
+    ends = as_reference(model)[0](digits.test[[labels.index(0), labels.index(7)]])
+    arrow, = [text for text in axes.texts if not text.get_text()]
+    np.testing.assert_allclose([arrow.get_position(), arrow.xy], ends, atol=1e-5)
+
+
+def test_more_dimensions_are_projected_on_two_principal_components(scatter_axes, other_run):
+    axes, model, digits = scatter_axes(other_run)
+    mu = as_reference(model, 'tanh')[0](digits.test)
+    _, values, rows = np.linalg.svd(mu - mu.mean(axis=0))
+    points = np.array(axes.collections[0].get_offsets())
+    np.testing.assert_allclose(np.abs(points), np.abs(mu @ rows[:2].T), atol=1e-4)
+    share = values ** 2 / np.sum(values ** 2)
+    assert axes.get_xlabel() == f'first principal component of 3-dimensional z ' \
+                                f'({share[0]:.0%} of the variance)'
+    assert f'({share[1]:.0%} of' in axes.get_ylabel()
+
+
+def test_the_circles_are_of_the_prior(scatter_axes, drawn):
+    axes, _, _ = scatter_axes(drawn[0])
+    assert [(tuple(patch.center), patch.radius) for patch in axes.patches] == [
+        ((0, 0), 1), ((0, 0), 2), ((0, 0), 3)]
+    assert axes.get_aspect() == 1
+
+
+def test_a_tile_of_the_map_is_decoded_from_its_z(drawn):
+    model, digits = load(drawn[0])
+    encode, decode = as_reference(model)
+    array = frames(drawn[0] / 'map.png')[0][0][12:712, 48:748]
+    red = array[..., 0] > array[..., 1] + 60
+    compared = 0
+    for row in range(25):
+        for column in range(25):
+            place = np.s_[28 * row + 1:28 * row + 27, 28 * column + 1:28 * column + 27]
+            if not red[place].any():
+                z = [[-2 + column / 6, 2 - row / 6]]                # z_2 points up
+                wanted = 255 * decode(np.array(z)).reshape(28, 28)[1:27, 1:27]
+                np.testing.assert_allclose(array[place][..., 0], wanted, atol=2)
+                compared += 1
+    assert compared > 400
+    labels = digits.test_labels.tolist()
+    ends = encode(digits.test[[labels.index(0), labels.index(7)]])
+    for share in np.linspace(0, 1, 7):          # the red line, in pixels of 1/168
+        z_1, z_2 = (1 - share) * ends[0] + share * ends[1]
+        x, y = round((z_1 + 2) * 168 + 14), round((2 - z_2) * 168 + 14)
+        if 2 < x < 698 and 2 < y < 698:
+            assert red[y - 2:y + 3, x - 2:x + 3].any()
+
+
+def test_the_ten_colours_differ_for_the_colour_blind():
+    # Machado et al. 2009, severity 1: deuteranopia, protanopia; distances in CIELAB (1976)
+    linear = np.where(np.array(visualize.PALETTE) <= 0.04045, np.array(visualize.PALETTE) / 12.92,
+                      ((np.array(visualize.PALETTE) + 0.055) / 1.055) ** 2.4)
+    for matrix in (np.eye(3),
+                   [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                    [-0.011820, 0.042940, 0.968881]],
+                   [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                    [-0.003882, -0.048116, 1.051998]]):
+        seen = np.clip(linear @ np.array(matrix).T, 0, 1)
+        x, y, z = (seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
+                                    [0.0193, 0.1192, 0.9505]]).T / [0.9505, 1, 1.089]).T
+        f = [np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z)]
+        lab = np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=1)
+        distance = np.linalg.norm(lab[:, None] - lab, axis=2) + 100 * np.eye(10)
+        assert distance.min() > 15
+
+
+def test_tsne_keeps_the_classes_together(monkeypatch, drawn):
+    seen = []
+    monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
+    _, digits = load(drawn[0])
+    labels = np.arange(200) % 5
+    codes = np.random.RandomState(0).normal(size=(200, 5)) + 20 * np.eye(5)[labels]
+    monkeypatch.setattr(visualize, 'encode', lambda model, x: codes)
+    visualize.tsne(None, digits._replace(test_labels=labels), '')
+    flat, deep = (axes.collections[0] for axes in seen[0].axes)
+    for points in (np.array(flat.get_offsets()), np.array(deep._offsets3d).T):
+        distance = np.linalg.norm(points[:, None] - points, axis=2)
+        np.fill_diagonal(distance, np.inf)
+        assert np.mean(labels[distance.argmin(axis=1)] == labels) > 0.95
+    assert (flat.get_offsets().shape, len(deep._offsets3d)) == ((200, 2), 3)
+
+
+def test_tensorboard_reads_the_projector(drawn, tmp_path):
+    model, digits = load(drawn[0])
+    folder = drawn[0] / 'projector'
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'tensorboard.main', '--logdir', str(folder), '--host', '127.0.0.1',
+         '--port', '0'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        while not (found := re.search(r'http://127\.0\.0\.1:\d+/', ''.join(lines))):
+            lines.append(process.stderr.readline())
+            assert lines[-1], ''.join(lines)
+
+        def get(path):
+            with urllib.request.urlopen(found[0] + path, timeout=30) as answer:
+                return answer.read()
+
+        plugin = 'data/plugin/projector/'
+        config, = json.loads(get(plugin + 'info?run=.'))['embeddings']
+        assert config['tensorShape'] == [30, 2]
+        tensors = np.frombuffer(get(plugin + 'tensor?run=.&name=codes'), '<f4').reshape(30, 2)
+        np.testing.assert_allclose(tensors, as_reference(model)[0](digits.test), atol=1e-5)
+        labels = get(plugin + 'metadata?run=.&name=codes').decode().split('\n')
+        assert [int(label) for label in labels if label] == digits.test_labels.tolist()
+        (tmp_path / 'sprite.png').write_bytes(get(plugin + 'sprite_image?run=.&name=codes'))
+        end = time.monotonic() + 30
+        while not json.loads(get('data/plugins_listing'))['projector']['enabled']:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+    sprite = frames(tmp_path / 'sprite.png')[0][0][..., 0]
+    assert sprite.shape == (168, 168)                   # 6 x 6 tiles for 30 digits
+    size = config['sprite']['singleImageDim']
+    for i in (0, 1, 7, 29):
+        tile = sprite[i // 6 * size[1]:, i % 6 * size[0]:][:size[1], :size[0]]
+        np.testing.assert_array_equal(tile.ravel(), np.round(255 * digits.test[i]))
+
+
+# The computational graph, the swiss roll, the KL divergence ---------------------------------------
+
+
+@pytest.mark.skipif(not HAS_DOT, reason='needs Graphviz')
+def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
+    seen, run = [], subprocess.run
+
+    def watched(*args, **kwargs):
+        seen.append(kwargs['input'])
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, 'run', watched)
+    model, digits = load(other_run)
+    visualize.graph(model, digits, str(tmp_path / 'graph.png'), 2.0, 1, 20)
+    for text in (b'z_mu: (20, 3)', b'enc_h1: (20, 12)', b'Tanh', b'_ * 2.0'):
+        assert text in seen[0]
+    assert np.mean(frames(tmp_path / 'graph.png')[0][0] < 128) > 0.01
+
+
+def test_without_graphviz_the_graph_says_how_to_get_it(draw, small_run, monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    monkeypatch.setattr(visualize, 'FIGURES', {key: visualize.FIGURES[key] for key in
+                                               ('graph.png', 'digits.png')})
+    status, out, err = draw('-o', small_run)
+    assert (status, err) == (0, '')
+    skipped, written = out.splitlines()
+    assert skipped.startswith('skipped: graph.png needs Graphviz: apt install graphviz')
+    assert written == str(small_run / 'digits.png')
+    refused(draw('graph', '-o', small_run), 'graph.png needs Graphviz', 'apt install graphviz')
+
+
+def test_a_graphviz_that_fails(draw, small_run, tmp_path, monkeypatch):
+    dot = tmp_path / 'dot'
+    dot.write_text('#!/bin/sh\necho no fonts >&2\nexit 1\n')
+    dot.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    refused(draw('graph', '-o', small_run), 'Graphviz does not run (no fonts)')
+    assert not (small_run / 'graph.png').exists()
+
+
+def test_figures_without_a_snapshot(draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(visualize, 'load', None)
+    status, out, err = draw('swiss_roll.png', '-o', tmp_path)
+    assert (status, out, err) == (0, f'{tmp_path / "swiss_roll.png"}\n', '')
+
+
+def test_the_roll_is_unrolled(monkeypatch):
+    seen = []
+    monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
+    visualize.swiss_roll(None, None, '')
+    flat = np.array(seen[0].axes[0].collections[0].get_offsets())
+    points, clusters = visualize.roll()
+    assert sorted(np.unique(clusters)) == list(range(6))
+    # x = t cos t, z = t sin t: t tells how far along the roll a point lies
+    along = np.hypot(points[:, 0], points[:, 2])
+    order = abs(stats.spearmanr(flat[:, 0], along).statistic)
+    across = abs(stats.spearmanr(flat[:, 1], points[:, 1]).statistic)
+    assert min(order, across) > 0.95
+
+
+@pytest.mark.parametrize('mu, sigma', [(2.5, 0.4), (0, 1), (-1, 2), (0.3, 0.05), (4, 1.5)])
+def test_kl_divergence(mu, sigma):
+    def integrand(z):
+        q, p = stats.norm(mu, sigma), stats.norm(0, 1)
+        return q.pdf(z) * (q.logpdf(z) - p.logpdf(z))
+
+    wanted, _ = integrate.quad(integrand, mu - 12 * sigma, mu + 12 * sigma, epsabs=1e-10)
+    assert visualize.kl_divergence(mu, sigma) == pytest.approx(wanted, abs=1e-8)
+    assert visualize.kl_integral(mu, sigma) == pytest.approx(wanted, abs=1e-8)
+    chainers = F.gaussian_kl_divergence(np.array([mu], float), np.log([sigma ** 2.0]))
+    assert visualize.kl_divergence(mu, sigma) == pytest.approx(float(chainers.array), abs=1e-8)
+
+
+# The command line -------------------------------------------------------------------------------
+
+
+def refused(result, *parts):
+    check_refused(result, *parts, prog='visualize.py')
+
+
+def test_help_lists_every_figure(draw):
+    status, out, _ = draw('--help')
+    assert status == 0
+    for file, recipe in visualize.FIGURES.items():
+        assert re.search(f'^  {file} +{re.escape(recipe.draw.__doc__.splitlines()[0])}$', out, re.M)
+    for flag in ('--snapshot FILE', '--out OUT', '--skip FIGURE', '--start D', '--end D',
+                 '--data-dir DIR', '--gpu N'):
+        assert flag in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_the_readme_lists_every_figure():
+    with open(os.path.join(os.path.dirname(visualize.__file__), 'README.md')) as file:
+        section = file.read().partition('\n## The figures\n')[2]
+    rows = re.findall(r'^\| `([a-z0-9_]+(?:\.png|\.gif|/))` \|', section, re.M)
+    assert [row.rstrip('/') for row in rows] == list(visualize.FIGURES)
+
+
+def test_the_gallery_is_small_and_has_grays():
+    gallery = os.path.join(os.path.dirname(visualize.__file__), 'results', 'gallery')
+    sizes = {name: os.path.getsize(os.path.join(gallery, name)) for name in os.listdir(gallery)}
+    assert sum(size for name, size in sizes.items() if name.endswith('.gif')) <= 5e6
+    for name, size in sizes.items():
+        assert size <= (1.5e6 if name.endswith('.gif') else 300e3), name
+        first = frames(os.path.join(gallery, name))[0][0]
+        assert len(np.unique(first.reshape(-1, 3), axis=0)) >= 16, name
+
+
+def test_chosen_and_skipped_figures(draw, small_run, monkeypatch):
+    cheap = ('reconstruction.png', 'digits.png', 'samples.png', 'projector')
+    monkeypatch.setattr(visualize, 'FIGURES', {key: visualize.FIGURES[key] for key in cheap})
+    status, out, err = draw('-o', small_run, '--skip', 'samples', '--skip', 'projector/')
+    assert (status, err) == (0, '')
+    assert out.split() == [str(small_run / name) for name in ('reconstruction.png', 'digits.png')]
+    out = draw('samples.png', 'digits', '-o', small_run)[1]
+    assert out.split() == [str(small_run / name) for name in ('digits.png', 'samples.png')]
+
+
+def test_the_newest_snapshot_and_another_output_folder(draw, small_run, tmp_path):
+    for number in (1, 2):
+        status, _, err = draw('digits', '-o', tmp_path / 'new' / str(number),
+                                '-s', small_run / f'snapshot_epoch_{number}')
+        assert (status, err) == (0, '')
+    assert draw('digits', '-o', small_run)[0] == 0
+    pictures = [path.read_bytes() for path in (
+        tmp_path / 'new' / '1' / 'digits.png', tmp_path / 'new' / '2' / 'digits.png',
+        small_run / 'digits.png')]
+    assert pictures[0] != pictures[1] == pictures[2]
+
+
+def test_a_figure_that_the_snapshot_does_not_allow(draw, other_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(visualize, 'FIGURES', {key: visualize.FIGURES[key] for key in
+                                               ('map.png', 'digits.png')})
+    path = other_run / 'snapshot_epoch_1'
+    status, out, err = draw('-s', path, '-o', tmp_path)
+    assert (status, err) == (0, '')
+    skipped, written = out.splitlines()
+    data = other_run.parent
+    reason = 'map.png needs z = 2, and the snapshot has z = 3; make it by: python train_vae.py -z 2'
+    assert skipped.startswith(f'skipped: {reason} --data-dir {data.parent}')
+    assert skipped.endswith(f' -o {tmp_path}_z2 && python visualize.py map -o {tmp_path}_z2')
+    assert written == str(tmp_path / 'digits.png')
+    os.remove(written)
+    refused(draw('digits', 'map', '-s', path, '-o', tmp_path), reason)
+    assert list(tmp_path.iterdir()) == []               # refused before anything is drawn
+
+
+def test_one_dimension_has_no_plane(draw, data_dir, tmp_path):
+    out = tmp_path / 'run'
+    train(data_dir, out, '-z', '1', '--dim-h', '8', '-e', '1')
+    for figure in ('scatter', 'scatter_arrow', 'map', 'tsne', 'projector'):
+        refused(draw(figure, '-o', out), 'needs z = 2', 'has z = 1')
+    assert draw('samples', 'interpolation_0to7.png', '-o', out)[0] == 0
+
+
+def test_digits_that_lack_a_class(draw, tmp_path):
+    pictures, labels = make_digits(40, 0)
+    few = labels < 4
+    arrays = (pictures, labels, pictures[few], labels[few])
+    data = write_files(tmp_path / 'data', {name.removesuffix('.gz'): idx(array) for name, array
+                                           in zip(mnist.SHA256, arrays, strict=True)})
+    out = tmp_path / 'run'
+    train(data, out, *SMALL)
+    refused(draw('interpolation', '-o', out), 'no 7 among the test digits',
+            'choose --end from 0, 1, 2, 3')
+    refused(draw('-o', out, '--start', '5', '--end', '1'), 'no 5 among', '--start from 0, 1, 2, 3')
+    assert [path.suffix for path in out.iterdir() if path.suffix in ('.png', '.gif')] == ['.png']
+    status, stdout, err = draw('-o', out, '--skip', 'tsne', '--skip', 'swiss_roll', '--skip', 'kl')
+    assert (status, err) == (0, '')
+    assert stdout.count('skipped: there is no 7 among the test digits') == 4
+    assert len(tiles(frames(out / 'interpolation_all.gif')[0][0], 1)) == 16
+    assert len(tiles(frames(out / 'digits.png')[0][0], 5)) == 4
+
+
+@pytest.mark.parametrize('flags, parts', [
+    (['nothing'], ['unknown figure nothing', 'the figures are reconstruction, digits']),
+    (['--skip', 'loss'], ['unknown figure loss']),
+    (['interpolation_1to2'], ['unknown figure', 'interpolation with --start 1 --end 2']),
+    (['map', '--skip', 'map'], ['no figure']),
+    (['--start', '7'], ['starts and ends at 7']),
+    (['--start', 'x'], ["invalid int value: 'x'", '--help']),
+    (['digits', '--start', '12'], ['no 12 among the test digits', 'from 0, 1, 2']),
+    (['--no-such-flag'], ['--no-such-flag']),
+    (['digits', '--data-dir', 'nowhere'], ['nowhere is not a folder']),
+    (['digits', '-s', 'nowhere'], ['nowhere', 'No such file']),
+    (['digits', '-o', 'nowhere'], ['no snapshot in nowhere']),
+    (['digits', '--gpu', '99'], ['--gpu 99'])])
+def test_bad_arguments(draw, small_run, monkeypatch, tmp_path, flags, parts):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(small_run.iterdir())
+    refused(draw(*([] if '-o' in flags else ['-o', small_run]), *flags), *parts)
+    assert sorted(small_run.iterdir()) == before
+    assert not (tmp_path / 'nowhere').exists()
+
+
+def test_bad_snapshots(draw, small_run, finished, tmp_path):
+    good = snapshot.read(last(small_run))
+    settings = json.loads(str(good[snapshot.SETTINGS_KEY]))
+
+    def altered(name, **changes):
+        return rewrite(last(finished), tmp_path / name,
+                       **{snapshot.SETTINGS_KEY: np.array(json.dumps(settings | changes))})
+
+    corrupt = tmp_path / 'corrupt'
+    corrupt.write_bytes((small_run / 'snapshot_epoch_2').read_bytes()[:5000])
+    weights = good[snapshot.MODEL_PREFIX + 'ld3/b'] * np.nan
+    infinite = rewrite(last(finished), tmp_path / 'nan',
+                       **{snapshot.MODEL_PREFIX + 'ld3/b': weights})
+    for path, part in ((corrupt, 'is not a snapshot, or damaged'),
+                       (altered('a', activation='swish'), 'unknown activation, swish'),
+                       (altered('b', checksum='0'), 'was trained on other digits'),
+                       (altered('c', dim_z=5), 'does not hold a run'),
+                       (infinite, 'not finite')):
+        refused(draw('digits', '-s', path, '-o', tmp_path / 'out'), part)
+    refused(draw('digits', '-s', last(small_run), '-o', tmp_path / 'out', '--data-dir', tmp_path),
+            'has neither train-images')
+
+
+@pytest.mark.parametrize('figure', ['digits', 'interpolation_all', 'projector'])
+def test_an_output_folder_that_cannot_be_written(draw, small_run, tmp_path, figure):
+    file = tmp_path / 'file'
+    file.touch()
+    refused(draw(figure, '-s', last(small_run), '-o', file), f'cannot write to {file}', '-o')
+    (tmp_path / 'digits.png').mkdir()
+    (tmp_path / 'interpolation_all.gif').mkdir()
+    (tmp_path / 'projector').touch()
+    refused(draw(figure, '-s', last(small_run), '-o', tmp_path), f'{figure}')
+    assert {path.name for path in tmp_path.iterdir()} >= {'file', 'projector'}
+    assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_finished(small_run, signum):
+    process = subprocess.Popen(
+        [sys.executable, visualize.__file__, 'digits', 'interpolation', 'kl', '-o', str(small_run)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == f'{small_run / "digits.png"}\n'
+    process.send_signal(signum)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signum
+    with Image.open(small_run / 'digits.png') as image:
+        image.load()
+    assert not (small_run / 'kl.gif').exists()
+    assert not list(small_run.glob('.*'))
+
+
+def test_a_full_disk_leaves_the_earlier_figure(draw, small_run, monkeypatch):
+    assert draw('digits', '-o', small_run)[0] == 0
+    before = (small_run / 'digits.png').read_bytes()
+
+    def fail(self, file, **kwargs):
+        file.write(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(visualize.Figure, 'savefig', fail)
+    refused(draw('digits', '-o', small_run), 'No space left on device')
+    assert (small_run / 'digits.png').read_bytes() == before
+    assert not list(small_run.glob('.*'))
+
+
+@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+def test_gpu_draws_the_same(draw, small_run, tmp_path):
+    for name, flags in (('cpu', []), ('gpu', ['--gpu', '0'])):
+        status, _, err = draw('digits', '-s', last(small_run), '-o', tmp_path / name, *flags)
+        assert (status, err) == (0, '')
+    both = [frames(tmp_path / name / 'digits.png')[0][0] for name in ('cpu', 'gpu')]
+    np.testing.assert_allclose(*both, atol=2)
+    if HAS_DOT:
+        assert draw('graph', '-o', small_run, '--gpu', '0')[0] == 0
