@@ -288,7 +288,7 @@ def check_digits(settings, digits, path):
     """
     if settings['checksum'] != digits.checksum:
         raise SnapshotError(f'{path} was trained on other digits than {digits.title}; '
-                            'name theirs with --dataset or --data-dir')
+                            'name the folder of those with --data-dir, or choose none')
 
 
 def load_model(arrays, model, path):

@@ -387,7 +387,8 @@ def report_end(updater, signum, args):
     """Say how the run ended and what comes next; return the exit status."""
     if updater.epoch >= args.epoch:
         print(f'finished at epoch {updater.epoch}: '
-              f'{os.path.join(args.out, snapshot.EPOCH_PREFIX + str(updater.epoch))}')
+              f'{os.path.join(args.out, snapshot.EPOCH_PREFIX + str(updater.epoch))}\n'
+              f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
         return 0
     gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
     print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '

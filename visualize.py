@@ -157,9 +157,9 @@ def as_pictures(x):
 
 
 def first_of_each(digits):
-    """Return, for at most ten labels, the place of the first test digit that has it."""
+    """Return, by label, the place of the first test digit of each class."""
     labels, places = np.unique(digits.test_labels, return_index=True)
-    return dict(zip(labels[:10].tolist(), places[:10].tolist(), strict=True))
+    return dict(zip(labels.tolist(), places.tolist(), strict=True))
 
 
 def endpoints(model, digits, start, end):
@@ -209,20 +209,30 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
     n, height, width = pictures.shape
     above = gap + 14 * (titles is not None)
     top = 22 * (heading is not None)
-    total = (columns * (width + gap) + gap, top + -(-n // columns) * (above + height) + gap)
-    canvas = np.full(total[::-1], np.nan)
-    figure = Figure(figsize=[(side + 1e-6) / DPI for side in total], dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xticks=[], yticks=[])
+    total_width = columns * (width + gap) + gap
+    total_height = top + -(-n // columns) * (above + height) + gap
+    canvas = np.full((total_height, total_width), np.nan)
+    figure = figure_of(total_width, total_height)
     for i, picture in enumerate(pictures):
         x, y = gap + i % columns * (width + gap), top + i // columns * (above + height) + above
         canvas[y:y + height, x:x + width] = picture
         if titles:
-            axes.text(x + width / 2, y - 4, titles[i], size=8, ha='center')
+            figure.text((x + width / 2) / total_width, 1 - (y - 4) / total_height, titles[i],
+                        size=8, ha='center')
     if heading:
-        axes.text(total[0] / 2, 19, heading, ha='center')
-    axes.imshow(canvas, 'gray', vmin=0, vmax=1, extent=(0, total[0], total[1], 0), aspect='auto',
-                interpolation='none')
+        figure.text(0.5, 1 - 19 / total_height, heading, ha='center')
+    put_pixels(figure, canvas)
     return figure
+
+
+def figure_of(width, height):
+    """Return an empty figure of so many pixels."""
+    return Figure(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI)
+
+
+def put_pixels(figure, canvas, left=0, bottom=0):
+    """Put an array of [0, 1], nan where nothing is, on a figure, pixel on pixel."""
+    figure.figimage(canvas, left, bottom, cmap='gray', vmin=0, vmax=1, origin='upper')
 
 
 def save(figure, path):
@@ -275,9 +285,9 @@ def reconstruction(model, digits, path):
 
 def first_digits(model, digits, path):
     """Of each class the reconstruction of its first test digit (section 1-2)."""
-    places = first_of_each(digits)
-    pictures = decode(model, encode(model, digits.test[list(places.values())]))
-    save(sheet(pictures, 5, [f'reconstruction of a {label}' for label in places], zoom=5), path)
+    labels, places = zip(*first_of_each(digits).items(), strict=True)
+    pictures = decode(model, encode(model, digits.test[list(places)]))
+    save(sheet(pictures, 5, [f'reconstruction of a {label}' for label in labels], zoom=5), path)
 
 
 def samples(model, digits, path):
@@ -302,9 +312,9 @@ def walk_gif(model, digits, path, start, end):
 
 def every_walk_gif(model, digits, path):
     """From each digit to each digit and back (section 1-2)."""
-    codes = encode(model, digits.test[list(first_of_each(digits).values())])    # (C, Z)
+    codes = encode(model, digits.test[list(first_of_each(digits).values())[:10]])
     n = len(codes)
-    t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, C * C, Z)
+    t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, n * n, Z)
     pictures = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
     order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
     figures = (sheet(pictures[i], n, heading=f't = {t[i]:.3f}', zoom=1, gap=2) for i in order)
@@ -402,12 +412,11 @@ def latent_map(model, digits, path, start, end):
     tiles = decode(model, z.reshape(-1, 2)).reshape(25, 25, mnist.SIDE, mnist.SIDE)
     canvas = tiles.swapaxes(1, 2).reshape(25 * mnist.SIDE, -1)  # (700, 700)
     edge = 2 + (grid[1] - grid[0]) / 2
-    side = len(canvas) + 60                                     # pixels; the map keeps its own
-    figure = Figure(figsize=[(side + 1e-6) / DPI] * 2, dpi=DPI)
-    axes = figure.add_axes((48 / side, 48 / side, len(canvas) / side, len(canvas) / side),
-                           xlabel='$z_1$', ylabel='$z_2$', frame_on=False)
-    axes.imshow(canvas, 'gray', vmin=0, vmax=1, extent=(-edge, edge, -edge, edge),
-                interpolation='none')
+    low, high = 48 / 760, 748 / 760                             # 12 pixels at the top and right
+    figure = figure_of(760, 760)
+    put_pixels(figure, canvas, 48, 48)
+    axes = figure.add_axes((low, low, high - low, high - low), xlabel='$z_1$', ylabel='$z_2$',
+                           frame_on=False, zorder=1)            # above the pixels
     axes.plot(*endpoints(model, digits, start, end).T, color=RED, linewidth=1.5, marker='o')
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=range(-2, 3), yticks=range(-2, 3))
     save(figure, path)

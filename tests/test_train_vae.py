@@ -61,7 +61,7 @@ def test_loss_png_shows_both_curves_in_three_panels(finished):
     with Image.open(finished / 'loss.png') as picture:
         pixels = np.asarray(picture.convert('RGB')).astype(int)
     assert pixels.shape == (340, 1000, 3)
-    for color in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+    for color in ((0x3F, 0x90, 0xDA), (0xBD, 0x1F, 0x01)):
         near = abs(pixels - color).sum(2) < 30
         assert all(near[:, third].sum() > 30
                    for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
@@ -141,7 +141,8 @@ def test_header_and_table(cli, data_dir, tmp_path):
         assert [float(word) for word in line.split()[:3]] == pytest.approx(
             [row['epoch'], row['main/loss'], row['main/rec_loss']], abs=1e-3)
     assert all(len(line) <= 100 for line in lines if str(tmp_path) not in line)
-    assert lines[-1] == f'finished at epoch 2: {tmp_path / "run" / "snapshot_epoch_2"}'
+    assert lines[-2:] == [f'finished at epoch 2: {tmp_path / "run" / "snapshot_epoch_2"}',
+                          f'draw its figures with: python visualize.py -o {tmp_path / "run"}']
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs a pseudo-terminal')
