@@ -49,10 +49,14 @@ STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
          'figure.constrained_layout.w_pad': 0.1, 'figure.constrained_layout.h_pad': 0.1}
 EXAMPLES = '''
 examples:
-  visualize.py -o results/mnist                  every figure that fits the newest snapshot there
-  visualize.py scatter map -o results/z2         just those two
-  visualize.py --start 3 --end 5 -o results/z2   the walk from a 3 to a 5
+  visualize.py -o results/mnist                  every figure that fits the snapshot there
+  visualize.py scatter map -o results/mnist_z2   just those two
+  visualize.py interpolation --start 3 --end 5   the walk from a 3 to a 5, as .png and .gif
   visualize.py --skip tsne -o results/mnist      all but the slowest'''
+# for scikit-learn: joblib warns at length where it cannot count the cores by itself, and threads of
+# OpenMP that wait actively make t-SNE many times slower on a machine that does something else too
+os.environ.setdefault('LOKY_MAX_CPU_COUNT', str(os.cpu_count()))
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 HALO = [withStroke(linewidth=3, foreground='white')]
 
 
@@ -260,7 +264,7 @@ def save_gif(figures, path, frames, colors=None, milliseconds=100):
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
         if colors:
             image = Image.fromarray(pixels)
-            palette = images[0] if images else image.quantize(colors)
+            palette = images[0] if images else with_white(image.quantize(colors))
             image = image.quantize(palette=palette, dither=Image.Dither.NONE)
         else:
             image = Image.fromarray(np.round(pixels[..., 0] * (31 / 255)).astype(np.uint8))
@@ -272,6 +276,14 @@ def save_gif(figures, path, frames, colors=None, milliseconds=100):
                        loop=0)
 
 
+def with_white(image):
+    """Return a paletted image whose near white is white, as its first frame's background."""
+    colors = np.array(image.getpalette()).reshape(-1, 3)
+    colors[colors.min(axis=1) >= 250] = 255
+    image.putpalette(colors.astype(np.uint8).tobytes())
+    return image
+
+
 # Section 1-2: digits ----------------------------------------------------------------------------
 
 
@@ -280,7 +292,8 @@ def reconstruction(model, digits, path):
     x = digits.test[:10]
     gap = np.full((len(x), mnist.SIDE, 1), np.nan)
     pairs = as_pictures(x), gap, decode(model, encode(model, x))
-    save(sheet(np.concatenate(pairs, axis=2), 5, ['input, reconstruction'] * len(x)), path)
+    save(sheet(np.concatenate(pairs, axis=2), 5, heading='test digits, each beside its '
+               'reconstruction'), path)
 
 
 def first_digits(model, digits, path):
@@ -299,13 +312,15 @@ def samples(model, digits, path):
 def walk_sheet(model, digits, path, start, end):
     """The walk: digits decoded on the line from a 0 to a 7 (section 1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
-    save(sheet(decode(model, z), 9, [f't = {share:.3f}' for share in t]), path)
+    save(sheet(decode(model, z), 9, [f't = {share:.4f}' for share in t],
+               f'from a {start} to a {end}'), path)
 
 
 def walk_gif(model, digits, path, start, end):
     """The walk as an animation (section 1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
-    figures = (sheet(picture[None], 1, heading=f'{start} to {end}, t = {share:.3f}', zoom=8)
+    title = f'from a {start} to a {end}, t = '
+    figures = (sheet(picture[None], 1, heading=f'{title}{share:.4f}', zoom=8)
                for share, picture in zip(t, decode(model, z), strict=True))
     save_gif(figures, path, len(t))
 
@@ -345,16 +360,12 @@ def draw_scatter(model, digits, arrow=None):
     for radius in (1, 2, 3):
         axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#888888'))
     scatter_points(axes, points, labels)
-    means = {label: points[labels == label].mean(axis=0) for label in np.unique(labels)}
-    places = spread(np.array(list(means.values())), limit / 13)
-    for (label, mean), place in zip(means.items(), places, strict=True):
-        axes.annotate(str(label), mean, place, size=15, weight='bold', ha='center', va='center',
-                      path_effects=HALO, arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
+    put_numerals(axes, points, labels, limit / 13)
     title = f'means of q(z|x) of {len(mu)} test digits; dashed: 1, 2 and 3 σ of N(0, I)'
     if arrow:
         ends = project(endpoints(model, digits, *arrow))
         axes.annotate('', ends[1], ends[0], arrowprops={
-            'arrowstyle': '-|>', 'linewidth': 2, 'color': 'black', 'shrinkA': 0, 'shrinkB': 0,
+            'arrowstyle': '-|>', 'linewidth': 2, 'color': RED, 'shrinkA': 0, 'shrinkB': 0,
             'path_effects': HALO, 'mutation_scale': 20})
         title += f'\narrow: from a {arrow[0]} to a {arrow[1]}'
     axes.set_title(title)
@@ -392,8 +403,22 @@ def scatter_points(axes, points, labels):
     axes.figure.legend(handles=handles, loc='outside right center', title='label')
 
 
+def put_numerals(axes, points, labels, gap):
+    """Write the numeral of each class at the mean of its points (N, 2), or beside it with a line.
+
+    Args:
+        gap (float): The least distance between two numerals, in units of the axes.
+    """
+    means = {label: points[labels == label].mean(axis=0) for label in np.unique(labels)}
+    places = spread(np.array(list(means.values())), gap)
+    for (label, mean), place in zip(means.items(), places, strict=True):
+        axes.annotate(str(label), mean, place, size=15, weight='bold', ha='center', va='center',
+                      zorder=5, path_effects=HALO,
+                      arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
+
+
 def spread(points, gap):
-    """Move points (N, 2) apart, as little as it takes, until no two are nearer than `gap`."""
+    """Move points (N, 2) apart, by little, until no two are nearer than `gap`."""
     points = points + np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
     for _ in range(1000):
         apart = points[:, None] - points                        # (N, N, 2)
@@ -412,18 +437,18 @@ def latent_map(model, digits, path, start, end):
     tiles = decode(model, z.reshape(-1, 2)).reshape(25, 25, mnist.SIDE, mnist.SIDE)
     canvas = tiles.swapaxes(1, 2).reshape(25 * mnist.SIDE, -1)  # (700, 700)
     edge = 2 + (grid[1] - grid[0]) / 2
-    low, high = 48 / 760, 748 / 760                             # 12 pixels at the top and right
-    figure = figure_of(760, 760)
+    figure = figure_of(760, 780)
     put_pixels(figure, canvas, 48, 48)
-    axes = figure.add_axes((low, low, high - low, high - low), xlabel='$z_1$', ylabel='$z_2$',
-                           frame_on=False, zorder=1)            # above the pixels
+    axes = figure.add_axes((48 / 760, 48 / 780, 700 / 760, 700 / 780), xlabel='$z_1$',
+                           ylabel='$z_2$', frame_on=False, zorder=1,        # above the pixels
+                           title=f'digits decoded from z; red: from a {start} to a {end}')
     axes.plot(*endpoints(model, digits, start, end).T, color=RED, linewidth=1.5, marker='o')
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=range(-2, 3), yticks=range(-2, 3))
     save(figure, path)
 
 
 def tsne(model, digits, path):
-    """The means of q(z|x) by t-SNE in two and in three dimensions (at its end)."""
+    """The means of q(z|x) by t-SNE, in 2 and 3 dimensions (end of the article)."""
     from sklearn.manifold import TSNE
 
     mu, labels = encode(model, digits.test[:MOST_TSNE]), digits.test_labels[:MOST_TSNE]
@@ -440,11 +465,14 @@ def tsne(model, digits, path):
         axes.tick_params(length=0, labelcolor='none')           # t-SNE has no units
         if dims == 3:
             axes.set_box_aspect(None, zoom=1.15)
+        else:
+            axes.axis('off')
+            put_numerals(axes, points, labels, np.ptp(points, axis=0).max() / 20)
     save(figure, path)
 
 
 def projector(model, digits, path):
-    """The same for TensorBoard: tensorboard --logdir OUT/projector (at its end)."""
+    """The same for TensorBoard, --logdir OUT/projector (end of the article)."""
     mu, labels = encode(model, digits.test[:MOST]), digits.test_labels[:MOST]
     side = int(np.ceil(np.sqrt(len(mu))))
     sprite = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
@@ -635,11 +663,11 @@ def check_dims(file, dims, options, out):
     other = out.rstrip(os.sep) + '_z2'
     source = (['--data-dir', options['data_dir']] if options['data_dir']
               else ['--dataset', options['dataset']])
-    train = ['python', 'train_vae.py', '-z', '2', *source, '-o', other]
-    draw = ['python', 'visualize.py', stem(file), '-o', other]
+    train = shlex.join(['python', 'train_vae.py', '-z', '2', *source, '-o', other]) + ' && '
+    draw = shlex.join(['python', 'visualize.py', stem(file), '-o', other])
+    trained = os.path.isdir(other) and snapshot.find(other)     # as the README has it
     raise FigureError(f'{file} needs z = 2{" or more" if len(dims) > 1 else ""}, and the snapshot '
-                      f'has z = {options["dim_z"]}; make it by: '
-                      f'{shlex.join(train)} && {shlex.join(draw)}')
+                      f'has z = {options["dim_z"]}; make it by: {"" if trained else train}{draw}')
 
 
 def build_parser():
@@ -679,12 +707,14 @@ def parse_arguments(argv):
     args.start = 0 if args.start is None else args.start
     args.end = 7 if args.end is None else args.end
     if args.start == args.end:
-        parser.error(f'the walk starts and ends at {args.start}; choose another --start or --end')
+        parser.error(f'the walk starts and ends at {args.start}; choose another --start or --end '
+                     '(which are 0 and 7 where they are not given)')
 
     all_files = {file.replace('0to7', f'{args.start}to{args.end}'): file for file in FIGURES}
     names = {}                      # what a user may call a figure: its files
     for file, key in all_files.items():
-        for name in {file, stem(file), key, stem(key), key.split('_0to7')[0]}:
+        short = key.replace('_0to7', '')
+        for name in {file, stem(file), key, stem(key), short, stem(short)}:
             names.setdefault(name, []).append(file)
     for name in args.figure + args.skip:
         if name.rstrip('/') not in names:
