@@ -106,7 +106,8 @@ def run(prog, main, argv=None):
         argv (list of str): Arguments; by default the program's own.
 
     Returns:
-        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite.
+        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite, 130
+        for Ctrl-C.
     """
     try:
         return main(argv)

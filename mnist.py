@@ -22,6 +22,7 @@ import chainer
 import numpy as np
 
 SIDE = 28                   # pixels
+TINY = 100                  # digits to train and to test on with --test
 MOST_DIGITS = 1_000_000     # a header that claims more is taken for damage
 MIRRORS = ('https://ossci-datasets.s3.amazonaws.com/mnist/',
            'https://storage.googleapis.com/cvdf-datasets/mnist/')
@@ -109,9 +110,25 @@ def to_digits(title, dataset, data_dir, arrays):
                   scaled[0], labels[0], scaled[1], labels[1])
 
 
-def binary(pixels):
-    """Round pixels, float32 of any shape, to 0 or 1."""
-    return (pixels >= 0.5).astype(np.float32)
+def prepare(digits, tiny=False, binary=False):
+    """Return the digits as a run with these settings sees them.
+
+    Args:
+        digits (Digits): As from `load`.
+        tiny (bool): `--test`: only the first `TINY` to train and to test.
+        binary (bool): `--binary`: pixels rounded to 0 or 1.
+
+    Returns:
+        Digits: The same in all else, checksum included.
+    """
+    if tiny:
+        digits = digits._replace(
+            train=digits.train[:TINY], train_labels=digits.train_labels[:TINY],
+            test=digits.test[:TINY], test_labels=digits.test_labels[:TINY])
+    if binary:
+        digits = digits._replace(**{part: (getattr(digits, part) >= 0.5).astype(np.float32)
+                                    for part in ('train', 'test')})
+    return digits
 
 
 # The bundled digits -------------------------------------------------------------------------

@@ -137,8 +137,8 @@ def draw_graph(model, x, C=1.0, k=1):
     """Draw the computational graph of the loss, as the article shows it in section 2.
 
     Args:
-        model (VAE): The model, on the CPU.
-        x (ndarray): A minibatch of pixels, (N, 784) float32.
+        model (VAE): The model.
+        x: A minibatch of pixels, (N, 784) float32, of NumPy or CuPy as the model is.
         C (float), k (int): As for `VAE.get_loss_func`.
 
     Returns:

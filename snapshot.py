@@ -288,7 +288,7 @@ def check_digits(settings, digits, path):
     """
     if settings['checksum'] != digits.checksum:
         raise SnapshotError(f'{path} was trained on other digits than {digits.title}; '
-                            'name the folder of those with --data-dir, or choose none')
+                            'leave out --dataset and --data-dir, or name the folder of its own')
 
 
 def load_model(arrays, model, path):
@@ -300,11 +300,14 @@ def load_model(arrays, model, path):
         path (str): Where the arrays come from, for the message.
 
     Raises:
-        SnapshotError: If they are the weights of another model; `model` is then as it was.
+        SnapshotError: If they are the weights of another model, or not finite; `model` is then as
+            it was.
     """
     prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
+        if found is not None and found.dtype.kind == 'f' and not np.isfinite(found).all():
+            raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
         if found is None or found.dtype.kind != 'f' or found.shape != weights.shape:
             had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
             raise SnapshotError(

@@ -29,7 +29,6 @@ import snapshot
 
 TEST_K = 10         # Monte Carlo samples that score the test set, as in the article's log
 MOST = 10**6        # of whatever a flag counts; more is a slip of the finger
-TINY = 100          # digits to train and to test on with --test
 NEWEST = object()   # --resume without a file
 REPORTED = ('loss', 'rec_loss', 'latent_loss')
 EPILOG = """\
@@ -52,12 +51,8 @@ def main(argv=None):
 
     # digits
     snapshot.prepare(args.out, args.overwrite, args.resume)
-    digits = mnist.load(args.dataset, args.data_dir)
+    digits = mnist.prepare(mnist.load(args.dataset, args.data_dir), args.test, args.binary)
     train, test = digits.train, digits.test                     # (N, 784), (M, 784)
-    if args.test:
-        train, test = train[:TINY], test[:TINY]
-    if args.binary:
-        train, test = mnist.binary(train), mnist.binary(test)
 
     # model
     model = net.VAE(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
@@ -166,7 +161,7 @@ def build_parser():
     add('--data-dir', metavar='DIR',
         help="read this folder of four IDX files, plain or .gz: MNIST's, Fashion-MNIST's, ...")
     add('--binary', action='store_true', help='round pixels to 0 or 1')
-    add('--test', action='store_true', help=f'use only {TINY} digits; with -e 3, a quick try')
+    add('--test', action='store_true', help=f'use only {mnist.TINY} digits; with -e 3, a quick try')
     add('--seed', type=seed, default=0, metavar='N',
         help='seed of weights, noise and shuffling (default: 0)')
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')

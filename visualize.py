@@ -72,24 +72,27 @@ def main(argv=None):
         model, digits, options = load(args)
         if args.walk:
             endpoints(model, digits, args.start, args.end)
+    misfits = {file: misfit(file, figure.dims, options, args)
+               for file, figure in args.files.items()}
+    for file, reason in misfits.items():
+        if reason and args.figure:
+            raise FigureError(f'{file}: {reason}')
     snapshot.make_folder(args.out)
-    if args.figure:
-        for file, figure in args.files.items():
-            check_dims(file, figure.dims, options, args.out)
 
     with matplotlib.style.context(['default', STYLE]):
         for file, figure in args.files.items():
             path = os.path.join(args.out, file)
             try:
-                check_dims(file, figure.dims, options, args.out)
-                figure.draw(model, digits, path, **{key: options[key] for key in figure.options})
+                if misfits[file]:
+                    raise FigureError(misfits[file])
+                written = figure.draw(model, digits, path,
+                                      **{key: options[key] for key in figure.options})
             except FigureError as error:
                 if args.figure:
-                    raise
-                print(f'skipped: {error}')
-                continue
-            print(*[os.path.join(path, name) for name in sorted(os.listdir(path))]
-                  if os.path.isdir(path) else [path], sep='\n', flush=True)
+                    raise FigureError(f'{file}: {error}') from None
+                print(f'skipped {file}:', *str(error).splitlines(), flush=True)
+            else:
+                print(*written or [path], sep='\n', flush=True)
     return 0
 
 
@@ -108,14 +111,14 @@ def load(args):
                                      f'{settings["activation"]}; use another')
     digits = mnist.load(settings['dataset'], args.data_dir or settings['data_dir'])
     snapshot.check_digits(settings, digits, path)
-    if settings['binary']:
-        digits = digits._replace(test=mnist.binary(digits.test))
+    digits = mnist.prepare(digits, settings['test'], settings['binary'])
     model = net.VAE(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
                     net.ACTIVATIONS[settings['activation']])
     snapshot.load_model(arrays, model, path)
     device.use()
     model.to_device(device)
-    return model, digits, settings | {'start': args.start, 'end': args.end}
+    return model, digits, settings | {'dataset': digits.dataset, 'data_dir': digits.data_dir,
+                                      'start': args.start, 'end': args.end}
 
 
 # The model, in batches --------------------------------------------------------------------------
@@ -133,7 +136,7 @@ def in_batches(model, function, inputs):
         ndarray: (N, ...) float32, on the CPU.
 
     Raises:
-        FigureError: If it is not finite.
+        snapshot.SnapshotError: If it is not finite.
     """
     inputs = np.asarray(inputs, np.float32)
     with chainer.no_backprop_mode(), np.errstate(all='ignore'):
@@ -141,7 +144,8 @@ def in_batches(model, function, inputs):
                    for i in range(0, len(inputs), BATCH)]
     outputs = np.concatenate(outputs)
     if not np.isfinite(outputs).all():
-        raise FigureError('what the model makes of its input is not finite; use another snapshot')
+        raise snapshot.SnapshotError('what the model makes of its input is not finite; use another '
+                                     'snapshot')
     return outputs
 
 
@@ -178,6 +182,13 @@ def endpoints(model, digits, start, end):
             raise FigureError(f'there is no {label} among the test digits; choose --{flag} from '
                               f'{", ".join(map(str, places))}')
     return encode(model, digits.test[[places[start], places[end]]])
+
+
+def spaced(digits, most):
+    """Return up to `most` test digits (N, D), evenly spaced among them, and their labels (N,)."""
+    n = len(digits.test)
+    places = np.linspace(0, n - 1, min(n, most)).round().astype(int)
+    return digits.test[places], digits.test_labels[places]
 
 
 def walk(ends, steps):
@@ -245,43 +256,41 @@ def save(figure, path):
         figure.savefig(file, format='png', dpi=DPI)
 
 
-def save_gif(figures, path, frames, colors=None, milliseconds=100):
+def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1)):
     """Write figures as a GIF that loops and rests at both ends.
 
     Args:
         figures (iterable of Figure): The frames, all of one size.
         path (str): The file.
         frames (int): How many they are, for the progress bar.
-        colors (int): Size of the palette, taken from the first frame; by default 32 grays, of
-            frames that are gray.
-        milliseconds (int): For each frame but the first and the last.
+        colors (list): Which of `PALETTE` they show, besides grays; by default 32 grays only.
+        milliseconds (int): For each frame that is no rest.
+        rests (tuple of int): Which frames last longer.
     """
-    grays = np.linspace(0, 255, 32).round().astype(np.uint8).repeat(3).tobytes()
+    palette = Image.new('P', (1, 1))
+    palette.putpalette(shades(colors).tobytes())
     images = []
     for figure in tqdm(figures, os.path.basename(path), frames, False, unit='frame', disable=None):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        if colors:
-            image = Image.fromarray(pixels)
-            palette = images[0] if images else with_white(image.quantize(colors))
-            image = image.quantize(palette=palette, dither=Image.Dither.NONE)
-        else:
-            image = Image.fromarray(np.round(pixels[..., 0] * (31 / 255)).astype(np.uint8))
-            image.putpalette(grays)
-        images.append(image)
-    durations = [HOLD, *[milliseconds] * (len(images) - 2), HOLD]
+        pixels = np.array(canvas.buffer_rgba())[..., :3]        # (height, width, 3) uint8
+        if not colors:                                          # so that they become exact grays
+            pixels = (np.round(pixels / 255 * 31) / 31 * 255).round().astype(np.uint8)
+        images.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
+    durations = [milliseconds] * len(images)
+    for i in rests:
+        durations[i] = HOLD
     with snapshot.replacing(path) as file:
         images[0].save(file, 'GIF', save_all=True, append_images=images[1:], duration=durations,
                        loop=0)
 
 
-def with_white(image):
-    """Return a paletted image whose near white is white, as its first frame's background."""
-    colors = np.array(image.getpalette()).reshape(-1, 3)
-    colors[colors.min(axis=1) >= 250] = 255
-    image.putpalette(colors.astype(np.uint8).tobytes())
-    return image
+def shades(colors):
+    """Return a palette, (n, 3) uint8: 32 grays; colours, each whole, lighter and darker."""
+    mixed = [(1 - share) * 255 * np.array(color) + share * other for color in colors
+             for share, other in ((0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
+    grays = np.linspace(0, 255, 32)[:, None].repeat(3, axis=1)
+    return np.concatenate([grays, *[color[None] for color in mixed]]).round().astype(np.uint8)
 
 
 # Section 1-2: digits ----------------------------------------------------------------------------
@@ -333,7 +342,7 @@ def every_walk_gif(model, digits, path):
     pictures = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
     order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
     figures = (sheet(pictures[i], n, heading=f't = {t[i]:.3f}', zoom=1, gap=2) for i in order)
-    save_gif(figures, path, len(order))
+    save_gif(figures, path, len(order), rests=(0, TURN))
 
 
 # Section 1-2: the latent space ------------------------------------------------------------------
@@ -351,9 +360,12 @@ def scatter_arrow(model, digits, path, start, end):
 
 def draw_scatter(model, digits, arrow=None):
     """Return the scatter plot of the codes, with an arrow between digits of two labels."""
-    mu, labels = encode(model, digits.test[:MOST]), digits.test_labels[:MOST]
+    x, labels = spaced(digits, MOST)
+    mu = encode(model, x)                                       # (N, Z)
     project, names = plane(mu)
-    points, limit = project(mu), max(3.3, 1.05 * np.abs(project(mu)).max())
+    points = project(mu)                                        # (N, 2)
+    ends = project(endpoints(model, digits, *arrow)) if arrow else points[:0]
+    limit = max(3.3, 1.05 * np.abs(np.concatenate([points, ends])).max())
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
     axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
                               xlabel=names[0], ylabel=names[1])
@@ -363,7 +375,6 @@ def draw_scatter(model, digits, arrow=None):
     put_numerals(axes, points, labels, limit / 13)
     title = f'means of q(z|x) of {len(mu)} test digits; dashed: 1, 2 and 3 σ of N(0, I)'
     if arrow:
-        ends = project(endpoints(model, digits, *arrow))
         axes.annotate('', ends[1], ends[0], arrowprops={
             'arrowstyle': '-|>', 'linewidth': 2, 'color': RED, 'shrinkA': 0, 'shrinkB': 0,
             'path_effects': HALO, 'mutation_scale': 20})
@@ -384,8 +395,8 @@ def plane(mu):
     from sklearn.decomposition import PCA
 
     if len(mu) < 2:
-        raise FigureError('principal components need two test digits or more')
-    pca = PCA(2).fit(mu)
+        raise FigureError('needs two test digits or more, for principal components')
+    pca = PCA(2, svd_solver='full').fit(mu)
     return lambda z: z @ pca.components_.T, [
         f'{nth} principal component of {mu.shape[1]}-dimensional z ({share:.0%} of the variance)'
         for nth, share in zip(('first', 'second'), pca.explained_variance_ratio_, strict=True)]
@@ -451,9 +462,10 @@ def tsne(model, digits, path):
     """The means of q(z|x) by t-SNE, in 2 and 3 dimensions (end of the article)."""
     from sklearn.manifold import TSNE
 
-    mu, labels = encode(model, digits.test[:MOST_TSNE]), digits.test_labels[:MOST_TSNE]
-    if len(mu) < 5:
-        raise FigureError('tsne.png needs five test digits or more')
+    x, labels = spaced(digits, MOST_TSNE)
+    if len(x) < 5:
+        raise FigureError('needs five test digits or more')
+    mu = encode(model, x)
     figure = Figure(figsize=(11, 5.6), layout='constrained')
     for column, dims in ((121, 2), (122, 3)):
         print(f't-SNE of {len(mu)} codes into {dims} dimensions ...', flush=True)
@@ -473,10 +485,11 @@ def tsne(model, digits, path):
 
 def projector(model, digits, path):
     """The same for TensorBoard, --logdir OUT/projector (end of the article)."""
-    mu, labels = encode(model, digits.test[:MOST]), digits.test_labels[:MOST]
+    x, labels = spaced(digits, MOST)
+    mu = encode(model, x)
     side = int(np.ceil(np.sqrt(len(mu))))
     sprite = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
-    sprite[:len(mu)] = as_pictures(digits.test[:MOST])
+    sprite[:len(mu)] = as_pictures(x)
     sprite = sprite.reshape(side, side, mnist.SIDE, mnist.SIDE).swapaxes(1, 2)
     sprite = Image.fromarray(np.round(sprite.reshape(side * mnist.SIDE, -1) * 255).astype(np.uint8))
     snapshot.make_folder(path)
@@ -499,6 +512,8 @@ embeddings {{
   }}
 }}
 """)
+    return [os.path.join(path, name) for name in (
+        'sprite.png', 'tensors.tsv', 'metadata.tsv', 'projector_config.pbtxt')]
 
 
 # Section 2: the computational graph -------------------------------------------------------------
@@ -507,13 +522,15 @@ embeddings {{
 def graph(model, digits, path, beta, k, batch_size):
     """The computational graph of the loss, by Graphviz (section 2)."""
     if not shutil.which('dot'):
-        raise FigureError(f'{os.path.basename(path)} needs Graphviz: apt install graphviz, brew '
-                          'install graphviz, or https://graphviz.org/download')
+        raise FigureError('needs Graphviz: apt install graphviz, brew install graphviz, or '
+                          'https://graphviz.org/download')
     dot = net.draw_graph(model, model.xp.asarray(digits.train[:batch_size]), beta, k)
-    done = subprocess.run(['dot', '-Tpng'], input=dot.encode(), capture_output=True, check=False)
-    if done.returncode:
-        cause = ' '.join(done.stderr.decode(errors='replace').split())
-        raise FigureError(f'Graphviz does not run ({cause}); install it anew')
+    try:
+        done = subprocess.run(['dot', '-Tpng'], input=dot.encode(), capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        cause = getattr(error, 'stderr', b'').decode(errors='replace') or str(error)
+        raise FigureError('needs Graphviz, which does not run here '
+                          f'({" ".join(cause.split())}); install it anew') from None
     with snapshot.replacing(path) as file:
         file.write(done.stdout)
 
@@ -548,7 +565,7 @@ def swiss_roll_gif(model, digits, path):
         axes.tick_params(labelcolor='none')
         return figure
 
-    save_gif(map(frame, range(0, 361, 10)), path, 37, 48, milliseconds=150)
+    save_gif(map(frame, range(0, 361, 10)), path, 37, PALETTE[:6], milliseconds=150)
 
 
 def swiss_roll(model, digits, path):
@@ -586,10 +603,15 @@ def kl_integral(mu, sigma):
     return np.sum(q * np.log(q / normal(x, 0, 1))) * dx
 
 
+def kl_path():
+    """Return mu and sigma, (41,) each, on the way from N(2.5, 0.4^2) to N(0, 1)."""
+    share = np.linspace(0, 1, 41)
+    return 2.5 * (1 - share), 0.4 + 0.6 * share
+
+
 def kl_gif(model, digits, path):
     """q(z) = N(µ, σ²) moving onto p(z) = N(0, 1), and their KL (section 3)."""
-    share = np.linspace(0, 1, 41)
-    mu, sigma = 2.5 * (1 - share), 0.4 + 0.6 * share
+    mu, sigma = kl_path()
     x = np.linspace(-4, 4.5, 400)
     closed = kl_divergence(mu, sigma)
     numeric = [kl_integral(*pair) for pair in zip(mu, sigma, strict=True)]
@@ -611,7 +633,7 @@ def kl_gif(model, digits, path):
         right.legend(loc='upper right')
         return figure
 
-    save_gif(map(frame, range(41)), path, 41, 32)
+    save_gif(map(frame, range(41)), path, 41, PALETTE[:3])
 
 
 # The table of the figures, and the command line -------------------------------------------------
@@ -620,7 +642,8 @@ def kl_gif(model, digits, path):
 class Recipe(NamedTuple):
     """How to draw a figure."""
 
-    draw: Callable              # of model, digits, path, and the options below
+    draw: Callable              # of model, digits, path, and the options below; returns the paths
+                                # it wrote, or None for just that path
     dims: range | None = range(1, sys.maxsize)      # numbers of latent dimensions it can show;
                                                     # None: it needs no snapshot
     options: tuple = ()         # keyword arguments: the ends of the walk, or settings of the run
@@ -652,22 +675,40 @@ def stem(file):
     return os.path.splitext(file)[0]
 
 
-def check_dims(file, dims, options, out):
-    """Make sure that a figure can show as many latent dimensions as the snapshot has.
+def misfit(file, dims, options, args):
+    """Say why a figure cannot show as many latent dimensions as the snapshot has.
 
-    Raises:
-        FigureError: If it cannot, with the commands that would make it.
+    Args:
+        file (str): Name of the figure's file.
+        dims (range): Numbers of dimensions that it can show, or None.
+        options (dict): Settings of the run.
+        args (Namespace): The command line.
+
+    Returns:
+        str: The reason, with the commands that would make the figure; '' if it can.
     """
     if dims is None or options['dim_z'] in dims:
-        return
-    other = out.rstrip(os.sep) + '_z2'
+        return ''
+    out = os.path.normpath(args.out)
+    other = (out if os.path.basename(out).strip('.') else os.path.abspath(out)) + '_z2'
     source = (['--data-dir', options['data_dir']] if options['data_dir']
               else ['--dataset', options['dataset']])
-    train = shlex.join(['python', 'train_vae.py', '-z', '2', *source, '-o', other]) + ' && '
-    draw = shlex.join(['python', 'visualize.py', stem(file), '-o', other])
-    trained = os.path.isdir(other) and snapshot.find(other)     # as the README has it
-    raise FigureError(f'{file} needs z = 2{" or more" if len(dims) > 1 else ""}, and the snapshot '
-                      f'has z = {options["dim_z"]}; make it by: {"" if trained else train}{draw}')
+    ends = ['--start', str(args.start), '--end', str(args.end)] if args.walk else []
+    commands = [['python', 'train_vae.py', '-z', '2', *source, '-o', other],
+                ['python', 'visualize.py', stem(file), *ends, '-o', other]]
+    if dim_z_of(other) == 2:        # as after the commands of the README
+        del commands[0]
+    return (f'needs z = 2{" or more" if len(dims) > 1 else ""}, and the snapshot has z = '
+            f'{options["dim_z"]}; make it by: {" && ".join(map(shlex.join, commands))}')
+
+
+def dim_z_of(out):
+    """Return the latent dimensions of the newest snapshot in a folder, None if there is none."""
+    try:
+        path = snapshot.newest(out)
+        return snapshot.settings(snapshot.read(path), path)['dim_z']
+    except snapshot.SnapshotError:
+        return None
 
 
 def build_parser():
@@ -681,8 +722,9 @@ def build_parser():
     add('figure', nargs='*', metavar='FIGURE',
         help='figures to draw, with or without the extension (default: all that fit the snapshot)')
     add('-s', '--snapshot', metavar='FILE',
-        help='draw from this snapshot (default: the one in OUT with the most iterations)')
-    add('-o', '--out', default='results', help='folder for the figures (default: results)')
+        help='draw from this snapshot (default: the one in --out with the most iterations)')
+    add('-o', '--out', default='results', metavar='DIR',
+        help='folder for the figures (default: results)')
     add('--skip', action='append', default=[], metavar='FIGURE',
         help='leave out this figure; may be given several times')
     add('--start', type=int, metavar='D', help='digit where the walk starts (default: 0)')

@@ -618,8 +618,10 @@ def test_loss_that_is_not_finite_stops_the_run(cli, data_dir, small_run, tmp_pat
     assert not list((tmp_path / 'inf').glob('snapshot_*'))
 
     arrays = snapshot.read(last(small_run))
-    nan = np.full_like(arrays['updater/model:main/ld3/b'], np.nan)
-    rewrite(last(small_run), last(small_run), **{'updater/model:main/ld3/b': nan})
+    huge = np.full_like(arrays['updater/model:main/ld3/b'], 3e38)
+    nan = rewrite(last(small_run), tmp_path / 'nan', **{'updater/model:main/ld3/b': huge * np.nan})
+    check_refused(cli('--resume', nan, '-e', '3'), 'is damaged: its ld3/b is not finite')
+    rewrite(last(small_run), last(small_run), **{'updater/model:main/ld3/b': huge})
     status, _, err = cli('--resume', last(small_run), '-e', '3')
     assert (status, err.count('\n')) == (1, 1)
     assert 'in epoch 3, iteration 7; ' in err

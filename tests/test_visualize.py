@@ -127,15 +127,36 @@ def test_a_figure_has_its_size_and_is_not_blank(drawn, name):
         assert (edge == 255).all()                  # nothing is cut off
 
 
-@pytest.mark.parametrize('name, each', [('interpolation_0to7.gif', 100), ('kl.gif', 100),
-                                        ('interpolation_all.gif', 100), ('swiss_roll.gif', 150)])
-def test_a_gif_loops_and_rests_at_both_ends(drawn, name, each):
+@pytest.mark.parametrize('name, each, ends', [
+    ('interpolation_0to7.gif', 100, (0, 80)), ('kl.gif', 100, (0, 40)),
+    ('interpolation_all.gif', 100, (0, 40)), ('swiss_roll.gif', 150, (0, 36))])
+def test_a_gif_loops_and_rests_at_both_ends(drawn, name, each, ends):
     path = drawn[0] / name
     _, durations = frames(path)
     with Image.open(path) as image:
         assert image.info['loop'] == 0              # for ever
-    assert durations == [1000, *[each] * (len(durations) - 2), 1000]
+    assert durations == [1000 if i in ends else each for i in range(FILES[name][0])]
     assert path.stat().st_size < 3e6
+
+
+@pytest.mark.parametrize('name, used', [('kl.gif', (0, 2)), ('swiss_roll.gif', range(6))])
+def test_a_gif_has_the_colours_of_the_palette(drawn, name, used):
+    for array in frames(drawn[0] / name)[0][-1:]:
+        for i in used:
+            color = 255 * np.array(visualize.PALETTE[i])
+            assert np.sum(np.abs(array - color).max(axis=2) < 16) > 20, i
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Return a function that draws a figure and returns its Figure, or those of all frames."""
+    def run(draw, model=None, digits=None, **options):
+        seen = []
+        monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
+        monkeypatch.setattr(visualize, 'save_gif', lambda figures, *_, **__: seen.extend(figures))
+        draw(model, digits, '', **options)
+        return seen
+    return run
 
 
 # Digits -----------------------------------------------------------------------------------------
@@ -209,27 +230,41 @@ def test_start_and_end_choose_the_walk_and_the_name(draw, drawn, tmp_path):
 def test_every_digit_walks_to_every_digit_and_back(drawn):
     model, digits = load(drawn[0])
     arrays, _ = frames(drawn[0] / 'interpolation_all.gif')
-    for i, array in enumerate(arrays):
-        t = np.array([i if i <= 40 else 80 - i]) / 40
-        wanted = [walk_of(model, digits, start, end, t)[0]
-                  for start in range(10) for end in range(10)] if i in (0, 13, 40, 67) else None
-        if wanted:
-            check_tiles(array, 1, np.array(wanted), 255 / 62 + 2)
+    for i, t in ((0, 0), (13, 13 / 40), (40, 1), (67, 13 / 40)):
+        wanted = [walk_of(model, digits, start, end, np.array([t]))[0]
+                  for start in range(10) for end in range(10)]
+        check_tiles(arrays[i], 1, np.array(wanted), 255 / 62 + 2)
+
+
+def texts_of(figure):
+    return [text.get_text() for text in figure.texts]
+
+
+def test_titles_say_what_a_tile_is(captured, drawn):
+    model, digits = load(drawn[0])
+    figure, = captured(visualize.walk_sheet, model, digits, start=3, end=5)
+    assert texts_of(figure) == [f't = {i / 80:.4f}' for i in range(81)] + ['from a 3 to a 5']
+    figures = captured(visualize.walk_gif, model, digits, start=3, end=5)
+    assert [texts_of(figure) for figure in figures] == [
+        [f'from a 3 to a 5, t = {i / 80:.4f}'] for i in range(81)]
+    figures = captured(visualize.every_walk_gif, model, digits)
+    t = [*range(41), *range(39, 0, -1)]
+    assert [texts_of(figure) for figure in figures] == [[f't = {i / 40:.3f}'] for i in t]
+    figure, = captured(visualize.first_digits, model, digits)
+    assert texts_of(figure) == [f'reconstruction of a {label}' for label in range(10)]
 
 
 # The latent space -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def scatter_axes(monkeypatch):
+def scatter_axes(captured):
     """Return a function that draws a scatter plot of a run and returns its axes."""
-    def run(out, figure=visualize.scatter, **options):
-        seen = []
-        monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
+    def run(out, draw=visualize.scatter, **options):
         model, digits = load(out)
-        figure(model, digits, '', **options)
-        seen[0].canvas.draw()
-        return seen[0].axes[0], model, digits
+        figure, = captured(draw, model, digits, **options)
+        figure.canvas.draw()
+        return figure.axes[0], model, digits
     return run
 
 
@@ -248,8 +283,29 @@ def test_numerals_stand_at_the_means_of_their_classes(scatter_axes, drawn):
         mean = mu[digits.test_labels == label].mean(axis=0)
         np.testing.assert_allclose(text.xy, mean, atol=1e-5)
         assert np.linalg.norm(text.get_position() - mean) < reach
-    handles = axes.figure.legends[0].get_texts()
-    assert [text.get_text() for text in handles] == [str(label) for label in range(10)]
+    check_colors(axes.figure.legends[0], axes.collections[0], digits.test_labels)
+
+
+def check_colors(legend, collection, labels):
+    """Make sure that each point has the colour that the legend gives to its label."""
+    colors = {int(text.get_text()): handle.get_color()
+              for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    assert len(set(colors.values())) == len(colors)
+    for color, label in zip(collection.get_facecolors(), labels, strict=True):
+        assert tuple(color[:3]) == colors[label]
+
+
+def test_a_big_test_set_is_thinned_out_over_its_whole_length(scatter_axes, captured, drawn,
+                                                             monkeypatch):
+    monkeypatch.setattr(visualize, 'MOST', 12)
+    monkeypatch.setattr(visualize, 'MOST_TSNE', 8)
+    axes, model, digits = scatter_axes(drawn[0])
+    assert len(axes.collections[0].get_offsets()) == 12
+    assert captured(visualize.tsne, model, digits)[0].axes[0].collections[0].get_offsets().shape \
+        == (8, 2)
+    x, labels = visualize.spaced(digits, 4)
+    np.testing.assert_array_equal(x, digits.test[[0, 10, 19, 29]])
+    np.testing.assert_array_equal(labels, digits.test_labels[[0, 10, 19, 29]])
 
 
 @pytest.mark.parametrize('run', ['finished', 'other_run'])
@@ -304,7 +360,7 @@ def test_the_circles_are_of_the_prior(scatter_axes, drawn):
     assert axes.get_aspect() == 1
 
 
-def test_a_tile_of_the_map_is_decoded_from_its_z(drawn):
+def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, captured):
     model, digits = load(drawn[0])
     encode, decode = as_reference(model)
     array = frames(drawn[0] / 'map.png')[0][0][32:732, 48:748]
@@ -319,6 +375,11 @@ def test_a_tile_of_the_map_is_decoded_from_its_z(drawn):
                 np.testing.assert_allclose(array[place][..., 0], wanted, atol=2)
                 compared += 1
     assert compared > 400
+    figure, = captured(visualize.latent_map, model, digits, start=0, end=7)
+    axes, = figure.axes
+    box = axes.get_window_extent()
+    assert (box.x0, box.y0, box.width, box.height) == pytest.approx((48, 48, 700, 700), abs=1e-3)
+    assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-2 - 1 / 12, 2 + 1 / 12))
     labels = digits.test_labels.tolist()
     ends = encode(digits.test[[labels.index(0), labels.index(7)]])
     for share in np.linspace(0, 1, 7):          # the red line, in pixels of 1/168
@@ -346,15 +407,15 @@ def test_the_ten_colours_differ_for_the_colour_blind():
         assert distance.min() > 15
 
 
-def test_tsne_keeps_the_classes_together(monkeypatch, drawn):
-    seen = []
-    monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
+def test_tsne_keeps_the_classes_together(monkeypatch, captured, drawn):
     _, digits = load(drawn[0])
     labels = np.arange(200) % 5
     codes = np.random.RandomState(0).normal(size=(200, 5)) + 20 * np.eye(5)[labels]
     monkeypatch.setattr(visualize, 'encode', lambda model, x: codes)
-    visualize.tsne(None, digits._replace(test_labels=labels), '')
-    flat, deep = (axes.collections[0] for axes in seen[0].axes)
+    digits = digits._replace(test=digits.test.repeat(7, axis=0)[:200], test_labels=labels)
+    figure, = captured(visualize.tsne, None, digits)
+    flat, deep = (axes.collections[0] for axes in figure.axes)
+    check_colors(figure.legends[0], flat, labels)
     for points in (np.array(flat.get_offsets()), np.array(deep._offsets3d).T):
         distance = np.linalg.norm(points[:, None] - points, axis=2)
         np.fill_diagonal(distance, np.inf)
@@ -418,6 +479,10 @@ def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
     visualize.graph(model, digits, str(tmp_path / 'graph.png'), 2.0, 1, 20)
     for text in (b'z_mu: (20, 3)', b'enc_h1: (20, 12)', b'Tanh', b'_ * 2.0'):
         assert text in seen[0]
+    visualize.main(['graph', '-o', str(other_run)])
+    nodes = [sorted(re.findall(r'label="(.*?)"', dot))
+             for dot in (seen[1].decode(), (other_run / 'cg.dot').read_text())]
+    assert nodes[0] == nodes[1]
     assert np.mean(frames(tmp_path / 'graph.png')[0][0] < 128) > 0.01
 
 
@@ -428,17 +493,21 @@ def test_without_graphviz_the_graph_says_how_to_get_it(draw, small_run, monkeypa
     status, out, err = draw('-o', small_run)
     assert (status, err) == (0, '')
     skipped, written = out.splitlines()
-    assert skipped.startswith('skipped: graph.png needs Graphviz: apt install graphviz')
+    assert skipped.startswith('skipped graph.png: needs Graphviz: apt install graphviz')
     assert written == str(small_run / 'digits.png')
-    refused(draw('graph', '-o', small_run), 'graph.png needs Graphviz', 'apt install graphviz')
+    refused(draw('graph', '-o', small_run), 'graph.png: needs Graphviz', 'apt install graphviz')
 
 
-def test_a_graphviz_that_fails(draw, small_run, tmp_path, monkeypatch):
+@pytest.mark.skipif(os.name != 'posix', reason='needs a POSIX shell')
+@pytest.mark.parametrize('content, cause', [
+    (b'#!/bin/sh\necho no fonts >&2\nexit 1\n', 'no fonts'),
+    (b'#!/no/such/shell\n', 'No such file')])
+def test_a_graphviz_that_fails(draw, small_run, tmp_path, monkeypatch, content, cause):
     dot = tmp_path / 'dot'
-    dot.write_text('#!/bin/sh\necho no fonts >&2\nexit 1\n')
+    dot.write_bytes(content)
     dot.chmod(0o755)
-    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
-    refused(draw('graph', '-o', small_run), 'Graphviz does not run (no fonts)')
+    monkeypatch.setenv('PATH', str(tmp_path))
+    refused(draw('graph', '-o', small_run), 'graph.png: needs Graphviz, which does not run', cause)
     assert not (small_run / 'graph.png').exists()
 
 
@@ -448,11 +517,9 @@ def test_figures_without_a_snapshot(draw, tmp_path, monkeypatch):
     assert (status, out, err) == (0, f'{tmp_path / "swiss_roll.png"}\n', '')
 
 
-def test_the_roll_is_unrolled(monkeypatch):
-    seen = []
-    monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
-    visualize.swiss_roll(None, None, '')
-    flat = np.array(seen[0].axes[0].collections[0].get_offsets())
+def test_the_roll_is_unrolled(captured):
+    figure, = captured(visualize.swiss_roll)
+    flat = np.array(figure.axes[0].collections[0].get_offsets())
     points, clusters = visualize.roll()
     assert sorted(np.unique(clusters)) == list(range(6))
     # x = t cos t, z = t sin t: t tells how far along the roll a point lies
@@ -460,6 +527,29 @@ def test_the_roll_is_unrolled(monkeypatch):
     order = abs(stats.spearmanr(flat[:, 0], along).statistic)
     across = abs(stats.spearmanr(flat[:, 1], points[:, 1]).statistic)
     assert min(order, across) > 0.95
+
+
+def test_the_roll_turns_once_around(captured):
+    figures = captured(visualize.swiss_roll_gif)
+    assert [figure.axes[0].azim for figure in figures] == [10 * i - 90 for i in range(37)]
+    points, _ = visualize.roll()
+    for figure in figures[::12]:
+        found = np.array(figure.axes[0].collections[0]._offsets3d).T
+        np.testing.assert_array_equal(found, points)
+
+
+def test_q_moves_onto_p_and_the_kl_divergence_falls(captured):
+    mu, sigma = visualize.kl_path()
+    assert (mu[-1], sigma[-1]) == pytest.approx((0, 1))
+    for i, figure in enumerate(captured(visualize.kl_gif)):
+        left, right = figure.axes
+        z, q = left.lines[0].get_data()
+        np.testing.assert_allclose(q, stats.norm.pdf(z, mu[i], sigma[i]))
+        closed, numeric = (line.get_ydata() for line in right.lines)
+        assert len(closed) == i + 1
+        assert (np.diff(closed) < 0).all()
+        np.testing.assert_allclose(closed[::4], numeric, atol=1e-8)
+    assert closed[-1] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize('mu, sigma', [(2.5, 0.4), (0, 1), (-1, 2), (0.3, 0.05), (4, 1.5)])
@@ -487,7 +577,7 @@ def test_help_lists_every_figure(draw):
     assert status == 0
     for file, recipe in visualize.FIGURES.items():
         assert re.search(f'^  {file} +{re.escape(recipe.draw.__doc__.splitlines()[0])}$', out, re.M)
-    for flag in ('--snapshot FILE', '--out OUT', '--skip FIGURE', '--start D', '--end D',
+    for flag in ('--snapshot FILE', '--out DIR', '--skip FIGURE', '--start D', '--end D',
                  '--data-dir DIR', '--gpu N'):
         assert flag in out
     assert max(map(len, out.splitlines())) <= 100
@@ -506,8 +596,8 @@ def test_the_gallery_is_small_and_has_grays():
     assert sum(size for name, size in sizes.items() if name.endswith('.gif')) <= 5e6
     for name, size in sizes.items():
         assert size <= (1.5e6 if name.endswith('.gif') else 300e3), name
-        first = frames(os.path.join(gallery, name))[0][0]
-        assert len(np.unique(first.reshape(-1, 3), axis=0)) >= 16, name
+        with Image.open(os.path.join(gallery, name)) as image:
+            assert len(image.convert('L').getcolors()) >= 16, name          # grays
 
 
 def test_chosen_and_skipped_figures(draw, small_run, monkeypatch):
@@ -541,13 +631,13 @@ def test_a_figure_that_the_snapshot_does_not_allow(draw, other_run, small_run, t
     assert (status, err) == (0, '')
     skipped, written = out.splitlines()
     data = other_run.parent
-    reason = 'map.png needs z = 2, and the snapshot has z = 3; make it by: python train_vae.py -z 2'
-    assert skipped.startswith(f'skipped: {reason} --data-dir {data.parent}')
+    reason = ('map.png: needs z = 2, and the snapshot has z = 3; make it by: '
+              'python train_vae.py -z 2')
+    assert skipped.startswith(f'skipped {reason} --data-dir {data.parent}')
     assert skipped.endswith(f' -o {tmp_path}_z2 && python visualize.py map -o {tmp_path}_z2')
     assert written == str(tmp_path / 'digits.png')
-    os.remove(written)
-    refused(draw('digits', 'map', '-s', path, '-o', tmp_path), reason)
-    assert os.listdir(tmp_path) == ['run']              # refused before anything is drawn
+    refused(draw('digits', 'map', '-s', path, '-o', tmp_path / 'new'), reason)
+    assert not (tmp_path / 'new').exists()              # refused before anything is drawn
     shutil.copytree(small_run, f'{tmp_path}_z2')        # then it need not be trained
     refused(draw('map', '-s', path, '-o', tmp_path),
             f'make it by: python visualize.py map -o {tmp_path}_z2')
@@ -570,15 +660,38 @@ def test_digits_that_lack_a_class(draw, tmp_path):
                                            in zip(mnist.SHA256, arrays, strict=True)})
     out = tmp_path / 'run'
     train(data, out, *SMALL)
-    refused(draw('interpolation', '-o', out), 'no 7 among the test digits',
+    refused(draw('interpolation', '-o', out), 'png: there is no 7 among the test digits',
             'choose --end from 0, 1, 2, 3')
-    refused(draw('-o', out, '--start', '5', '--end', '1'), 'no 5 among', '--start from 0, 1, 2, 3')
+    refused(draw('-o', out, '--start', '5', '--end', '1'), 'no 5 among',
+            '--start from 0, 1, 2, 3')
     assert [path.suffix for path in out.iterdir() if path.suffix in ('.png', '.gif')] == ['.png']
     status, stdout, err = draw('-o', out, '--skip', 'tsne', '--skip', 'swiss_roll', '--skip', 'kl')
     assert (status, err) == (0, '')
-    assert stdout.count('skipped: there is no 7 among the test digits') == 4
+    for name in ('scatter_arrow.png', 'interpolation_0to7.png', 'interpolation_0to7.gif',
+                 'map.png'):
+        assert f'skipped {name}: there is no 7 among the test digits; ' in stdout
     assert len(tiles(frames(out / 'interpolation_all.gif')[0][0], 1)) == 16
     assert len(tiles(frames(out / 'digits.png')[0][0], 5)) == 4
+
+
+@pytest.mark.parametrize('n, skipped', [(1, 3), (4, 2)])
+def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
+    pictures, labels = make_digits(40, 0)
+    arrays = (pictures, labels, pictures[:n], 20 * labels[:n])          # labels beyond 9, too
+    data = write_files(tmp_path / 'my data', {name.removesuffix('.gz'): idx(array) for name, array
+                                              in zip(mnist.SHA256, arrays, strict=True)})
+    out = tmp_path / 'my\nrun'
+    train(data, out, '-z', '3', '--dim-h', '8', '-e', '1')
+    (tmp_path / 'my data').rename(tmp_path / 'moved')
+    monkeypatch.setattr(visualize, 'FIGURES', {
+        file: recipe for file, recipe in visualize.FIGURES.items()
+        if file == 'map.png' or (recipe.dims and not recipe.options)})
+    refused(draw('-o', out), 'my data is not a folder')
+    status, stdout, err = draw('-o', out, '--data-dir', tmp_path / 'moved')
+    assert (status, err) == (0, '')
+    lines = [line for line in stdout.splitlines() if line.startswith('skipped ')]
+    assert len(lines) == skipped
+    assert f'--data-dir {tmp_path}/moved -o' in stdout                  # the map's advice
 
 
 @pytest.mark.parametrize('flags, parts', [
@@ -621,6 +734,8 @@ def test_bad_snapshots(draw, small_run, finished, tmp_path):
                        (altered('c', dim_z=5), 'does not hold a run'),
                        (infinite, 'not finite')):
         refused(draw('digits', '-s', path, '-o', tmp_path / 'out'), part)
+        refused(draw('-s', path, '-o', tmp_path / 'out'), part)
+        assert not (tmp_path / 'out').exists()
     refused(draw('digits', '-s', last(small_run), '-o', tmp_path / 'out', '--data-dir', tmp_path),
             'has neither train-images')
 
@@ -642,10 +757,12 @@ def test_an_output_folder_that_cannot_be_written(draw, small_run, tmp_path, figu
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_is_finished(small_run, signum):
     earlier = signal.signal(signum, signal.default_int_handler)     # a child inherits no SIG_IGN
-    process = subprocess.Popen(
-        [sys.executable, visualize.__file__, 'digits', 'interpolation', 'kl', '-o', str(small_run)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    signal.signal(signum, earlier)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, visualize.__file__, 'digits', 'interpolation', 'kl', '-o',
+             str(small_run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signum, earlier)
     assert process.stdout.readline() == f'{small_run / "digits.png"}\n'
     process.send_signal(signum)
     process.communicate(timeout=30)
