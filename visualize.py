@@ -21,6 +21,7 @@ import compat  # repairs what chainer imports
 
 import chainer
 from chainer.backends import cuda
+import joblib
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -53,9 +54,9 @@ examples:
   visualize.py scatter map -o results/mnist_z2   just those two
   visualize.py interpolation --start 3 --end 5   the walk from a 3 to a 5, as .png and .gif
   visualize.py --skip tsne -o results/mnist      all but the slowest'''
-# for scikit-learn: joblib warns at length where it cannot count the cores by itself, and threads of
-# OpenMP that wait actively make t-SNE many times slower on a machine that does something else too
-os.environ.setdefault('LOKY_MAX_CPU_COUNT', str(os.cpu_count()))
+# for scikit-learn: left to itself, it warns at length where it finds no physical cores, and its
+# threads wait so actively that t-SNE is many times slower on a machine that does something else too
+os.environ.setdefault('OMP_NUM_THREADS', str(joblib.cpu_count()))
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 HALO = [withStroke(linewidth=3, foreground='white')]
 
