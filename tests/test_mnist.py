@@ -397,3 +397,17 @@ def test_unwritable_cache_is_only_a_warning(server, tmp_path, capsys):
     chainer.dataset.set_dataset_root(str(tmp_path / 'file' / 'cache'))  # no folder can be there
     check_tiny(mnist.load('mnist'))
     assert 'could not be kept in the cache' in capsys.readouterr().err
+
+
+def test_digits_as_a_tiny_or_binary_run_sees_them():
+    whole = mnist.bundled()
+    tiny = mnist.prepare(whole, tiny=True)
+    assert [len(array) for array in tiny[4:]] == [100] * 4
+    np.testing.assert_array_equal(tiny.test, whole.test[:100])
+    binary = mnist.prepare(whole, binary=True)
+    for rounded, pixels in ((binary.train, whole.train), (binary.test, whole.test)):
+        assert rounded.dtype == np.float32
+        assert np.abs(rounded - pixels).max() <= 0.5
+        assert np.unique(rounded).tolist() == [0, 1]
+    assert tiny.checksum == binary.checksum == whole.checksum
+    assert mnist.prepare(whole) is whole
