@@ -275,6 +275,22 @@ def has_type(value, kind):
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
+def check_activation(settings, activations, path):
+    """Make sure that the activation of a run is a known one.
+
+    Args:
+        settings (dict): As from `settings`.
+        activations (dict): The known ones, by name.
+        path (str): The snapshot that the settings come from, for the message.
+
+    Raises:
+        SnapshotError: If it is not.
+    """
+    if settings['activation'] not in activations:
+        raise SnapshotError(f'{path} has an unknown activation, {settings["activation"]}; '
+                            'use another')
+
+
 def check_digits(settings, digits, path):
     """Make sure that a run was trained on these digits.
 
@@ -306,13 +322,13 @@ def load_model(arrays, model, path):
     prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
-        if found is not None and found.dtype.kind == 'f' and not np.isfinite(found).all():
-            raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
         if found is None or found.dtype.kind != 'f' or found.shape != weights.shape:
             had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
             raise SnapshotError(
                 f'{path} is of another model: its {name[1:]} is {had}, not of shape '
                 f'{weights.shape}; give --dim-z and --dim-h as that model was trained')
+        if not np.isfinite(found).all():
+            raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
     serializers.NpzDeserializer(arrays, prefix).load(model)
 
 

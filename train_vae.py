@@ -195,8 +195,7 @@ def parse_arguments(argv):
     path = snapshot.newest(args.out) if args.resume is NEWEST else args.resume
     arrays = snapshot.read(path)
     settings = snapshot.settings(arrays, path)
-    if settings['activation'] not in net.ACTIVATIONS:
-        parser.error(f'{path} has an unknown activation, {settings["activation"]}; use another')
+    snapshot.check_activation(settings, net.ACTIVATIONS, path)
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
     fixed = ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test', 'seed')

@@ -107,9 +107,7 @@ def load(args):
     path = args.snapshot or snapshot.newest(args.out)
     arrays = snapshot.read(path)
     settings = snapshot.settings(arrays, path)
-    if settings['activation'] not in net.ACTIVATIONS:
-        raise snapshot.SnapshotError(f'{path} has an unknown activation, '
-                                     f'{settings["activation"]}; use another')
+    snapshot.check_activation(settings, net.ACTIVATIONS, path)
     digits = mnist.load(settings['dataset'], args.data_dir or settings['data_dir'])
     snapshot.check_digits(settings, digits, path)
     digits = mnist.prepare(digits, settings['test'], settings['binary'])
@@ -241,6 +239,12 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
     return figure
 
 
+def joined(pictures, side):
+    """Join side x side pictures (side * side, 28, 28), row by row, into one square."""
+    rows = pictures.reshape(side, side, mnist.SIDE, mnist.SIDE).swapaxes(1, 2)
+    return rows.reshape(side * mnist.SIDE, side * mnist.SIDE)
+
+
 def figure_of(width, height):
     """Return an empty figure of so many pixels."""
     return Figure(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI)
@@ -291,7 +295,7 @@ def shades(colors):
     mixed = [(1 - share) * 255 * np.array(color) + share * other for color in colors
              for share, other in ((0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
     grays = np.linspace(0, 255, 32)[:, None].repeat(3, axis=1)
-    return np.concatenate([grays, *[color[None] for color in mixed]]).round().astype(np.uint8)
+    return np.vstack([grays, *mixed]).round().astype(np.uint8)
 
 
 # Section 1-2: digits ----------------------------------------------------------------------------
@@ -446,8 +450,7 @@ def latent_map(model, digits, path, start, end):
     """Digits decoded from -2 to 2 in z_1 and z_2, and the walk (section 1-2)."""
     grid = np.linspace(-2, 2, 25)
     z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (25, 25, 2), z_2 points up
-    tiles = decode(model, z.reshape(-1, 2)).reshape(25, 25, mnist.SIDE, mnist.SIDE)
-    canvas = tiles.swapaxes(1, 2).reshape(25 * mnist.SIDE, -1)  # (700, 700)
+    canvas = joined(decode(model, z.reshape(-1, 2)), 25)        # (700, 700)
     edge = 2 + (grid[1] - grid[0]) / 2
     figure = figure_of(760, 780)
     put_pixels(figure, canvas, 48, 48)
@@ -491,8 +494,7 @@ def projector(model, digits, path):
     side = int(np.ceil(np.sqrt(len(mu))))
     sprite = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
     sprite[:len(mu)] = as_pictures(x)
-    sprite = sprite.reshape(side, side, mnist.SIDE, mnist.SIDE).swapaxes(1, 2)
-    sprite = Image.fromarray(np.round(sprite.reshape(side * mnist.SIDE, -1) * 255).astype(np.uint8))
+    sprite = Image.fromarray(np.round(joined(sprite, side) * 255).astype(np.uint8))
     snapshot.make_folder(path)
     with snapshot.replacing(os.path.join(path, 'sprite.png')) as file:
         sprite.save(file, 'PNG')

@@ -59,6 +59,12 @@ def other_run(finished, tmp_path_factory):
     return out
 
 
+def write_digits(folder, *arrays):
+    """Make a folder of plain IDX files."""
+    return write_files(folder, {name.removesuffix('.gz'): idx(array)
+                                for name, array in zip(mnist.SHA256, arrays, strict=True)})
+
+
 def load(out):
     """Return the model and the digits of a run, as the figures get them."""
     args = visualize.parse_arguments(['-o', str(out)])
@@ -655,9 +661,7 @@ def test_one_dimension_has_no_plane(draw, data_dir, tmp_path):
 def test_digits_that_lack_a_class(draw, tmp_path):
     pictures, labels = make_digits(40, 0)
     few = labels < 4
-    arrays = (pictures, labels, pictures[few], labels[few])
-    data = write_files(tmp_path / 'data', {name.removesuffix('.gz'): idx(array) for name, array
-                                           in zip(mnist.SHA256, arrays, strict=True)})
+    data = write_digits(tmp_path / 'data', pictures, labels, pictures[few], labels[few])
     out = tmp_path / 'run'
     train(data, out, *SMALL)
     refused(draw('interpolation', '-o', out), 'png: there is no 7 among the test digits',
@@ -677,9 +681,8 @@ def test_digits_that_lack_a_class(draw, tmp_path):
 @pytest.mark.parametrize('n, skipped', [(1, 3), (4, 2)])
 def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
     pictures, labels = make_digits(40, 0)
-    arrays = (pictures, labels, pictures[:n], 20 * labels[:n])          # labels beyond 9, too
-    data = write_files(tmp_path / 'my data', {name.removesuffix('.gz'): idx(array) for name, array
-                                              in zip(mnist.SHA256, arrays, strict=True)})
+    data = write_digits(tmp_path / 'my data', pictures, labels, pictures[:n],
+                        20 * labels[:n])                                # labels beyond 9, too
     out = tmp_path / 'my\nrun'
     train(data, out, '-z', '3', '--dim-h', '8', '-e', '1')
     (tmp_path / 'my data').rename(tmp_path / 'moved')
