@@ -119,5 +119,6 @@ def run(prog, main, argv=None):
         status, message = 1, error
     except KeyboardInterrupt:
         status, message = 128 + signal.SIGINT, 'interrupted'
-    print(f'{prog}: error:', *str(message).splitlines(), file=sys.stderr)
+    line = ''.join(char if char.isprintable() else ' ' for char in str(message))
+    print(f'{prog}: error: {line}', file=sys.stderr)        # no stranger's escape codes in it
     return status

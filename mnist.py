@@ -2,11 +2,12 @@
 
 Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `load` scales to
 float32 in [0, 1] without rounding them to black and white, and a label each. Files are only ever
-read as numbers, nothing is unpickled; an IDX file's structure is checked before memory is taken.
+read as numbers, nothing is unpickled; what a file claims to hold is checked before memory is taken.
 """
 
 import gzip
 import hashlib
+import math
 import os
 import struct
 import sys
@@ -21,9 +22,13 @@ import compat  # repairs what chainer imports
 import chainer
 import numpy as np
 
+import snapshot  # for its safe reading, and writing, of an npz
+
 SIDE = 28                   # pixels
 TINY = 100                  # digits to train and to test on with --test
-MOST_DIGITS = 1_000_000     # a header that claims more is taken for damage
+MOST_DIGITS = 1_000_000     # a header that claims more is taken for damage,
+MOST_RATIO = 50             # or more times a .gz file's own size, as digits barely reach 20
+CACHE_BYTES = 60_000 * (SIDE * SIDE + 1) + 4096     # of MNIST's training digits, labels, headers
 MIRRORS = ('https://ossci-datasets.s3.amazonaws.com/mnist/',
            'https://storage.googleapis.com/cvdf-datasets/mnist/')
 SHA256 = {
@@ -200,8 +205,10 @@ def read_idx(folder, name, ndim):
         DatasetError: If it is missing or not such a file.
     """
     path = os.path.join(folder, name)
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         path += '.gz'
+    if not os.path.isfile(path):
+        raise DatasetError(f'{folder} has neither {name} nor {name}.gz')
     try:
         with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
             header = file.read(4 + 4 * ndim)
@@ -214,10 +221,12 @@ def read_idx(folder, name, ndim):
             if shape[1:] not in ([], [SIDE, SIDE]) or not 0 < shape[0] <= MOST_DIGITS:
                 raise DatasetError(f'{path} claims the shape {"x".join(map(str, shape))}; '
                                    f'digits are {SIDE}x{SIDE}, from 1 to {MOST_DIGITS} of them')
-            size = int(np.prod(shape))
+            size = math.prod(shape)
+            ratio = MOST_RATIO if path.endswith('.gz') else 1
+            if size > 2**20 + ratio * os.path.getsize(path):
+                raise DatasetError(f'{path} claims {size} bytes, too many for a file of its size; '
+                                   'fetch it again')
             body = file.read(size + 1)
-    except FileNotFoundError:
-        raise DatasetError(f'{folder} has neither {name} nor {name}.gz') from None
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f'{path} cannot be read ({error}); fetch it again') from None
     if len(body) != size:
@@ -245,15 +254,16 @@ def read_cache():
     arrays = []
     for path in cache_paths():
         try:
-            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-                pixels, labels = npz['x'], npz['y']
-            if (pixels.dtype, labels.dtype) != (np.uint8, np.uint8) or not len(labels) \
-                    or pixels.shape != (len(labels), SIDE * SIDE) or labels.ndim != 1:
+            npz = snapshot.read_npz(path, most=CACHE_BYTES)
+            pixels, labels = npz['x'], npz['y']
+            if (pixels.dtype, labels.dtype) != (np.uint8, np.uint8) or not labels.size \
+                    or labels.ndim != 1 or pixels.shape != (len(labels), SIDE * SIDE):
                 raise ValueError('not the digits of MNIST')
         except FileNotFoundError:
             return None
         except Exception as error:      # whatever zipfile and NumPy make of a damaged file
-            print(f'warning: {path} is damaged ({error}); fetching MNIST again', file=sys.stderr)
+            print(f'warning: {path} is damaged ({snapshot.describe(error)}); fetching MNIST again',
+                  file=sys.stderr)
             return None
         arrays += [pixels, labels]
     return tuple(arrays)
@@ -355,9 +365,7 @@ def keep(arrays):
     try:
         for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
-                whole = os.path.join(folder, os.path.basename(path))
-                np.savez_compressed(whole, x=pixels, y=labels)
-                os.replace(whole, path)
-    except OSError as error:
+            with snapshot.replacing(path, 'CHAINER_DATASET_ROOT moves the cache') as file:
+                np.savez_compressed(file, x=pixels, y=labels)
+    except (snapshot.SnapshotError, OSError) as error:
         print(f'warning: MNIST could not be kept in the cache ({error})', file=sys.stderr)

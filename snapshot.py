@@ -2,7 +2,8 @@
 
 A snapshot is a Trainer snapshot of Chainer's (an npz of the model, Adam, the iterators and the
 extensions), to which `RunState` adds the run's settings and random state. It is written under
-another name and renamed, and read without unpickling: to NumPy, a stranger's file is only data.
+another name and renamed. It is read without unpickling, and nothing in it is believed before it is
+checked: a stranger's file is only data.
 """
 
 import contextlib
@@ -10,6 +11,8 @@ import json
 import math
 import os
 import re
+import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -18,20 +21,30 @@ import compat  # repairs what chainer imports
 
 from chainer import serializers, training
 from chainer.training.extensions import snapshot_writers
+import filelock
 import numpy as np
 
 INTERRUPTED = 'snapshot_interrupted'
 EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
-KEEP = 5                                    # snapshots of the newest epochs
+LOCK = '.lock'                              # file that a running run holds
+EVERY, KEEP = 1, 5                          # epochs to a snapshot, and snapshots kept, by default
+MOST = 10**6                                # of whatever a setting counts; more is a slip
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
 ITERATION_KEY = 'updater/iteration'
 ORDER_KEY = 'updater/iterator:main/order'
+OPTIMIZER_PREFIX = 'updater/optimizer:main/'
+LOG_KEY = 'extensions/LogReport/_log'
+SUMMARY_PREFIX = 'extensions/LogReport/_summary/'
 SETTINGS_KEY = 'extensions/run/settings'
+RANDOM_PREFIX = 'extensions/run/random_'
 SETTING_TYPES = {
     'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
-    'beta': float, 'k': int, 'batch_size': int, 'epoch': int}
+    'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int}
+LOG_TYPES = {'epoch': int, 'iteration': int, 'elapsed_time': (int, float)} | {
+    f'{of}main/{name}': (int, float)
+    for of in ('', 'validation/') for name in ('loss', 'rec_loss', 'latent_loss')}
 
 
 class SnapshotError(compat.UserError):
@@ -39,21 +52,35 @@ class SnapshotError(compat.UserError):
 
 
 class RunState(training.Extension):
-    """Extension that puts into a snapshot what the Trainer alone would forget.
+    """Extension that makes a snapshot decide the future: what the Trainer alone would forget.
+
+    That is the state of NumPy's generator. CuPy's has no state to save: the noise of an iteration
+    follows from the seed and its number instead, from which CuPy is seeded anew before each.
 
     Args:
         settings (dict): The settings of the run: all that a reader of the snapshot needs, with
             the keys and types of `SETTING_TYPES`.
+        seed_noise (callable): CuPy's `random.seed`, or None where NumPy makes the noise.
     """
 
     default_name = 'run'
 
-    def __init__(self, settings):
+    def __init__(self, settings, seed_noise=None):
         self.settings = settings
+        self.seed_noise = seed_noise
 
     def trigger(self, trainer):
-        """Never fire: there is only something to save."""
-        return False
+        """Fire after each iteration where CuPy makes the noise."""
+        return self.seed_noise is not None
+
+    def initialize(self, trainer):
+        """Seed the noise of the first iteration of a run, or of the first after a snapshot."""
+        if self.trigger(trainer):
+            self(trainer)
+
+    def __call__(self, trainer):
+        """Seed the noise of the next iteration."""
+        self.seed_noise((self.settings['seed'] << 32) + trainer.updater.iteration)
 
     def serialize(self, serializer):
         """Save the settings, and save or restore the state of NumPy's global generator."""
@@ -68,14 +95,18 @@ class RunState(training.Extension):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, mend='make room there, or name another folder with -o'):
     """Open a binary file that takes the name `path` only once it is whole and on the disk.
+
+    Args:
+        path (str): The file; until then its name is hidden, and this process's own.
+        mend (str): What helps where it cannot be written, for the message.
 
     Raises:
         SnapshotError: If it cannot be written; what was at `path` is then as before.
     """
     folder, name = os.path.split(path)
-    part = os.path.join(folder, f'.{name}.part')
+    part = os.path.join(folder, f'.{name}.{os.getpid()}.part')
     try:
         with open(part, 'wb') as file:
             yield file
@@ -86,9 +117,14 @@ def replacing(path):
         with contextlib.suppress(OSError):
             os.remove(part)
         if isinstance(error, OSError):
-            raise SnapshotError(f'cannot write {path} ({error.strerror}); make room there, or name '
-                                'another folder with -o') from None
+            raise SnapshotError(f'cannot write {path} ({error.strerror}); {mend}') from None
         raise
+    with contextlib.suppress(OSError):      # the new name, too; Windows cannot
+        folder = os.open(folder or '.', os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_text(out, name, text):
@@ -100,8 +136,18 @@ def write_text(out, name, text):
 class Writer(snapshot_writers.Writer):
     """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only.
 
-    Of the snapshots up to the epoch just written it keeps the newest `KEEP`.
+    Of the snapshots up to the epoch just written it keeps the newest, and deletes a
+    `snapshot_interrupted` of no more iterations.
+
+    Args:
+        keep (int): How many to keep.
     """
+
+    iteration = None        # at which the last was taken
+
+    def __init__(self, keep):
+        super().__init__()
+        self.keep = keep
 
     def __call__(self, filename, outdir, target):
         """Write the arrays `target` as OUT/filename.
@@ -115,33 +161,84 @@ class Writer(snapshot_writers.Writer):
                                          'is not written')
         with replacing(os.path.join(outdir, filename)) as file:
             np.savez(file, **target)
+        self.iteration = int(target[ITERATION_KEY])
+        if filename != INTERRUPTED:
+            self.clean(outdir, epoch_of(filename))
+
+    def clean(self, outdir, epoch):
+        """Delete what the snapshot of this epoch, now whole, makes superfluous."""
         epochs = sorted((epoch_of(path), path) for path in find(outdir))
-        for _, path in [item for item in epochs if 0 <= item[0] <= epoch_of(filename)][:-KEEP]:
-            os.remove(path)
+        old = [path for number, path in epochs if 0 <= number <= epoch][:-self.keep]
+        interrupted = os.path.join(outdir, INTERRUPTED)
+        if os.path.exists(interrupted):
+            with contextlib.suppress(SnapshotError):
+                old += [interrupted] * (read_iteration(interrupted) <= self.iteration)
+        for path in old:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+
+    def interrupt(self, trainer):
+        """Write `snapshot_interrupted`, which stands at an iteration rather than at an epoch."""
+        self(INTERRUPTED, trainer.out, serializers.npz.serialize(trainer))
 
 
-def write_interrupted(trainer):
-    """Write `snapshot_interrupted`, which stands at an iteration rather than at an epoch."""
-    Writer()(INTERRUPTED, trainer.out, serializers.npz.serialize(trainer))
-
-
-def prepare(out, overwrite=False, resumed=None):
-    """Make sure of a folder that a run may write to.
+@contextlib.contextmanager
+def claim(out, overwrite=False, resumed=None):
+    """Hold a folder for a run to write to, so that no second run writes there meanwhile.
 
     Args:
-        out (str): The folder, made if need be.
+        out (str): The folder, made if need be, and deleted again where nothing comes to lie in it.
         overwrite (bool): Whether another run's snapshots in it may be lost.
         resumed (str): The snapshot that the run goes on from, if it does.
 
     Raises:
-        SnapshotError: If it cannot be written, or holds another run's snapshots.
+        SnapshotError: If it cannot be written, is in use, or holds another run's snapshots.
     """
+    is_new = not os.path.exists(out)
     make_folder(out)
-    own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
-    if find(out) and not own and not overwrite:
-        ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
-        raise SnapshotError(f'{out} holds the snapshots of an earlier run; {ways}name another '
-                            'folder with -o')
+    lock = filelock.FileLock(os.path.join(out, LOCK), timeout=0)    # the system's: dies with us
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise SnapshotError(f'{out} is in use by another run; wait for its end, or name another '
+                            'folder with -o') from None
+    try:
+        own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
+        if find(out) and not own and not overwrite:
+            ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
+            raise SnapshotError(f'{out} holds the snapshots of an earlier run; {ways}name another '
+                                'folder with -o')
+        for name in os.listdir(out):        # what a run killed in mid-write left
+            if re.fullmatch(r'\.(snapshot_.+|log|loss\.png|args\.json|cg\.dot)\.\d+\.part', name):
+                os.remove(os.path.join(out, name))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if is_new and os.listdir(out) == [LOCK]:
+                os.remove(os.path.join(out, LOCK))
+                os.rmdir(out)
+        lock.release()
+
+
+def check_room(out, model, n_digits, count):
+    """Make sure that the snapshots of a run have room on the disk.
+
+    Args:
+        out (str): The folder of the run.
+        model (VAE): The model; a snapshot holds its weights, and Adam's two moments of each.
+        n_digits (int): Digits to train on; a snapshot holds the order of their shuffling.
+        count (int): How many snapshots; those that are there already will make room for them.
+
+    Raises:
+        SnapshotError: If they have not.
+    """
+    needed = count * (3 * sum(param.array.nbytes for param in model.params()) + 8 * n_digits)
+    room = shutil.disk_usage(out).free + sum(os.path.getsize(path) for path in find(out))
+    if room < needed:
+        raise SnapshotError(
+            f'{out} has room for {room / 1e6:.1f} MB, and {count} snapshots take '
+            f'{needed / 1e6:.1f} MB; make room there, give a smaller --keep, or name another '
+            'folder with -o')
 
 
 def make_folder(out):
@@ -182,35 +279,53 @@ def epoch_of(path):
 
 
 def newest(out):
-    """Return the path of the snapshot with the most iterations in the folder `out`.
+    """Return the path of the whole snapshot with the most iterations in the folder `out`.
+
+    Of each damaged one that has more, or does not tell, it warns on stderr.
 
     Raises:
-        SnapshotError: If there is none, or one is damaged.
+        SnapshotError: If there is none.
     """
     paths = find(out) if os.path.isdir(out) else []
-    if not paths:
-        raise SnapshotError(f'there is no snapshot in {out}; name the folder of the run with -o, '
-                            'or train first')
-    return max(paths, key=lambda path: iteration_of(read(path), path))
+    iterations = {}
+    for path in paths:
+        with passing_over():
+            iterations[path] = read_iteration(path)
+    for path in sorted(iterations, key=lambda path: (iterations[path], epoch_of(path)))[::-1]:
+        with passing_over():
+            settings(read(path), path)
+            return path
+    raise SnapshotError(f'there is no {"whole " if paths else ""}snapshot in {out}; name the '
+                        'folder of the run with -o, or train first')
 
 
-def iteration_of(arrays, path):
-    """Return the iteration at which a snapshot was taken.
+@contextlib.contextmanager
+def passing_over():
+    """Turn a SnapshotError into a warning on stderr."""
+    try:
+        yield
+    except SnapshotError as error:
+        print(f'warning: passed over, as {error}', file=sys.stderr)
+
+
+def read_iteration(path):
+    """Read from a snapshot just the iteration at which it was taken.
 
     Raises:
         SnapshotError: If it does not tell.
     """
-    iteration = arrays.get(ITERATION_KEY)
+    iteration = read(path, only=ITERATION_KEY).get(ITERATION_KEY)
     if iteration is None or iteration.shape != () or iteration.dtype.kind not in 'iu':
         raise SnapshotError(f'{path} is not a snapshot of a run; use another, or move it away')
     return int(iteration)
 
 
-def read(path):
-    """Read an npz of arrays, without unpickling anything.
+def read(path, only=None):
+    """Read an npz of arrays, as `read_npz` does.
 
     Args:
         path (str): A snapshot, or a model saved by `chainer.serializers.save_npz`.
+        only (str): The one array to read; by default all are read.
 
     Returns:
         dict: The arrays by name.
@@ -219,21 +334,68 @@ def read(path):
         SnapshotError: If it is missing or damaged.
     """
     try:
-        with open(path, 'rb') as file:
-            if not zipfile.is_zipfile(file):
-                raise SnapshotError(f'{path} is not a snapshot, or damaged: it is no whole npz '
-                                    'file; use another')
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as npz:
-                return {key: npz[key] for key in npz.files}
-    except SnapshotError:
-        raise
+        return read_npz(path, only)
     except OSError as error:
         raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror}); '
                             'name a file that a run left') from None
     except Exception as error:      # whatever zipfile and NumPy make of a damaged file
         raise SnapshotError(f'{path} is not a snapshot, or damaged ({describe(error)}); '
                             'use another') from None
+
+
+def read_npz(path, only=None, most=None):
+    """Read an npz of arrays, without unpickling anything.
+
+    What the file claims to hold is checked before memory is taken.
+
+    Args:
+        path (str): The file.
+        only (str): The one array to read; by default all are read.
+        most (int): Bytes that the arrays may take together; by default 1 MiB, and 4 times the
+            file's own size: random floats barely compress.
+
+    Returns:
+        dict: The arrays by name.
+
+    Raises:
+        OSError, ValueError: If it is missing or damaged; zipfile and NumPy raise others, too.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError('it is no file')       # to open a pipe might wait for ever
+    with open(path, 'rb') as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError('it is no whole npz file')
+        file.seek(0)
+        with warnings.catch_warnings(), np.load(file, allow_pickle=False) as npz:
+            warnings.simplefilter('ignore')     # of NumPy, about an odd header
+            check_claims(npz.zip, most or 2**20 + 4 * os.path.getsize(path))
+            return {key: npz[key] for key in npz.files if only in (None, key)}
+
+
+def check_claims(archive, most):
+    """Make sure that the members of an npz are arrays of the sizes that they claim.
+
+    Args:
+        archive (zipfile.ZipFile): The npz.
+        most (int): Bytes that all may take together.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > most:
+        raise ValueError(f'it claims more than {most} bytes')
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError('it is compressed as no npz is')   # LZMA may claim any memory
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
+                           (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, _, dtype = read_header(file)
+            if min(shape, default=0) < 0 or dtype.hasobject or member.file_size != (
+                    file.tell() + math.prod(shape) * dtype.itemsize):
+                raise ValueError(f'{member.filename} is not the array that it claims')
 
 
 def describe(error):
@@ -255,15 +417,19 @@ def settings(arrays, path):
         SnapshotError: If there are none, or they do not fit the arrays beside them.
     """
     try:
-        found = json.loads(str(arrays[SETTINGS_KEY]))
+        found = {'snapshot_every': EVERY, 'keep': KEEP}     # which the first snapshots lack
+        found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
+        n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
         fits = (all(has_type(found[key], kind) for key, kind in SETTING_TYPES.items())
-                and all(0 < value < math.inf for key, value in found.items()
-                        if SETTING_TYPES[key] in (int, float) and key != 'seed')
-                and 0 <= found['seed'] < 2**32
-                and arrays[MODEL_PREFIX + 'le1/W'].shape == (found['dim_h'], found['n_in'])
-                and arrays[MODEL_PREFIX + 'le3_mu/W'].shape == (found['dim_z'], found['dim_h']))
-    except (KeyError, TypeError, ValueError):
+                and all(0 < value <= MOST for key, value in found.items()
+                        if SETTING_TYPES[key] is int and key != 'seed')
+                and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
+                and found['dataset'] in ('mnist', 'digits')
+                and arrays[MODEL_PREFIX + 'le1/W'].shape == (dim_h, n_in)
+                and arrays[MODEL_PREFIX + 'le2/W'].shape == (dim_h, dim_h)
+                and arrays[MODEL_PREFIX + 'le3_mu/W'].shape == (dim_z, dim_h))
+    except (KeyError, TypeError, ValueError, RecursionError):
         fits = False
     if not fits:
         raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
@@ -322,10 +488,10 @@ def load_model(arrays, model, path):
     prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
-        if found is None or found.dtype.kind != 'f' or found.shape != weights.shape:
+        if found is None or found.dtype.type is not np.float32 or found.shape != weights.shape:
             had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
             raise SnapshotError(
-                f'{path} is of another model: its {name[1:]} is {had}, not of shape '
+                f'{path} is of another model: its {name[1:]} is {had}, not float32 of shape '
                 f'{weights.shape}; give --dim-z and --dim-h as that model was trained')
         if not np.isfinite(found).all():
             raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
@@ -364,14 +530,79 @@ def load_trainer(arrays, trainer, path):
         SnapshotError: If they do not fit the trainer.
     """
     load_model(arrays, trainer.updater.get_optimizer('main').target, path)
-    n = len(trainer.updater.get_iterator('main').dataset)
     try:
-        if not np.array_equal(np.sort(arrays[ORDER_KEY]), np.arange(n)):
-            raise ValueError('its order of the digits is none')
+        check_state(arrays, trainer.updater)
         with warnings.catch_warnings():
             # of triggers of extensions that the run did not have, as a terminal's progress bar
             warnings.simplefilter('ignore')
             serializers.NpzDeserializer(arrays).load(trainer)
+        check_loaded(arrays, trainer)
     except Exception as error:      # whatever Chainer makes of arrays that do not fit
         raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '
                             'use another snapshot') from None
+
+
+def check_state(arrays, updater):
+    """Make sure that the arrays of a snapshot are a state that `updater` can be in.
+
+    Args:
+        arrays (dict): As from `read`.
+        updater (Updater): Updater of the same model, digits and minibatches.
+
+    Raises:
+        ValueError, KeyError: If they are not.
+    """
+    iterator = updater.get_iterator('main')
+    n = len(iterator.dataset)
+    epoch, position, iteration = (int(arrays[key]) for key in (
+        'updater/iterator:main/epoch', 'updater/iterator:main/current_position', ITERATION_KEY))
+    times = {key: array for key, array in arrays.items()
+             if key.startswith(OPTIMIZER_PREFIX) and key.endswith('/t')}
+    times[OPTIMIZER_PREFIX + 't'] = arrays[OPTIMIZER_PREFIX + 't']
+    moments = {OPTIMIZER_PREFIX + name[1:] + moment: param
+               for name, param in updater.get_optimizer('main').target.namedparams()
+               for moment in ('/m', '/v')}
+    possible = {
+        'order of the digits': np.array_equal(np.sort(arrays[ORDER_KEY]), np.arange(n)),
+        'place in the digits': 0 <= position < n and epoch >= 0 and (
+            epoch * n + position == iteration * iterator.batch_size),
+        'time of Adam': all(int(time) == iteration for time in times.values()),
+        'moments of Adam': all(
+            arrays[key].shape == param.shape and arrays[key].dtype == param.dtype
+            and (key.endswith('/m') or (arrays[key] >= 0).all())
+            for key, param in moments.items()),
+        'random state': 0 <= int(arrays[RANDOM_PREFIX + 'position']) <= 624
+            and int(arrays[RANDOM_PREFIX + 'has_gauss']) in (0, 1),
+        'count of losses': all(int(array) > 0 for key, array in arrays.items()
+                               if key.startswith(SUMMARY_PREFIX) and key.endswith('/_n')),
+        'numbers': all(np.isfinite(array).all() for array in arrays.values()
+                       if array.dtype.kind == 'f'),
+    }
+    for what, holds in possible.items():
+        if not holds:
+            raise ValueError(f'its {what} cannot be')
+
+
+def check_loaded(arrays, trainer):
+    """Make sure that a Trainer now holds what a snapshot says, and can log on from it.
+
+    Args:
+        arrays (dict): As from `read`.
+        trainer (Trainer): As it is after loading them.
+
+    Raises:
+        ValueError, KeyError: If it does not.
+    """
+    held = serializers.DictionarySerializer()
+    with contextlib.suppress(RuntimeError):     # the elapsed time, its last, needs a started run
+        trainer.serialize(held)
+    for key, array in held.target.items():
+        optional = key.startswith('extension_triggers/') and key not in arrays
+        if key != SETTINGS_KEY and not optional and not (
+                arrays[key].shape == np.shape(array) and np.array_equal(arrays[key], array)):
+            raise ValueError(f'its {key} does not fit')
+    log = json.loads(str(arrays[LOG_KEY]))
+    if not isinstance(log, list) or not all(
+            has_type(row[key], kind) and math.isfinite(row[key])
+            for row in log for key, kind in LOG_TYPES.items()):
+        raise ValueError('its log is none')

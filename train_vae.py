@@ -28,7 +28,6 @@ import net
 import snapshot
 
 TEST_K = 10         # Monte Carlo samples that score the test set, as in the article's log
-MOST = 10**6        # of whatever a flag counts; more is a slip of the finger
 NEWEST = object()   # --resume without a file
 REPORTED = ('loss', 'rec_loss', 'latent_loss')
 EPILOG = """\
@@ -42,15 +41,27 @@ examples:
 
 def main(argv=None):
     """Train as the command line `argv` (default: the program's) says; return the exit status."""
-    args, resumed = parse_arguments(argv)           # the latter: arrays of a snapshot, or None
+    args, resumed = parse_arguments(argv)
     device = compat.get_device(args.gpu)
+    with snapshot.claim(args.out, args.overwrite, args.resume):
+        return train_vae(args, device, resumed)
+
+
+def train_vae(args, device, resumed):
+    """Train, and leave in the folder `args.out` what the head of this file names.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        device (chainer.backend.Device): Where to train.
+        resumed (dict): Arrays of the snapshot `args.resume` to go on from, or None.
+
+    Returns:
+        int: The exit status.
+    """
     device.use()
     np.random.seed(args.seed)
-    if device.xp is not np:
-        device.xp.random.seed(args.seed)
 
     # digits
-    snapshot.prepare(args.out, args.overwrite, args.resume)
     digits = mnist.prepare(mnist.load(args.dataset, args.data_dir), args.test, args.binary)
     train, test = digits.train, digits.test                     # (N, 784), (M, 784)
 
@@ -60,6 +71,8 @@ def main(argv=None):
         snapshot.load_weights(args.initmodel, model, args.activation)
     graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)
+    kept = min(args.keep, math.ceil(args.epoch / args.snapshot_every))
+    snapshot.check_room(args.out, model, len(train), kept + 1)      # one is being written
 
     # optimizer, iterators, updater
     optimizer = optimizers.Adam()
@@ -70,12 +83,12 @@ def main(argv=None):
         train_iter, optimizer, device=device, loss_func=model.get_loss_func(args.beta, args.k))
 
     # trainer
-    stop = UntilStopped(args.epoch)
+    stop, writer = UntilStopped(args.epoch), snapshot.Writer(args.keep)
     trainer = training.Trainer(updater, stop, args.out)
     trainer.extend(extensions.Evaluator(
         test_iter, model, device=device, eval_func=score_func(model, TEST_K)))
     trainer.extend(check_finite)
-    trainer.extend(extensions.LogReport())
+    trainer.extend(LogReport())
     trainer.extend(PrintReport())
     trainer.extend(PlotReport())
     if sys.stdout.isatty():
@@ -83,15 +96,18 @@ def main(argv=None):
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
         'checksum': digits.checksum}
-    trainer.extend(snapshot.RunState(settings))
-    trainer.extend(extensions.snapshot(
-        filename=snapshot.EPOCH_PREFIX + '{.updater.epoch}', writer=snapshot.Writer()))
+    trainer.extend(snapshot.RunState(
+        settings, None if device.xp is np else device.xp.random.seed))
+    trainer.extend(
+        extensions.snapshot(filename=snapshot.EPOCH_PREFIX + '{.updater.epoch}', writer=writer),
+        trigger=snapshot_trigger(args.snapshot_every, args.epoch))
 
     # run
     if resumed:
         snapshot.check_digits(snapshot.settings(resumed, args.resume), digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
         if updater.epoch >= args.epoch:
+            plot_losses(trainer)        # the last that a run does, so it may be missing
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
             return 0
     print_header(args, device, digits, len(train), len(test), updater.epoch_detail)
@@ -101,8 +117,8 @@ def main(argv=None):
     snapshot.write_text(args.out, 'cg.dot', graph)
     with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
         trainer.run(show_loop_exception_msg=False)
-        if stop.signum:
-            snapshot.write_interrupted(trainer)
+        if stop.signum and updater.iteration not in (0, writer.iteration):
+            writer.interrupt(trainer)
     plot_losses(trainer)
     return report_end(updater, stop.signum, args)
 
@@ -136,7 +152,7 @@ def build_parser():
     parser = compat.Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    count = positive(int, MOST)
+    count = positive(int, snapshot.MOST)
 
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='train on GPU N (default: on the CPU)')
@@ -168,6 +184,10 @@ def build_parser():
     add('-r', '--resume', nargs='?', const=NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '
              'a larger --epoch trains for longer')
+    add('--snapshot-every', type=count, default=snapshot.EVERY, metavar='N',
+        help=f'epochs from one snapshot to the next (default: {snapshot.EVERY})')
+    add('--keep', type=count, default=snapshot.KEEP, metavar='N',
+        help=f'snapshots to keep, the newest (default: {snapshot.KEEP})')
     add('--overwrite', action='store_true',
         help='replace the snapshots of an earlier run in OUT')
     return parser
@@ -199,8 +219,9 @@ def parse_arguments(argv):
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
     fixed = ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test', 'seed')
-    parser.set_defaults(out=os.path.dirname(path) or '.', epoch=settings['epoch'],
-                        **{name: settings[name] for name in fixed})
+    free = ('epoch', 'snapshot_every', 'keep')
+    parser.set_defaults(out=os.path.dirname(path) or '.',
+                        **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
     args.resume = path
     for name in fixed:
@@ -247,6 +268,24 @@ class UntilStopped(triggers.IntervalTrigger):
                 signal.signal(signum, handler)
 
 
+def snapshot_trigger(every, epochs):
+    """Make the trigger of snapshots: after every so many epochs, and after the last.
+
+    Args:
+        every (int): Epochs from one to the next.
+        epochs (int): After which the run ends.
+
+    Returns:
+        callable: Of the trainer, after an iteration; tells whether a snapshot is due.
+    """
+    def due(trainer):
+        epoch = trainer.updater.epoch
+        before = int(trainer.updater.previous_epoch_detail)
+        return before // every < epoch // every or before < epochs <= epoch
+
+    return due
+
+
 def score_func(model, k):
     """Make the evaluation function: the negative ELBO (C = 1) of k Monte Carlo samples.
 
@@ -284,6 +323,20 @@ def check_finite(trainer):
                 f'the {name} is not finite in epoch {int(at.previous_epoch_detail) + 1}, iteration '
                 f'{at.iteration}; stopped, last good snapshot: {last}; try a smaller --beta, or '
                 'other weights')
+
+
+class LogReport(extensions.LogReport):
+    """Chainer's log of the epochs, which replaces OUT/log only when it is whole."""
+
+    def __init__(self):
+        super().__init__(log_name=None)     # its own writing may leave a folder behind
+
+    def __call__(self, trainer):
+        """Add up the losses, and after an epoch write their means."""
+        rows = len(self.log)
+        super().__call__(trainer)
+        if len(self.log) > rows:
+            snapshot.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n')
 
 
 class PrintReport(extensions.PrintReport):
@@ -384,6 +437,9 @@ def report_end(updater, signum, args):
               f'{os.path.join(args.out, snapshot.EPOCH_PREFIX + str(updater.epoch))}\n'
               f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
         return 0
+    if updater.iteration == 0:
+        print('interrupted before the first iteration; start it again')
+        return 128 + signum
     gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
     print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
           f'with: python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}')

@@ -1,8 +1,10 @@
 """What a run leaves behind: whole files, readable by the article's class, never unpickled."""
 
 import errno
+import functools
 import json
 import os
+from types import SimpleNamespace
 import zipfile
 
 import compat  # noqa: F401  (repairs what chainer imports)
@@ -53,7 +55,8 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
     assert inside == {
         'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus', 'dataset': 'mnist',
         'data_dir': inside['data_dir'], 'checksum': inside['checksum'], 'binary': False,
-        'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2}
+        'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
+        'snapshot_every': 1, 'keep': 5}
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.load(data_dir=inside['data_dir']).checksum
 
@@ -79,12 +82,32 @@ def test_newest_needs_a_snapshot(tmp_path, out):
         snapshot.newest(str(tmp_path / out))
 
 
-@pytest.mark.parametrize('iteration', [None, np.zeros(2), np.array('x'), np.array(1.5)])
-def test_newest_of_a_file_that_is_no_snapshot(tmp_path, small_run, iteration):
-    path = rewrite(last(small_run), small_run / 'snapshot_epoch_7',
-                   **{'updater/iteration': iteration})
-    with pytest.raises(snapshot.SnapshotError, match=f'{path} is not a snapshot of a run'):
+@pytest.mark.parametrize('damage', [
+    None, np.zeros(2), np.array('x'), np.array(1.5), 'no run', 'half', 'flipped', 'nothing'])
+def test_newest_passes_over_what_is_damaged_with_a_warning(small_run, damage, capsys):
+    path = small_run / 'snapshot_epoch_7'
+    if isinstance(damage, str):
+        rewrite(last(small_run), path, **{'updater/iteration': np.array(21), **(
+            {snapshot.SETTINGS_KEY: None} if damage == 'no run' else {})})
+        good = path.read_bytes()
+        middle = len(good) // 2
+        path.write_bytes({
+            'no run': good, 'half': good[:middle], 'nothing': b'',
+            'flipped': good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1:]}[damage])
+    else:
+        rewrite(last(small_run), path, **{'updater/iteration': damage})
+    assert snapshot.newest(str(small_run)) == last(small_run)
+    err = capsys.readouterr().err
+    assert err.startswith(f'warning: passed over, as {path} ')
+    assert err.count('\n') == 1
+
+
+def test_newest_of_damaged_files_alone(small_run, capsys):
+    for path in small_run.glob('snapshot_*'):
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}'):
         snapshot.newest(str(small_run))
+    assert capsys.readouterr().err.count('warning: passed over') == 2
 
 
 def test_find_takes_names_literally(tmp_path):
@@ -102,9 +125,66 @@ def test_cleaning_up_goes_by_number_and_leaves_what_is_not_its_own(tmp_path):
     others = ['snapshot_epoch_1.bak', 'snapshot_epoch_best', 'snapshot_interrupted']
     for name in [later, *own, *others]:
         (tmp_path / name).touch()
-    snapshot.Writer()('snapshot_epoch_12', str(tmp_path), {'x': np.zeros(1)})
+    snapshot.Writer(5)('snapshot_epoch_12', str(tmp_path), {snapshot.ITERATION_KEY: np.array(36)})
     kept = [f'snapshot_epoch_{n}' for n in (8, 9, 10, 11, 12)]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([later, *kept, *others])
+
+
+def test_an_interrupted_snapshot_goes_when_a_later_one_is_whole(small_run):
+    path = small_run / 'snapshot_interrupted'
+    arrays = snapshot.read(last(small_run))
+    iteration = int(arrays['updater/iteration'])
+    writer = snapshot.Writer(5)
+    for further, stays in ((1, True), (0, False), (-1, False)):
+        rewrite(last(small_run), path, **{'updater/iteration': np.array(iteration + further)})
+        writer('snapshot_epoch_2', str(small_run), arrays)
+        assert path.exists() == stays
+
+
+def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
+    debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part']
+    others = ['.map.png.77.part', '.snapshot_epoch_3.part', 'snapshot_epoch_3.77.part', '.part']
+    for name in debris + others:
+        (small_run / name).touch()
+    before = {path.name for path in small_run.iterdir()}
+    for _ in range(2):
+        with snapshot.claim(str(small_run), resumed=last(small_run)):
+            assert {path.name for path in small_run.iterdir()} == before - set(debris)
+            with pytest.raises(snapshot.SnapshotError, match='in use by another run'), \
+                    snapshot.claim(str(small_run)):
+                pass
+    with pytest.raises(RuntimeError), snapshot.claim(str(small_run), overwrite=True):
+        raise RuntimeError
+    with snapshot.claim(str(small_run), overwrite=True):
+        pass
+
+
+def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
+    with snapshot.claim(str(tmp_path / 'new')):
+        pass
+    assert not (tmp_path / 'new').exists()
+    (tmp_path / 'old').mkdir()
+    with snapshot.claim(str(tmp_path / 'old')):
+        pass
+    assert (tmp_path / 'old').exists()
+    with snapshot.claim(str(tmp_path / 'used')):
+        snapshot.write_text(str(tmp_path / 'used'), 'log', '[]')
+    assert (tmp_path / 'used' / 'log').exists()
+
+
+def test_room_is_that_of_real_snapshots(small_run, monkeypatch):
+    """What there is already makes room; the estimate is some 20 kB short, for the settings."""
+    size = os.path.getsize(last(small_run))
+    free = [0]
+    monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
+    check = functools.partial(snapshot.check_room, str(small_run), net.VAE(784, 2, 16), 60)
+    check(count=1)
+    with pytest.raises(snapshot.SnapshotError, match=r'room for 0\.\d MB, and 3 snapshots take'):
+        check(count=3)
+    free[0] = size - 20_000
+    check(count=3)
+    with pytest.raises(snapshot.SnapshotError, match='smaller --keep'):
+        check(count=4)
 
 
 def test_replacing_is_all_or_nothing(tmp_path):
@@ -127,8 +207,8 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
 def test_writer_refuses_weights_that_are_not_finite(tmp_path):
     with pytest.raises(FloatingPointError, match='le1/W is not finite'):
-        snapshot.Writer()('snapshot_epoch_1', str(tmp_path),
-                          {'updater/model:main/le1/W': np.array([1, np.inf])})
+        snapshot.Writer(5)('snapshot_epoch_1', str(tmp_path),
+                           {'updater/model:main/le1/W': np.array([1, np.inf])})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -47,7 +47,7 @@ def weights(path):
 def test_out(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == {'snapshot_epoch_1', 'snapshot_epoch_2', 'log', 'args.json', 'loss.png',
-                     'cg.dot'}
+                     'cg.dot', '.lock'}
     rows = json.loads((finished / 'log').read_text())
     assert [set(row) for row in rows] == [KEYS, KEYS]
     assert [(row['epoch'], row['iteration']) for row in rows] == [(1, 3), (2, 6)]
@@ -117,10 +117,24 @@ def test_validation_is_the_elbo_mean_over_digits(cli, data_dir, tmp_path):
     assert abs(row['validation/main/rec_loss'] - np.mean(samples)) < 5 * spread
 
 
-def test_snapshots_kept_are_the_newest(cli, data_dir, tmp_path):
-    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7')
-    found = sorted(int(path.name[15:]) for path in (tmp_path / 'run').glob('snapshot_epoch_*'))
-    assert found == [3, 4, 5, 6, 7]
+@pytest.mark.parametrize('flags, kept', [
+    ('', [3, 4, 5, 6, 7]), ('--keep 2', [6, 7]), ('--keep 9', [1, 2, 3, 4, 5, 6, 7]),
+    ('--snapshot-every 3', [3, 6, 7]), ('--snapshot-every 2 --keep 1', [7]),
+    ('--snapshot-every 50', [7]), ('-b 150', [2, 5, 7])])       # 2.5 epochs an iteration
+def test_snapshots_kept(cli, data_dir, tmp_path, monkeypatch, flags, kept):
+    monkeypatch.setattr(train_vae, 'plot_losses', lambda trainer: None)
+    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7', *flags.split())
+    assert sorted(map(snapshot.epoch_of, snapshot.find(str(tmp_path / 'run')))) == kept
+
+
+def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
+    run = tmp_path / 'run'
+    cli('--data-dir', data_dir, '-o', run, *SMALL, '-e', '4', '--snapshot-every', '2',
+        '--keep', '9')
+    cli('--resume', '-o', run, '-e', '7')
+    assert sorted(map(snapshot.epoch_of, snapshot.find(str(run)))) == [2, 4, 6, 7]
+    cli('--resume', '-o', run, '-e', '9', '--keep', '2', '--snapshot-every', '1')
+    assert sorted(map(snapshot.epoch_of, snapshot.find(str(run)))) == [8, 9]
 
 
 # The screen ---------------------------------------------------------------------------------
@@ -190,6 +204,7 @@ def test_help_teaches(cli):
                  '--dim-z N', '--dim-h N', '--beta C', '-k', '--k N', '-m', '--initmodel FILE',
                  '-r', '--resume [FILE]', '--binary', '--test', '--dataset {auto,mnist,digits}',
                  '--data-dir DIR', '--activation {softplus,tanh,relu}', '--seed N', '--overwrite',
+                 '--snapshot-every N', '--keep N',
                  'examples:'):
         assert re.search(rf'(?m)(^|[ ,]){re.escape(flag)}($|[ ,])', out), flag
 
@@ -203,7 +218,7 @@ def test_defaults_are_the_articles():
         'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100, 'dim_z': 20, 'dim_h': 500,
         'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None, 'binary': False, 'test': False,
         'dataset': 'auto', 'data_dir': None, 'activation': 'softplus', 'seed': 0,
-        'overwrite': False}
+        'snapshot_every': 1, 'keep': 5, 'overwrite': False}
 
 
 FLAGS = {
@@ -336,7 +351,7 @@ def test_bad_input_overwrites_nothing(cli, data_dir, small_run):
     assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
 
 
-def test_resume_is_as_if_never_stopped(cli, data_dir, small_run, tmp_path):
+def test_a_larger_epoch_extends_a_finished_run(cli, data_dir, small_run, tmp_path):
     cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', '4')
     status, out, err = cli('--resume', '-o', small_run, '-e', '4')
     assert (status, err) == (0, '')
@@ -406,31 +421,6 @@ def test_resume_into_anothers_folder_is_refused(cli, small_run, tmp_path):
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
-@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_and_resume_goes_on(data_dir, tmp_path, cli, signum):
-    out = tmp_path / 'run'
-    process = subprocess.Popen(
-        [sys.executable, train_vae.__file__, '--data-dir', data_dir, '-o', out, *SMALL,
-         '-e', '400'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (out / 'snapshot_epoch_2').exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signum)
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (128 + signum, '')
-    iteration = int(snapshot.read(str(out / 'snapshot_interrupted'))['updater/iteration'])
-    assert stdout.splitlines()[-1] == (
-        f'interrupted at epoch {iteration / 3:.2f}, iteration {iteration}; go on with: '
-        f'python train_vae.py --resume -o {out}')
-    more = iteration // 3 + 2
-    assert cli('--resume', '-o', out, '-e', more)[0] == 0
-    cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', more)
-    assert log_of(out) == log_of(tmp_path / 'whole')
-    end = f'snapshot_epoch_{more}'
-    assert weights(out / end) == weights(tmp_path / 'whole' / end)
-
-
-@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
 def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
     out = tmp_path / 'run'
     code = ('import sys, time, train_vae\n'
@@ -450,7 +440,7 @@ def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (-signal.SIGINT, '')
-    assert sorted(path.name for path in out.iterdir()) == ['args.json', 'cg.dot']
+    assert sorted(path.name for path in out.iterdir()) == ['.lock', 'args.json', 'cg.dot']
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
@@ -462,8 +452,8 @@ def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, 
                         lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(train_vae, 'plot_losses', fail)
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL), 'no picture')
-    assert int(snapshot.read(str(tmp_path / 'run' / 'snapshot_interrupted'))
-               ['updater/iteration']) == 3
+    assert snapshot.read_iteration(str(tmp_path / 'run' / 'snapshot_epoch_1')) == 3
+    assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
 
 
 # What bad input gets ------------------------------------------------------------------------
@@ -483,7 +473,8 @@ def test_a_bad_count_of_two_lines_is_still_one_line(cli):
 
 
 @pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', '1.5', 'x', ''])
-@pytest.mark.parametrize('flag', ['--epoch', '--batch-size', '--dim-z', '--dim-h', '--k'])
+@pytest.mark.parametrize('flag', [
+    '--epoch', '--batch-size', '--dim-z', '--dim-h', '--k', '--snapshot-every', '--keep'])
 def test_bad_counts(cli, flag, value):
     check_refused(cli(flag, value), flag, 'is not a positive whole number')
 
@@ -514,7 +505,7 @@ def test_bad_folders_of_digits(cli, data_dir, tmp_path, damage):
     content, _ = DAMAGES[damage]
     (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(content)
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run'), str(data_dir))
-    assert list((tmp_path / 'run').iterdir()) == []
+    assert not (tmp_path / 'run').exists()
 
 
 def test_missing_and_empty_folders_of_digits(cli, tmp_path):
@@ -547,7 +538,7 @@ def test_bad_snapshots(cli, data_dir, tmp_path, finished, flag, content):
     elif content is not None:
         bad.write_bytes(content)
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', flag, bad, *flags), str(bad))
-    assert not list(tmp_path.glob('run/*'))
+    assert not (tmp_path / 'run').exists()
 
 
 def test_resume_of_an_unknown_activation(cli, small_run):
@@ -579,7 +570,7 @@ def test_gpu_without_cupy_names_what_to_install(cli):
 
 def test_too_large_a_model(cli, data_dir, tmp_path, monkeypatch):
     check_refused(cli('--dim-h', 10**15), 'is not a positive whole number of at most 1000000')
-    monkeypatch.setattr(train_vae, 'MOST', 10**15)
+    monkeypatch.setattr(snapshot, 'MOST', 10**15)
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', '--dim-h', 10**15),
                   'not enough memory')
 

@@ -773,7 +773,7 @@ def test_an_interrupted_run_keeps_what_is_finished(small_run, signum):
     with Image.open(small_run / 'digits.png') as image:
         image.load()
     assert not (small_run / 'kl.gif').exists()
-    assert not list(small_run.glob('.*'))
+    assert not list(small_run.glob('.*.part'))
 
 
 def test_a_full_disk_leaves_the_earlier_figure(draw, small_run, monkeypatch):
@@ -787,7 +787,7 @@ def test_a_full_disk_leaves_the_earlier_figure(draw, small_run, monkeypatch):
     monkeypatch.setattr(visualize.Figure, 'savefig', fail)
     refused(draw('digits', '-o', small_run), 'No space left on device')
     assert (small_run / 'digits.png').read_bytes() == before
-    assert not list(small_run.glob('.*'))
+    assert not list(small_run.glob('.*.part'))
 
 
 @pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
