@@ -1,0 +1,356 @@
+"""A run that is stopped, killed or denied room goes on to the result that it would have had."""
+
+import contextlib
+import glob
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+from chainer.backends import cuda
+from conftest import SMALL, write_files
+import numpy as np
+import pytest
+from test_train_vae import check_refused, log_of
+
+import net
+import snapshot
+import train_vae
+
+needs_posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+
+
+def state_of(path):
+    """Return every array of a snapshot as bytes, with its dtype and shape, but no elapsed time."""
+    arrays = snapshot.read(str(path))
+    del arrays['_snapshot_elapsed_time']
+    rows = json.loads(str(arrays.pop(snapshot.LOG_KEY)))
+    assert all(row.pop('elapsed_time') > 0 for row in rows)
+    return {'log': rows} | {key: (array.dtype.str, array.shape, array.tobytes())
+                            for key, array in arrays.items()}
+
+
+def check_same(out, undisturbed):
+    """Assert that a run ended as another did: the same files, and the same in them."""
+    names = {path.name for path in undisturbed.iterdir()}
+    assert {path.name for path in out.iterdir()} == names
+    assert log_of(out) == log_of(undisturbed)
+    assert (out / 'loss.png').read_bytes() == (undisturbed / 'loss.png').read_bytes()
+    assert (out / 'args.json').read_bytes() == (undisturbed / 'args.json').read_bytes()
+    last = os.path.basename(snapshot.newest(str(undisturbed)))
+    assert state_of(out / last) == state_of(undisturbed / last)
+
+
+@contextlib.contextmanager
+def stopping_at(iteration):
+    """Let a run in this process meet a SIGTERM in its iteration of this number."""
+    def call(self, trainer):
+        if trainer.updater.iteration == iteration and self.signum is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        plain = train_vae.UntilStopped.__call__
+        patch.setattr(train_vae.UntilStopped, '__call__', call)
+        yield
+
+
+# Exactly as if never stopped ------------------------------------------------------------------
+
+
+SETTINGS = {
+    'batches over the end': ('-b 7', 52),   # of 60 digits, for 6 epochs: iterations
+    'more than there are': ('-b 150', 3),
+    'k, beta, relu': ('-b 11 -k 3 --beta 2 --activation relu', 33),
+    'not every epoch': ('-b 20 --snapshot-every 3 --keep 2', 18),
+}
+
+
+@needs_posix
+@pytest.mark.parametrize('name', SETTINGS)
+def test_stopped_anywhere_and_resumed(cli, data_dir, tmp_path, name):
+    flags, iterations = SETTINGS[name]
+    start = ['--data-dir', data_dir, *SMALL, *flags.split(), '-e', '6']
+    assert cli(*start, '-o', tmp_path / 'whole')[0] == 0
+    newest = snapshot.newest(str(tmp_path / 'whole'))
+    assert snapshot.read_iteration(newest) == iterations
+    run = tmp_path / 'run'
+    stops = sorted(random.Random(name).sample(range(1, iterations), 2))
+    command = [*start, '-o', run]
+    for stop in stops:
+        with stopping_at(stop):
+            status, out, err = cli(*command)
+        assert (status, err) == (143, '')
+        assert out.splitlines()[-1].startswith('interrupted at epoch ')
+        assert snapshot.read_iteration(snapshot.newest(str(run))) == stop
+        command = ['--resume', '-o', run]
+    assert cli(*command)[0] == 0
+    check_same(run, tmp_path / 'whole')
+
+
+def test_resumed_from_any_snapshot_file(cli, data_dir, tmp_path, finished):
+    assert cli('--resume', finished / 'snapshot_epoch_1', '-o', tmp_path / 'run')[0] == 0
+    assert state_of(tmp_path / 'run' / 'snapshot_epoch_2') == state_of(
+        finished / 'snapshot_epoch_2')
+    assert log_of(tmp_path / 'run') == log_of(finished)
+
+
+def test_a_damaged_snapshot_is_passed_over(cli, small_run, tmp_path, finished):
+    path = small_run / 'snapshot_epoch_2'
+    path.write_bytes(path.read_bytes()[:-1])
+    status, out, err = cli('--resume', '-o', small_run)
+    assert (status, err.count('\n')) == (0, 1)
+    assert err.startswith(f'warning: passed over, as {path} is not a snapshot, or damaged')
+    assert f"epochs   2, from 1 of {small_run / 'snapshot_epoch_1'}" in out
+    check_same(small_run, finished)
+
+
+@needs_posix
+def test_stopped_before_the_first_iteration(cli, data_dir, tmp_path):
+    start = ['--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL]
+    with stopping_at(0):
+        status, out, err = cli(*start)
+    assert (status, err) == (143, '')
+    assert out.endswith('interrupted before the first iteration; start it again\n')
+    assert not list((tmp_path / 'run').glob('snapshot_*'))
+    assert cli(*start)[0] == 0
+
+
+class Noise:
+    """A generator without a state to save, in place of CuPy's, for the noise of `F.gaussian`."""
+
+    def __init__(self, patch):
+        gaussian = net.F.gaussian
+        patch.setattr(net.F, 'gaussian', lambda mu, ln_var: gaussian(
+            mu, ln_var, eps=self.state.standard_normal(mu.shape).astype(np.float32)))
+        run_state = snapshot.RunState
+        patch.setattr(snapshot, 'RunState', lambda settings, _: run_state(settings, self.seed))
+        self.state, self.seeds = np.random.RandomState(), []
+
+    def seed(self, value):
+        """Do what `cupy.random.seed` does."""
+        assert 0 <= value < 2**64
+        self.seeds.append(value)
+        self.state = np.random.RandomState([value >> 32, value % 2**32])
+
+
+@needs_posix
+def test_noise_of_a_generator_without_a_state_follows_from_seed_and_iteration(
+        cli, data_dir, tmp_path, monkeypatch):
+    noise = Noise(monkeypatch)
+    start = ['--data-dir', data_dir, *SMALL, '--seed', 2**32 - 1]
+    assert cli(*start, '-o', tmp_path / 'whole')[0] == 0
+    assert noise.seeds == [((2**32 - 1) << 32) + i for i in range(7)]
+    with stopping_at(4):
+        assert cli(*start, '-o', tmp_path / 'run')[0] == 143
+    assert cli('--resume', '-o', tmp_path / 'run')[0] == 0
+    check_same(tmp_path / 'run', tmp_path / 'whole')
+
+
+@needs_posix
+@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+def test_gpu_resumes_exactly(cli, data_dir, tmp_path):
+    start = ['--gpu', '0', '--data-dir', data_dir, *SMALL]
+    assert cli(*start, '-o', tmp_path / 'whole')[0] == 0
+    with stopping_at(4):
+        assert cli(*start, '-o', tmp_path / 'run')[0] == 143
+    assert cli('--resume', '--gpu', '0', '-o', tmp_path / 'run')[0] == 0
+    check_same(tmp_path / 'run', tmp_path / 'whole')
+
+
+# In processes of their own --------------------------------------------------------------------
+
+
+def start(*argv, **options):
+    """Start train_vae.py with one thread, so that its sums have one order wherever it runs."""
+    return subprocess.Popen(
+        [sys.executable, train_vae.__file__, *map(str, argv)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'}, **options)
+
+
+def finish(*argv):
+    """Run train_vae.py to its end, which must be a good one."""
+    process = start(*argv)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, '')
+
+
+def wait_for(path, process):
+    """Wait until a file is there."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def endless(data_dir, tmp_path):
+    """Return a run that goes on for ever, in tmp_path/run, once it has written two snapshots."""
+    process = start('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', 10**6)
+    wait_for(tmp_path / 'run' / 'snapshot_epoch_2', process)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def check_goes_on(out, data_dir, whole):
+    """Assert that a run goes on to the end that it would have had."""
+    epochs = snapshot.epoch_of(snapshot.newest(str(out))) + 2
+    finish('--resume', '-o', out, '-e', epochs)
+    finish('--data-dir', data_dir, '-o', whole, *SMALL, '-e', epochs)
+    check_same(out, whole)
+
+
+@needs_posix
+def test_a_second_run_is_refused_while_the_first_lives(cli, data_dir, tmp_path, endless):
+    out = tmp_path / 'run'
+    for flags in (['--resume'], ['--overwrite', *SMALL, '--data-dir', data_dir],
+                  [*SMALL, '--data-dir', data_dir]):
+        check_refused(cli(*flags, '-o', out), f'{out} is in use by another run')
+    assert endless.poll() is None
+    endless.kill()
+    endless.wait()
+    check_goes_on(out, data_dir, tmp_path / 'whole')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs prlimit')
+def test_a_snapshot_that_finds_no_room(data_dir, tmp_path, endless):
+    import resource
+
+    out = tmp_path / 'run'
+    room = (out / 'snapshot_epoch_2').stat().st_size // 2
+    resource.prlimit(endless.pid, resource.RLIMIT_FSIZE, (room, room))
+    _, err = endless.communicate(timeout=60)
+    whole = sorted(map(snapshot.epoch_of, snapshot.find(str(out))))
+    check_refused((endless.returncode, '', err),
+                  f'cannot write {out / "snapshot_epoch_"}{whole[-1] + 1} (File too large); ')
+    assert len(whole) <= 5
+    assert not list(out.glob('.*.part'))
+    check_goes_on(out, data_dir, tmp_path / 'whole')
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a file system of 2 MB."""
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    if sys.platform != 'linux' or subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'none', disk], capture_output=True,
+            check=False).returncode:
+        pytest.skip('needs the right to mount a file system')
+    yield disk
+    subprocess.run(['umount', '-l', disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up(cli, data_dir, small_disk, tmp_path):
+    out = small_disk / 'run'
+    check_refused(cli('--data-dir', data_dir, '-o', out), f'{out} has room for 2.1 MB, and 6 ')
+    assert not out.exists()
+    small = ['--data-dir', data_dir, *SMALL, '--keep', '2']
+    process = start(*small, '-o', out, '-e', 10**6)
+    wait_for(out / 'snapshot_epoch_2', process)
+    with contextlib.suppress(OSError), open(small_disk / 'other', 'wb', buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    _, err = process.communicate(timeout=60)
+    check_refused((process.returncode, '', err), 'cannot write ', '(No space left on device); ')
+    assert not list(out.glob('.*.part'))
+    (small_disk / 'other').unlink()
+    epochs = snapshot.epoch_of(snapshot.newest(str(out))) + 2
+    finish('--resume', '-o', out, '-e', epochs)
+    finish(*small, '-o', tmp_path / 'whole', '-e', epochs)
+    check_same(out, tmp_path / 'whole')
+
+    subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
+    for folder in (out, small_disk / 'new'):
+        check_refused(cli('--resume', out / f'snapshot_epoch_{epochs}', '-o', folder),
+                      f'cannot write to {folder} (Read-only file system); name another folder')
+
+
+# Killed at random -----------------------------------------------------------------------------
+
+
+KILLED = ['-b', '2', '-e', '6', '--dim-h', '400', '-z', '2',         # 11 MB a snapshot
+          '--snapshot-every', '2', '--keep', '2']
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory, idx_files):
+    """Return the digits, the folder and the seconds of a run that nothing disturbs."""
+    base = tmp_path_factory.mktemp('undisturbed')
+    data = write_files(base / 'data', idx_files)
+    before = time.monotonic()
+    finish('--data-dir', data, '-o', base / 'run', *KILLED)
+    return data, base / 'run', time.monotonic() - before
+
+
+def go_on(data, out):
+    """Start a run, or go on with it from its newest snapshot."""
+    has_snapshot = out.exists() and snapshot.find(str(out))
+    return start(*(['--resume'] if has_snapshot else ['--data-dir', data, *KILLED]), '-o', out)
+
+
+def check_whole(out):
+    """Assert that all snapshots there are whole; return what a kill hit."""
+    parts = list(out.glob('.*.part'))
+    for path in snapshot.find(str(out)) if out.exists() else []:
+        snapshot.settings(snapshot.read(path), path)
+    if not parts:
+        return 'between files' if out.exists() and snapshot.find(str(out)) else 'no snapshot yet'
+    return 'in ' + parts[0].name.split('.')[1].rstrip('0123456789')
+
+
+@pytest.mark.slow
+@needs_posix
+@pytest.mark.parametrize('seed', range(20))
+def test_killed_at_any_moment(undisturbed, tmp_path, seed):
+    """Two kills: at a random moment, and (every other time) while a snapshot is being written."""
+    data, whole, seconds = undisturbed
+    out, chance, hits = tmp_path / 'run', random.Random(seed), []
+    for kill in range(2):
+        process = go_on(data, out)
+        if kill == seed % 2:
+            after = chance.randrange(3)     # of the snapshots
+            while process.poll() is None and not (
+                    glob.glob(f'{out}/.snapshot*.part')
+                    and len(glob.glob(f'{out}/snapshot_*')) >= min(after, 2)):
+                time.sleep(0.0005)
+            time.sleep(chance.uniform(0, 0.01))
+        else:
+            time.sleep(chance.uniform(0.15, 0.75) * seconds)
+        process.kill()
+        process.communicate()
+        hits.append(check_whole(out) if process.returncode else 'nothing: it had ended')
+    print(*hits, sep='\n')
+    _, err = (last := go_on(data, out)).communicate(timeout=120)
+    assert (last.returncode, err) == (0, '')
+    check_same(out, whole)
+
+
+@pytest.mark.slow
+@needs_posix
+@pytest.mark.parametrize('seed', range(6))
+def test_signalled_at_any_moment(undisturbed, tmp_path, seed):
+    data, whole, seconds = undisturbed
+    out, chance = tmp_path / 'run', random.Random(seed)
+    for signum in chance.sample([signal.SIGINT, signal.SIGTERM], 2):
+        process = go_on(data, out)
+        while process.stdout.readline() != f'results  {out}\n':
+            assert process.poll() is None
+        time.sleep(chance.uniform(0, seconds / 4))
+        process.send_signal(signum)
+        text, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (128 + signum, '')
+        said = text.splitlines()[-1]
+        at = snapshot.read_iteration(snapshot.newest(str(out)))
+        assert f', iteration {at}; go on with: ' in said
+        print(said)
+    finish('--resume', '-o', out)
+    check_same(out, whole)
