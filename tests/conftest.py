@@ -9,6 +9,7 @@ import struct
 import compat  # noqa: F401  (repairs what chainer imports)
 
 import chainer
+from hypothesis import HealthCheck, settings
 import numpy as np
 import pytest
 
@@ -16,6 +17,13 @@ import mnist
 import train_vae
 import visualize
 
+settings.register_profile(
+    'quick', max_examples=10, derandomize=True, database=None, deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
+                           HealthCheck.large_base_example, HealthCheck.data_too_large])
+settings.register_profile('thorough', settings.get_profile('quick'), max_examples=60,
+                          derandomize=False)
+settings.load_profile('quick')
 SMALL = ['--dim-h', '16', '-z', '2', '-b', '20', '-e', '2']
 
 
