@@ -119,6 +119,10 @@ def run(prog, main, argv=None):
         status, message = 1, error
     except KeyboardInterrupt:
         status, message = 128 + signal.SIGINT, 'interrupted'
-    line = ''.join(char if char.isprintable() else ' ' for char in str(message))
-    print(f'{prog}: error: {line}', file=sys.stderr)        # no stranger's escape codes in it
+    print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
+
+
+def printable(message):
+    """Return a message as one line, without escape codes that a stranger's file put there."""
+    return ''.join(char if char.isprintable() else ' ' for char in str(message))

@@ -389,18 +389,21 @@ def check_claims(archive, most):
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError('it is compressed as no npz is')   # LZMA may claim any memory
         with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                           (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, _, dtype = read_header(file)
-            if min(shape, default=0) < 0 or dtype.hasobject or member.file_size != (
+            version, _ = np.lib.format.read_magic(file)
+            if version > 2:
+                raise ValueError(f'{member.filename} is no array of numbers')
+            shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == 1 else
+                               np.lib.format.read_array_header_2_0)(file)
+            if dtype.hasobject:
+                raise ValueError('it holds Python objects, which could run code')
+            if min(shape, default=0) < 0 or member.file_size != (
                     file.tell() + math.prod(shape) * dtype.itemsize):
                 raise ValueError(f'{member.filename} is not the array that it claims')
 
 
 def describe(error):
     """Return the first line of an exception's message, or its name where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return compat.printable((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def settings(arrays, path):
