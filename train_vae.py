@@ -107,7 +107,8 @@ def train_vae(args, device, resumed):
         snapshot.check_digits(snapshot.settings(resumed, args.resume), digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
         if updater.epoch >= args.epoch:
-            plot_losses(trainer)        # the last that a run does, so it may be missing
+            if snapshot.find(args.out):     # a kill may have prevented a run's last file
+                plot_losses(trainer)
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
             return 0
     print_header(args, device, digits, len(train), len(test), updater.epoch_detail)

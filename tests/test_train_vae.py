@@ -380,6 +380,11 @@ def test_resume_of_a_finished_run_says_so(cli, small_run):
     assert (status, err) == (0, '')
     assert 'is at epoch 2 already; go on with a larger --epoch' in out
     assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+    (small_run / 'loss.png').unlink()
+    assert cli('--resume', '-o', small_run)[0] == 0
+    assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+    assert cli('--resume', last(small_run), '-o', small_run / 'new')[0] == 0
+    assert not (small_run / 'new').exists()
 
 
 @pytest.mark.parametrize('flags', [
