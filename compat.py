@@ -33,6 +33,18 @@ _environment_check = types.ModuleType('chainer._environment_check')
 _environment_check.check = lambda: None
 sys.modules.setdefault('chainer._environment_check', _environment_check)
 
+
+def _say_interrupted(kind, error, trace):
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print('interrupted', file=sys.stderr)
+
+
+# These imports take seconds on a busy machine. A Ctrl-C among them needs no traceback.
+if not hasattr(sys, 'ps1'):         # not in an interactive session
+    sys.excepthook = _say_interrupted
+
 # chainer/backends/cuda.py, lines 127 to 130 and 152 to 158: imports cupy.cudnn, which CuPy 14 no
 # longer has, and so warns at the first use of a GPU. The VAE needs no cuDNN: it has no convolution.
 os.environ.setdefault('CHAINER_CUDNN', '0')
@@ -107,8 +119,12 @@ def run(prog, main, argv=None):
 
     Returns:
         int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite, 130
-        for Ctrl-C.
+        for Ctrl-C, 143 for SIGTERM.
     """
+    def on_sigterm(signum, frame):
+        raise KeyboardInterrupt(signum)
+
+    earlier = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         return main(argv)
     except (UserError, OSError) as error:
@@ -117,8 +133,10 @@ def run(prog, main, argv=None):
         status, message = 2, f'not enough memory; try smaller sizes ({error})'
     except FloatingPointError as error:
         status, message = 1, error
-    except KeyboardInterrupt:
-        status, message = 128 + signal.SIGINT, 'interrupted'
+    except KeyboardInterrupt as error:
+        status, message = 128 + (error.args or (signal.SIGINT,))[0], 'interrupted'
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
     print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
 

@@ -208,7 +208,7 @@ def read_idx(folder, name, ndim):
     if not os.path.isfile(path):
         path += '.gz'
     if not os.path.isfile(path):
-        raise DatasetError(f'{folder} has neither {name} nor {name}.gz')
+        raise DatasetError(f'{folder} has neither {name} nor {name}.gz; put it there')
     try:
         with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
             header = file.read(4 + 4 * ndim)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,7 @@ EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoc
 LOCK = '.lock'                              # file that a running run holds
 EVERY, KEEP = 1, 5                          # epochs to a snapshot, and snapshots kept, by default
 MOST = 10**6                                # of whatever a setting counts; more is a slip
+GO_ON = 'put that right, then go on with --resume'
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
 ITERATION_KEY = 'updater/iteration'
@@ -95,7 +97,7 @@ class RunState(training.Extension):
 
 
 @contextlib.contextmanager
-def replacing(path, mend='make room there, or name another folder with -o'):
+def replacing(path, mend='put that right, or name another folder with -o'):
     """Open a binary file that takes the name `path` only once it is whole and on the disk.
 
     Args:
@@ -127,9 +129,9 @@ def replacing(path, mend='make room there, or name another folder with -o'):
             os.close(folder)
 
 
-def write_text(out, name, text):
-    """Write OUT/name whole, in UTF-8."""
-    with replacing(os.path.join(out, name)) as file:
+def write_text(out, name, text, **options):
+    """Write OUT/name whole, in UTF-8; `options` are for `replacing`."""
+    with replacing(os.path.join(out, name), **options) as file:
         file.write(text.encode())
 
 
@@ -159,7 +161,7 @@ class Writer(snapshot_writers.Writer):
             if key.startswith(MODEL_PREFIX) and not np.isfinite(array).all():
                 raise FloatingPointError(f'{key[len(MODEL_PREFIX):]} is not finite, so {filename} '
                                          'is not written')
-        with replacing(os.path.join(outdir, filename)) as file:
+        with replacing(os.path.join(outdir, filename), GO_ON) as file:
             np.savez(file, **target)
         self.iteration = int(target[ITERATION_KEY])
         if filename != INTERRUPTED:
@@ -167,8 +169,7 @@ class Writer(snapshot_writers.Writer):
 
     def clean(self, outdir, epoch):
         """Delete what the snapshot of this epoch, now whole, makes superfluous."""
-        epochs = sorted((epoch_of(path), path) for path in find(outdir))
-        old = [path for number, path in epochs if 0 <= number <= epoch][:-self.keep]
+        old = [path for path in find(outdir) if 0 <= epoch_of(path) <= epoch][:-self.keep]
         interrupted = os.path.join(outdir, INTERRUPTED)
         if os.path.exists(interrupted):
             with contextlib.suppress(SnapshotError):
@@ -195,7 +196,7 @@ def claim(out, overwrite=False, resumed=None):
         SnapshotError: If it cannot be written, is in use, or holds another run's snapshots.
     """
     is_new = not os.path.exists(out)
-    make_folder(out)
+    make_folder(out, '' if resumed is None else f'--resume {shlex.quote(resumed)} and ')
     lock = filelock.FileLock(os.path.join(out, LOCK), timeout=0)    # the system's: dies with us
     try:
         lock.acquire()
@@ -220,29 +221,40 @@ def claim(out, overwrite=False, resumed=None):
         lock.release()
 
 
-def check_room(out, model, n_digits, count):
+def check_room(out, model, n_digits, keep, overwrite, more):
     """Make sure that the snapshots of a run have room on the disk.
 
     Args:
         out (str): The folder of the run.
         model (VAE): The model; a snapshot holds its weights, and Adam's two moments of each.
         n_digits (int): Digits to train on; a snapshot holds the order of their shuffling.
-        count (int): How many snapshots; those that are there already will make room for them.
+        keep (int): How many snapshots are kept, besides the one that is being written.
+        overwrite (bool): Whether those that are there will be deleted.
+        more (int): How many will be written.
 
     Raises:
         SnapshotError: If they have not.
     """
-    needed = count * (3 * sum(param.array.nbytes for param in model.params()) + 8 * n_digits)
-    room = shutil.disk_usage(out).free + sum(os.path.getsize(path) for path in find(out))
-    if room < needed:
+    old = find(out)
+    free = shutil.disk_usage(out).free
+    if overwrite:
+        free += sum(os.path.getsize(path) for path in old)
+        old = []
+    new = max(1, min(keep + 1, len(old) + more) - len(old))
+    needed = new * (3 * sum(param.array.nbytes for param in model.params()) + 8 * n_digits)
+    if free < needed:
         raise SnapshotError(
-            f'{out} has room for {room / 1e6:.1f} MB, and {count} snapshots take '
+            f'{out} has {free / 1e6:.1f} MB free, and {new} new snapshots take '
             f'{needed / 1e6:.1f} MB; make room there, give a smaller --keep, or name another '
             'folder with -o')
 
 
-def make_folder(out):
+def make_folder(out, mend=''):
     """Make the folder `out`, if need be, and make sure that it can be written to.
+
+    Args:
+        out (str): The folder.
+        mend (str): What else to give with another folder, for the message.
 
     Raises:
         SnapshotError: If it cannot.
@@ -252,8 +264,8 @@ def make_folder(out):
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
-        raise SnapshotError(f'cannot write to {out} ({error.strerror}); '
-                            'name another folder with -o') from None
+        raise SnapshotError(f'cannot write to {shlex.quote(out)} ({error.strerror}); '
+                            f'give {mend}another folder with -o') from None
 
 
 def clear(out):
@@ -267,9 +279,18 @@ def clear(out):
 
 
 def find(out):
-    """Return the paths of all snapshots in the folder `out`, in no particular order."""
-    return [entry.path for entry in os.scandir(out) if entry.is_file()
-            and (entry.name == INTERRUPTED or epoch_of(entry.name) >= 0)]
+    """Return the paths of all snapshots in the folder `out`, by their epochs.
+
+    Raises:
+        SnapshotError: If the folder cannot be read.
+    """
+    try:
+        paths = [entry.path for entry in os.scandir(out) if entry.is_file()
+                 and (entry.name == INTERRUPTED or epoch_of(entry.name) >= 0)]
+    except OSError as error:
+        raise SnapshotError(f'cannot read the folder {shlex.quote(out)} ({error.strerror}); '
+                            'give another with -o') from None
+    return sorted(paths, key=epoch_of)
 
 
 def epoch_of(path):
@@ -295,8 +316,9 @@ def newest(out):
         with passing_over():
             settings(read(path), path)
             return path
-    raise SnapshotError(f'there is no {"whole " if paths else ""}snapshot in {out}; name the '
-                        'folder of the run with -o, or train first')
+    raise SnapshotError(
+        f'there is no whole snapshot in {out}; train anew with --overwrite' if paths else
+        f'there is no snapshot in {out}; name the folder of the run with -o, or train first')
 
 
 @contextlib.contextmanager
@@ -305,7 +327,8 @@ def passing_over():
     try:
         yield
     except SnapshotError as error:
-        print(f'warning: passed over, as {error}', file=sys.stderr)
+        cause = str(error).rpartition('; ')[0]      # without its advice
+        print(f'warning: passed over: {cause}', file=sys.stderr)
 
 
 def read_iteration(path):

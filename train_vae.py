@@ -71,8 +71,6 @@ def train_vae(args, device, resumed):
         snapshot.load_weights(args.initmodel, model, args.activation)
     graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)
-    kept = min(args.keep, math.ceil(args.epoch / args.snapshot_every))
-    snapshot.check_room(args.out, model, len(train), kept + 1)      # one is being written
 
     # optimizer, iterators, updater
     optimizer = optimizers.Adam()
@@ -112,6 +110,8 @@ def train_vae(args, device, resumed):
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
             return 0
     print_header(args, device, digits, len(train), len(test), updater.epoch_detail)
+    snapshot.check_room(args.out, model, len(train), args.keep, args.overwrite,
+                        more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
     if args.overwrite:
         snapshot.clear(args.out)
     snapshot.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
@@ -120,8 +120,9 @@ def train_vae(args, device, resumed):
         trainer.run(show_loop_exception_msg=False)
         if stop.signum and updater.iteration not in (0, writer.iteration):
             writer.interrupt(trainer)
+    status = report_end(updater, stop.signum, args)
     plot_losses(trainer)
-    return report_end(updater, stop.signum, args)
+    return status
 
 
 # The command line -------------------------------------------------------------------------------
@@ -225,12 +226,17 @@ def parse_arguments(argv):
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
     args.resume = path
-    for name in fixed:
-        given, had = getattr(args, name), settings[name]
-        if given != had:
-            flag = f'--{name.replace("_", "-")}' + (f' {given}' if given is not True else '')
-            parser.error(f'{flag} contradicts {path}, trained with{f" {had}" if had else "out"}; '
-                         'leave it out, or train anew with another -o')
+    wrong = [name for name in fixed if getattr(args, name) != settings[name]]
+    if args.data_dir is None and args.dataset not in ('auto', settings['dataset']):
+        wrong.append('dataset')
+    if wrong:
+        flags = {name: f'--{name.replace("_", "-")}' for name in wrong}
+        given = (flag if getattr(args, name) is True else f'{flag} {getattr(args, name)}'
+                 for name, flag in flags.items())
+        had = ('without it' if settings[name] is False else f'with {settings[name]}'
+               for name in wrong)
+        parser.error(f'{path} contradicts {", ".join(given)}, as it was trained {", ".join(had)}; '
+                     'leave that out, or train anew with another -o')
     return args, arrays
 
 
@@ -256,6 +262,8 @@ class UntilStopped(triggers.IntervalTrigger):
         """Remember the signal; the same again has its default effect, at once."""
         self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
+        end = '\n' if sys.stderr.isatty() else ''       # of the line with ^C
+        os.write(2, f'{end}stopping after this iteration; once more quits at once\n'.encode())
 
     @contextlib.contextmanager
     def on_signals(self):
@@ -337,7 +345,8 @@ class LogReport(extensions.LogReport):
         rows = len(self.log)
         super().__call__(trainer)
         if len(self.log) > rows:
-            snapshot.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n')
+            snapshot.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n',
+                                mend=snapshot.GO_ON)
 
 
 class PrintReport(extensions.PrintReport):

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from typing import NamedTuple
@@ -783,5 +782,4 @@ def cli(argv=None):
 
 if __name__ == '__main__':
     sys.stdout.reconfigure(errors='backslashreplace')       # names of files can be anything
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))     # and clean up
     sys.exit(cli())

@@ -21,8 +21,7 @@ settings.register_profile(
     'quick', max_examples=10, derandomize=True, database=None, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
                            HealthCheck.large_base_example, HealthCheck.data_too_large])
-settings.register_profile('thorough', settings.get_profile('quick'), max_examples=60,
-                          derandomize=False)
+settings.register_profile('thorough', settings.get_profile('quick'), max_examples=40)
 settings.load_profile('quick')
 SMALL = ['--dim-h', '16', '-z', '2', '-b', '20', '-e', '2']
 

@@ -16,7 +16,7 @@ from chainer.backends import cuda
 from conftest import SMALL, write_files
 import numpy as np
 import pytest
-from test_train_vae import check_refused, log_of
+from test_train_vae import STOPPING, check_refused, log_of
 
 import net
 import snapshot
@@ -105,7 +105,7 @@ def test_a_damaged_snapshot_is_passed_over(cli, small_run, tmp_path, finished):
     path.write_bytes(path.read_bytes()[:-1])
     status, out, err = cli('--resume', '-o', small_run)
     assert (status, err.count('\n')) == (0, 1)
-    assert err.startswith(f'warning: passed over, as {path} is not a snapshot, or damaged')
+    assert err.startswith(f'warning: passed over: {path} is not a snapshot, or damaged')
     assert f"epochs   2, from 1 of {small_run / 'snapshot_epoch_1'}" in out
     check_same(small_run, finished)
 
@@ -229,7 +229,8 @@ def test_a_snapshot_that_finds_no_room(data_dir, tmp_path, endless):
     _, err = endless.communicate(timeout=60)
     whole = sorted(map(snapshot.epoch_of, snapshot.find(str(out))))
     check_refused((endless.returncode, '', err),
-                  f'cannot write {out / "snapshot_epoch_"}{whole[-1] + 1} (File too large); ')
+                  f'cannot write {out / "snapshot_epoch_"}{whole[-1] + 1} (File too large); '
+                  'put that right, then go on with --resume')
     assert len(whole) <= 5
     assert not list(out.glob('.*.part'))
     check_goes_on(out, data_dir, tmp_path / 'whole')
@@ -251,7 +252,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 def test_a_disk_that_fills_up(cli, data_dir, small_disk, tmp_path):
     out = small_disk / 'run'
-    check_refused(cli('--data-dir', data_dir, '-o', out), f'{out} has room for 2.1 MB, and 6 ')
+    check_refused(cli('--data-dir', data_dir, '-o', out), f'{out} has 2.1 MB free, and 6 new ')
     assert not out.exists()
     small = ['--data-dir', data_dir, *SMALL, '--keep', '2']
     process = start(*small, '-o', out, '-e', 10**6)
@@ -271,7 +272,8 @@ def test_a_disk_that_fills_up(cli, data_dir, small_disk, tmp_path):
     subprocess.run(['mount', '-o', 'remount,ro', small_disk], check=True)
     for folder in (out, small_disk / 'new'):
         check_refused(cli('--resume', out / f'snapshot_epoch_{epochs}', '-o', folder),
-                      f'cannot write to {folder} (Read-only file system); name another folder')
+                      f'cannot write to {folder} (Read-only file system); '
+                      f"give --resume {out / f'snapshot_epoch_{epochs}'} and another folder")
 
 
 # Killed at random -----------------------------------------------------------------------------
@@ -311,12 +313,12 @@ def check_whole(out):
 @needs_posix
 @pytest.mark.parametrize('seed', range(20))
 def test_killed_at_any_moment(undisturbed, tmp_path, seed):
-    """Two kills: at a random moment, and (every other time) while a snapshot is being written."""
+    """Killed at a random moment, or while a snapshot is being written, or at both in turn."""
     data, whole, seconds = undisturbed
     out, chance, hits = tmp_path / 'run', random.Random(seed), []
-    for kill in range(2):
+    for moment in (['writing'], ['any'], ['any', 'writing'])[seed % 3]:
         process = go_on(data, out)
-        if kill == seed % 2:
+        if moment == 'writing':
             after = chance.randrange(3)     # of the snapshots
             while process.poll() is None and not (
                     glob.glob(f'{out}/.snapshot*.part')
@@ -347,7 +349,7 @@ def test_signalled_at_any_moment(undisturbed, tmp_path, seed):
         time.sleep(chance.uniform(0, seconds / 4))
         process.send_signal(signum)
         text, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (128 + signum, '')
+        assert (process.returncode, err) == (128 + signum, STOPPING)
         said = text.splitlines()[-1]
         at = snapshot.read_iteration(snapshot.newest(str(out)))
         assert f', iteration {at}; go on with: ' in said

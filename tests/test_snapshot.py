@@ -1,7 +1,7 @@
 """What a run leaves behind: whole files, readable by the article's class, never unpickled."""
 
+import contextlib
 import errno
-import functools
 import json
 import os
 from types import SimpleNamespace
@@ -98,16 +98,19 @@ def test_newest_passes_over_what_is_damaged_with_a_warning(small_run, damage, ca
         rewrite(last(small_run), path, **{'updater/iteration': damage})
     assert snapshot.newest(str(small_run)) == last(small_run)
     err = capsys.readouterr().err
-    assert err.startswith(f'warning: passed over, as {path} ')
+    assert err.startswith(f'warning: passed over: {path} ')
+    assert ';' not in err       # no advice to do what is done already
     assert err.count('\n') == 1
 
 
 def test_newest_of_damaged_files_alone(small_run, capsys):
     for path in small_run.glob('snapshot_*'):
         path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}'):
+    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}; .*--over'):
         snapshot.newest(str(small_run))
-    assert capsys.readouterr().err.count('warning: passed over') == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f'warning: passed over: {small_run / "snapshot_epoch_1"}')
+    assert second.startswith(f'warning: passed over: {small_run / "snapshot_epoch_2"}')
 
 
 def test_find_takes_names_literally(tmp_path):
@@ -173,18 +176,18 @@ def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
 
 
 def test_room_is_that_of_real_snapshots(small_run, monkeypatch):
-    """What there is already makes room; the estimate is some 20 kB short, for the settings."""
+    """Two are there. The estimate is some 20 kB short of a snapshot, for the settings and names."""
     size = os.path.getsize(last(small_run))
-    free = [0]
-    monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
-    check = functools.partial(snapshot.check_room, str(small_run), net.VAE(784, 2, 16), 60)
-    check(count=1)
-    with pytest.raises(snapshot.SnapshotError, match=r'room for 0\.\d MB, and 3 snapshots take'):
-        check(count=3)
-    free[0] = size - 20_000
-    check(count=3)
-    with pytest.raises(snapshot.SnapshotError, match='smaller --keep'):
-        check(count=4)
+    for keep, overwrite, more, new in [
+            (5, False, 1, 1), (5, False, 2, 2), (5, False, 9, 4), (3, False, 9, 2),
+            (2, False, 9, 1), (1, False, 9, 1), (5, True, 1, 1), (5, True, 9, 6), (1, True, 9, 2)]:
+        for snapshots, fits in ((new, True), (new - 1, False)):
+            free = snapshots * size - 2 * size * overwrite
+            monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out, free=free:
+                                SimpleNamespace(free=free))
+            with (contextlib.nullcontext() if fits else pytest.raises(
+                    snapshot.SnapshotError, match=f'MB free, and {new} new snapshots take ')):
+                snapshot.check_room(str(small_run), net.VAE(784, 2, 16), 60, keep, overwrite, more)
 
 
 def test_replacing_is_all_or_nothing(tmp_path):

@@ -24,10 +24,12 @@ import mnist
 import net
 import snapshot
 import train_vae
+import visualize
 
 KEYS = {'epoch', 'iteration', 'elapsed_time',
         *(f'{set_}main/{name}' for set_ in ('', 'validation/')
           for name in ('loss', 'rec_loss', 'latent_loss'))}
+STOPPING = 'stopping after this iteration; once more quits at once\n'
 
 
 def log_of(out):
@@ -394,12 +396,20 @@ def test_resume_against_its_settings_is_refused(cli, small_run, flags):
     status, _, err = cli('--resume', '-o', small_run, '-e', '4', *flags.split())
     name = {'-z': '--dim-z', '-b': '--batch-size', '-k': '--k'}.get(*[flags.split()[0]] * 2)
     value = ''.join(f' {float(word) if name == "--beta" else word}' for word in flags.split()[1:])
-    check_refused((status, '', err), f'{name}{value} contradicts {last(small_run)}, trained with')
+    check_refused((status, '', err), f'{last(small_run)} contradicts {name}{value}, as it was '
+                  'trained with')
+
+
+def test_all_that_contradicts_is_named_at_once(cli, small_run):
+    flags = ['--binary', '--seed', '4', '--dataset', 'digits']
+    check_refused(cli('--resume', '-o', small_run, *flags),
+                  '--binary, --seed 4, --dataset digits, as it was trained without it, with 0, '
+                  'with mnist; leave that out')
 
 
 def test_resume_with_other_digits_is_refused(cli, small_run):
     check_refused(cli('--resume', '-o', small_run, '-e', '4', '--dataset', 'digits'),
-                  "was trained on other digits than scikit-learn's bundled digits")
+                  'contradicts --dataset digits, as it was trained with mnist')
     data = json.loads((small_run / 'args.json').read_text())['data_dir']
     other = small_run.parent / 'other'
     other.mkdir()
@@ -444,8 +454,41 @@ def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
     assert process.poll() is None           # the iteration goes on to its end
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stderr) == (-signal.SIGINT, '')
+    assert (process.returncode, stderr) == (-signal.SIGINT, STOPPING)
     assert sorted(path.name for path in out.iterdir()) == ['.lock', 'args.json', 'cg.dot']
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@pytest.mark.parametrize('command', [train_vae, visualize])
+@pytest.mark.parametrize('signum, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_there_is_work_to_keep(tmp_path, command, signum, status):
+    name = os.path.basename(command.__file__)
+    code = (f'import os, signal, sys, {name[:-3]}\n'
+            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # or it may be ignored
+            f'{name[:-3]}.compat.get_device = lambda gpu: os.kill(os.getpid(), {signum})\n'
+            f'sys.exit({name[:-3]}.cli(sys.argv[1:]))')
+    run = subprocess.run([sys.executable, '-c', code, '-o', tmp_path / 'run'], timeout=60,
+                         capture_output=True, text=True, check=False,
+                         cwd=os.path.dirname(command.__file__))
+    assert (run.returncode, run.stdout, run.stderr) == (status, '', f'{name}: error: interrupted\n')
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@pytest.mark.parametrize('command', [train_vae, visualize])
+def test_a_ctrl_c_among_the_imports_shows_no_traceback(command):
+    code = ('import os, runpy, signal, sys\n'
+            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+            'class Finder:\n'
+            '    def find_spec(self, name, *args):\n'
+            '        if name == "xavier":\n'           # the last of the imports
+            '            os.kill(os.getpid(), signal.SIGINT)\n'
+            'sys.meta_path.insert(0, Finder())\n'
+            'sys.path.insert(0, os.path.dirname(sys.argv[1]))\n'
+            'runpy.run_path(sys.argv[1], run_name="__main__")')
+    run = subprocess.run([sys.executable, '-c', code, command.__file__], capture_output=True,
+                         text=True, timeout=60, check=False)
+    assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, '', 'interrupted\n')
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
