@@ -225,7 +225,7 @@ def read_idx(folder, name, ndim):
             ratio = MOST_RATIO if path.endswith('.gz') else 1
             if size > 2**20 + ratio * os.path.getsize(path):
                 raise DatasetError(f'{path} claims {size} bytes, too many for a file of its size; '
-                                   'fetch it again')
+                                   'fetch it again, or unpack it with gunzip')
             body = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f'{path} cannot be read ({error}); fetch it again') from None
@@ -261,6 +261,8 @@ def read_cache():
                 raise ValueError('not the digits of MNIST')
         except FileNotFoundError:
             return None
+        except MemoryError:
+            raise
         except Exception as error:      # whatever zipfile and NumPy make of a damaged file
             print(f'warning: {path} is damaged ({snapshot.describe(error)}); fetching MNIST again',
                   file=sys.stderr)

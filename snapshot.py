@@ -34,6 +34,7 @@ GO_ON = 'put that right, then go on with --resume'
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
 ITERATION_KEY = 'updater/iteration'
+EPOCH_KEY = 'updater/iterator:main/epoch'
 ORDER_KEY = 'updater/iterator:main/order'
 OPTIMIZER_PREFIX = 'updater/optimizer:main/'
 LOG_KEY = 'extensions/LogReport/_log'
@@ -43,10 +44,12 @@ RANDOM_PREFIX = 'extensions/run/random_'
 SETTING_TYPES = {
     'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
-    'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int}
+    'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
+    'device': str}
 LOG_TYPES = {'epoch': int, 'iteration': int, 'elapsed_time': (int, float)} | {
     f'{of}main/{name}': (int, float)
     for of in ('', 'validation/') for name in ('loss', 'rec_loss', 'latent_loss')}
+MOST_LOSS = 1e30                            # float32 ends at 3e38, and pictures of it before
 
 
 class SnapshotError(compat.UserError):
@@ -119,14 +122,15 @@ def replacing(path, mend='put that right, or name another folder with -o'):
         with contextlib.suppress(OSError):
             os.remove(part)
         if isinstance(error, OSError):
-            raise SnapshotError(f'cannot write {path} ({error.strerror}); {mend}') from None
+            cause = error.strerror or error
+            raise SnapshotError(f'cannot write {path} ({cause}); {mend}') from None
         raise
     with contextlib.suppress(OSError):      # the new name, too; Windows cannot
-        folder = os.open(folder or '.', os.O_RDONLY)
+        descriptor = os.open(folder or '.', os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
 def write_text(out, name, text, **options):
@@ -143,13 +147,17 @@ class Writer(snapshot_writers.Writer):
 
     Args:
         keep (int): How many to keep.
+        resumed (str): The snapshot that the run goes on from, if it does.
+
+    Attributes:
+        iteration (int): At which the last snapshot was taken, or None.
     """
 
-    iteration = None        # at which the last was taken
-
-    def __init__(self, keep):
+    def __init__(self, keep, resumed=None):
         super().__init__()
         self.keep = keep
+        self.resumed = resumed
+        self.iteration = None
 
     def __call__(self, filename, outdir, target):
         """Write the arrays `target` as OUT/filename.
@@ -159,8 +167,9 @@ class Writer(snapshot_writers.Writer):
         """
         for key, array in target.items():
             if key.startswith(MODEL_PREFIX) and not np.isfinite(array).all():
-                raise FloatingPointError(f'{key[len(MODEL_PREFIX):]} is not finite, so {filename} '
-                                         'is not written')
+                epoch = int(target[EPOCH_KEY]) + (filename == INTERRUPTED)
+                raise not_finite(f'weight {key[len(MODEL_PREFIX):]}', epoch,
+                                 target[ITERATION_KEY], outdir, self.resumed)
         with replacing(os.path.join(outdir, filename), GO_ON) as file:
             np.savez(file, **target)
         self.iteration = int(target[ITERATION_KEY])
@@ -183,6 +192,23 @@ class Writer(snapshot_writers.Writer):
         self(INTERRUPTED, trainer.out, serializers.npz.serialize(trainer))
 
 
+def not_finite(what, epoch, iteration, out, resumed):
+    """Return the FloatingPointError that ends a run, which names its last good snapshot.
+
+    Args:
+        what (str): What is not finite.
+        epoch, iteration (int): Where that was seen; epochs count from 1.
+        out (str): The folder of the run.
+        resumed (str): The snapshot that it went on from, or None.
+    """
+    last = resumed or 'none'
+    with contextlib.suppress(SnapshotError):
+        last = newest(out)
+    return FloatingPointError(
+        f'the {what} is not finite in epoch {epoch}, iteration {iteration}; stopped, last good '
+        f'snapshot: {last}; try a smaller --beta, or other weights')
+
+
 @contextlib.contextmanager
 def claim(out, overwrite=False, resumed=None):
     """Hold a folder for a run to write to, so that no second run writes there meanwhile.
@@ -202,6 +228,9 @@ def claim(out, overwrite=False, resumed=None):
         lock.acquire()
     except filelock.Timeout:
         raise SnapshotError(f'{out} is in use by another run; wait for its end, or name another '
+                            'folder with -o') from None
+    except (OSError, NotImplementedError) as error:
+        raise SnapshotError(f'cannot lock {os.path.join(out, LOCK)} ({error}); name another '
                             'folder with -o') from None
     try:
         own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
@@ -358,6 +387,8 @@ def read(path, only=None):
     """
     try:
         return read_npz(path, only)
+    except MemoryError:
+        raise
     except OSError as error:
         raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror}); '
                             'name a file that a run left') from None
@@ -389,7 +420,8 @@ def read_npz(path, only=None, most=None):
         if not zipfile.is_zipfile(file):
             raise ValueError('it is no whole npz file')
         file.seek(0)
-        with warnings.catch_warnings(), np.load(file, allow_pickle=False) as npz:
+        # not np.load, which would believe the header of an array before the zip
+        with warnings.catch_warnings(), np.lib.npyio.NpzFile(file, allow_pickle=False) as npz:
             warnings.simplefilter('ignore')     # of NumPy, about an odd header
             check_claims(npz.zip, most or 2**20 + 4 * os.path.getsize(path))
             return {key: npz[key] for key in npz.files if only in (None, key)}
@@ -419,7 +451,7 @@ def check_claims(archive, most):
                                np.lib.format.read_array_header_2_0)(file)
             if dtype.hasobject:
                 raise ValueError('it holds Python objects, which could run code')
-            if min(shape, default=0) < 0 or member.file_size != (
+            if not dtype.itemsize or min(shape, default=0) < 0 or member.file_size != (
                     file.tell() + math.prod(shape) * dtype.itemsize):
                 raise ValueError(f'{member.filename} is not the array that it claims')
 
@@ -443,7 +475,8 @@ def settings(arrays, path):
         SnapshotError: If there are none, or they do not fit the arrays beside them.
     """
     try:
-        found = {'snapshot_every': EVERY, 'keep': KEEP}     # which the first snapshots lack
+        # what the first snapshots lack
+        found = {'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU'}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
@@ -452,14 +485,19 @@ def settings(arrays, path):
                         if SETTING_TYPES[key] is int and key != 'seed')
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and found['dataset'] in ('mnist', 'digits')
-                and arrays[MODEL_PREFIX + 'le1/W'].shape == (dim_h, n_in)
-                and arrays[MODEL_PREFIX + 'le2/W'].shape == (dim_h, dim_h)
-                and arrays[MODEL_PREFIX + 'le3_mu/W'].shape == (dim_z, dim_h))
+                and all(is_float32(arrays[MODEL_PREFIX + key], shape) for key, shape in (
+                    ('le1/W', (dim_h, n_in)), ('le2/W', (dim_h, dim_h)),
+                    ('le3_mu/W', (dim_z, dim_h)))))
     except (KeyError, TypeError, ValueError, RecursionError):
         fits = False
     if not fits:
         raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
     return found
+
+
+def is_float32(array, shape):
+    """Tell whether an array from a file is of this shape and float32, in whatever byte order."""
+    return array.shape == shape and array.dtype.type is np.float32
 
 
 def has_type(value, kind):
@@ -514,7 +552,7 @@ def load_model(arrays, model, path):
     prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
-        if found is None or found.dtype.type is not np.float32 or found.shape != weights.shape:
+        if found is None or not is_float32(found, weights.shape):
             had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
             raise SnapshotError(
                 f'{path} is of another model: its {name[1:]} is {had}, not float32 of shape '
@@ -563,6 +601,8 @@ def load_trainer(arrays, trainer, path):
             warnings.simplefilter('ignore')
             serializers.NpzDeserializer(arrays).load(trainer)
         check_loaded(arrays, trainer)
+    except MemoryError:
+        raise
     except Exception as error:      # whatever Chainer makes of arrays that do not fit
         raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '
                             'use another snapshot') from None
@@ -581,22 +621,32 @@ def check_state(arrays, updater):
     iterator = updater.get_iterator('main')
     n = len(iterator.dataset)
     epoch, position, iteration = (int(arrays[key]) for key in (
-        'updater/iterator:main/epoch', 'updater/iterator:main/current_position', ITERATION_KEY))
-    times = {key: array for key, array in arrays.items()
-             if key.startswith(OPTIMIZER_PREFIX) and key.endswith('/t')}
-    times[OPTIMIZER_PREFIX + 't'] = arrays[OPTIMIZER_PREFIX + 't']
-    moments = {OPTIMIZER_PREFIX + name[1:] + moment: param
-               for name, param in updater.get_optimizer('main').target.namedparams()
-               for moment in ('/m', '/v')}
+        EPOCH_KEY, 'updater/iterator:main/current_position', ITERATION_KEY))
+    params = {OPTIMIZER_PREFIX + name[1:]: param
+              for name, param in updater.get_optimizer('main').target.namedparams()}
+    log = json.loads(str(arrays[LOG_KEY]))
     possible = {
-        'order of the digits': np.array_equal(np.sort(arrays[ORDER_KEY]), np.arange(n)),
+        'order of the digits': arrays[ORDER_KEY].shape == (n,) and np.array_equal(
+            np.sort(arrays[ORDER_KEY]), np.arange(n)),
         'place in the digits': 0 <= position < n and epoch >= 0 and (
             epoch * n + position == iteration * iterator.batch_size),
-        'time of Adam': all(int(time) == iteration for time in times.values()),
+        'time of Adam': all(int(arrays[key]) == iteration for key in (
+            OPTIMIZER_PREFIX + 't', *(prefix + '/t' for prefix in params))),
         'moments of Adam': all(
-            arrays[key].shape == param.shape and arrays[key].dtype == param.dtype
-            and (key.endswith('/m') or (arrays[key] >= 0).all())
-            for key, param in moments.items()),
+            arrays[prefix + moment].shape == param.shape
+            and arrays[prefix + moment].dtype == param.dtype
+            for prefix, param in params.items() for moment in ('/m', '/v'))
+            and all((arrays[prefix + '/v'] >= 0).all() for prefix in params),
+        'triggers': all(
+            array == (iteration if key.endswith('/previous_iteration') else epoch + position / n)
+            for key, array in arrays.items()
+            if key.startswith('extension') and '/previous_' in key),
+        # a row an epoch; where a minibatch is more than an epoch, a row an iteration
+        'log': isinstance(log, list) and len(log) == min(epoch, iteration) and all(
+            row['epoch'] == max(i, i * iterator.batch_size // n)
+            and all(has_type(row[key], kind) and abs(row[key]) < MOST_LOSS
+                    for key, kind in LOG_TYPES.items())
+            for i, row in enumerate(log, 1)),
         'random state': 0 <= int(arrays[RANDOM_PREFIX + 'position']) <= 624
             and int(arrays[RANDOM_PREFIX + 'has_gauss']) in (0, 1),
         'count of losses': all(int(array) > 0 for key, array in arrays.items()
@@ -610,7 +660,7 @@ def check_state(arrays, updater):
 
 
 def check_loaded(arrays, trainer):
-    """Make sure that a Trainer now holds what a snapshot says, and can log on from it.
+    """Make sure that a Trainer now holds what a snapshot says.
 
     Args:
         arrays (dict): As from `read`.
@@ -627,8 +677,3 @@ def check_loaded(arrays, trainer):
         if key != SETTINGS_KEY and not optional and not (
                 arrays[key].shape == np.shape(array) and np.array_equal(arrays[key], array)):
             raise ValueError(f'its {key} does not fit')
-    log = json.loads(str(arrays[LOG_KEY]))
-    if not isinstance(log, list) or not all(
-            has_type(row[key], kind) and math.isfinite(row[key])
-            for row in log for key, kind in LOG_TYPES.items()):
-        raise ValueError('its log is none')

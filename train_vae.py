@@ -81,11 +81,11 @@ def train_vae(args, device, resumed):
         train_iter, optimizer, device=device, loss_func=model.get_loss_func(args.beta, args.k))
 
     # trainer
-    stop, writer = UntilStopped(args.epoch), snapshot.Writer(args.keep)
+    stop, writer = UntilStopped(args.epoch), snapshot.Writer(args.keep, args.resume)
     trainer = training.Trainer(updater, stop, args.out)
     trainer.extend(extensions.Evaluator(
         test_iter, model, device=device, eval_func=score_func(model, TEST_K)))
-    trainer.extend(check_finite)
+    trainer.extend(make_check_finite(args.resume))
     trainer.extend(LogReport())
     trainer.extend(PrintReport())
     trainer.extend(PlotReport())
@@ -93,7 +93,7 @@ def train_vae(args, device, resumed):
         trainer.extend(extensions.ProgressBar(update_interval=10))
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
-        'checksum': digits.checksum}
+        'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU'}
     trainer.extend(snapshot.RunState(
         settings, None if device.xp is np else device.xp.random.seed))
     trainer.extend(
@@ -102,16 +102,21 @@ def train_vae(args, device, resumed):
 
     # run
     if resumed:
-        snapshot.check_digits(snapshot.settings(resumed, args.resume), digits, args.resume)
+        had = snapshot.settings(resumed, args.resume)
+        snapshot.check_digits(had, digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
+        if had['device'] != settings['device']:
+            print(f'warning: {args.resume} comes from a {had["device"]}; on a {settings["device"]} '
+                  'the run goes on, but not to exactly the same result', file=sys.stderr)
         if updater.epoch >= args.epoch:
-            if snapshot.find(args.out):     # a kill may have prevented a run's last file
-                plot_losses(trainer)
+            if snapshot.find(args.out) and os.path.samefile(
+                    snapshot.newest(args.out), args.resume):
+                plot_losses(trainer)        # a run's last file, which a kill may have prevented
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
             return 0
-    print_header(args, device, digits, len(train), len(test), updater.epoch_detail)
     snapshot.check_room(args.out, model, len(train), args.keep, args.overwrite,
                         more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
+    print_header(args, device, digits, len(train), len(test), updater.epoch_detail)
     if args.overwrite:
         snapshot.clear(args.out)
     snapshot.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
@@ -290,7 +295,7 @@ def snapshot_trigger(every, epochs):
     def due(trainer):
         epoch = trainer.updater.epoch
         before = int(trainer.updater.previous_epoch_detail)
-        return before // every < epoch // every or before < epochs <= epoch
+        return before // every < epoch // every or epoch >= epochs
 
     return due
 
@@ -315,23 +320,26 @@ def score_func(model, k):
     return score
 
 
-@training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR)
-def check_finite(trainer):
-    """Stop the run when a loss is not finite, before anything is logged or saved.
+def make_check_finite(resumed):
+    """Make the extension that stops a run when a loss is not finite.
 
-    Raises:
-        FloatingPointError: With the epoch and the iteration.
+    Args:
+        resumed (str): The snapshot that the run goes on from, or None.
+
+    Returns:
+        callable: Of the trainer; it raises a FloatingPointError, with the epoch and the iteration,
+        before anything is logged or saved.
     """
-    for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
-        loss = trainer.observation.get(key)
-        if loss is not None and not math.isfinite(float(getattr(loss, 'array', loss))):
-            at, last = trainer.updater, 'none'
-            with contextlib.suppress(snapshot.SnapshotError):
-                last = snapshot.newest(trainer.out)
-            raise FloatingPointError(
-                f'the {name} is not finite in epoch {int(at.previous_epoch_detail) + 1}, iteration '
-                f'{at.iteration}; stopped, last good snapshot: {last}; try a smaller --beta, or '
-                'other weights')
+    @training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR)
+    def check_finite(trainer):
+        at = trainer.updater
+        for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
+            loss = trainer.observation.get(key)
+            if loss is not None and not math.isfinite(float(getattr(loss, 'array', loss))):
+                raise snapshot.not_finite(name, int(at.previous_epoch_detail) + 1, at.iteration,
+                                          trainer.out, resumed)
+
+    return check_finite
 
 
 class LogReport(extensions.LogReport):

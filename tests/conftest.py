@@ -36,6 +36,18 @@ def no_world(tmp_path, monkeypatch):
     chainer.dataset.set_dataset_root(root)
 
 
+@pytest.fixture
+def pictures():
+    """Let a test have the picture of the losses."""
+
+
+@pytest.fixture(autouse=True)
+def no_picture(request, monkeypatch):
+    """Leave that picture out elsewhere, as it takes more time than the run."""
+    if 'pictures' not in request.fixturenames:
+        monkeypatch.setattr(train_vae, 'plot_losses', lambda trainer: None)
+
+
 def idx(array):
     """Return an array of bytes as the content of an IDX file."""
     head = struct.pack(f'>{1 + array.ndim}I', 0x0800 + array.ndim, *array.shape)

@@ -202,7 +202,8 @@ def damaged_caches(tmp_path):
     yield 'huge inside', zipped({'x.npy': npy(pixels).replace(b'(60, 784),', b'(60**7,4),', 1)})
     yield 'pickle', pickle.dumps(Marker(str(tmp_path / 'marker')))
     for name, arrays in {
-            'no labels': {'x': pixels}, 'float': {'x': pixels / 255, 'y': pixels[:, 0]},
+            'no labels': {'x': pixels}, 'no digits': {'x': pixels[:0], 'y': pixels[:0, 0]},
+            'float': {'x': pixels / 255, 'y': pixels[:, 0]},
             'one short': {'x': pixels, 'y': pixels[1:, 0]},
             '2-D labels': {'x': pixels, 'y': pixels},
             'objects': {'x': np.array([Marker(str(tmp_path / 'marker'))]), 'y': pixels[:, 0]},

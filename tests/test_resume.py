@@ -22,6 +22,7 @@ import net
 import snapshot
 import train_vae
 
+pytestmark = pytest.mark.usefixtures('pictures')
 needs_posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
 
 

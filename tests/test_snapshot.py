@@ -56,7 +56,7 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus', 'dataset': 'mnist',
         'data_dir': inside['data_dir'], 'checksum': inside['checksum'], 'binary': False,
         'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
-        'snapshot_every': 1, 'keep': 5}
+        'snapshot_every': 1, 'keep': 5, 'device': 'CPU'}
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.load(data_dir=inside['data_dir']).checksum
 
@@ -69,7 +69,8 @@ def test_it_holds_no_objects(small_run):
 def test_newest_has_the_most_iterations_whatever_its_name_or_age(small_run):
     path = small_run / 'snapshot_interrupted'
     iteration = int(snapshot.read(last(small_run))['updater/iteration'])
-    for i, newest in ((iteration - 1, last(small_run)), (iteration + 1, str(path))):
+    for i, newest in ((iteration - 1, last(small_run)), (iteration, last(small_run)),
+                      (iteration + 1, str(path))):
         rewrite(last(small_run), path, **{'updater/iteration': np.array(i)})
         os.utime(path, (1, 1))
         assert snapshot.newest(str(small_run)) == newest
@@ -144,8 +145,15 @@ def test_an_interrupted_snapshot_goes_when_a_later_one_is_whole(small_run):
         assert path.exists() == stays
 
 
+def test_a_snapshot_that_vanishes_before_it_is_deleted_does_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, 'find', lambda out: [str(tmp_path / 'snapshot_epoch_1')] * 9)
+    snapshot.Writer(5)('snapshot_epoch_9', str(tmp_path), {snapshot.ITERATION_KEY: np.array(1)})
+    assert (tmp_path / 'snapshot_epoch_9').exists()
+
+
 def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
-    debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part']
+    debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part',
+              '.loss.png.1.part', '.args.json.1.part', '.cg.dot.1.part']
     others = ['.map.png.77.part', '.snapshot_epoch_3.part', 'snapshot_epoch_3.77.part', '.part']
     for name in debris + others:
         (small_run / name).touch()
@@ -173,6 +181,23 @@ def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
     with snapshot.claim(str(tmp_path / 'used')):
         snapshot.write_text(str(tmp_path / 'used'), 'log', '[]')
     assert (tmp_path / 'used' / 'log').exists()
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / '.lock').mkdir()
+    with pytest.raises(snapshot.SnapshotError, match=r'cannot lock .*name another folder'), \
+            snapshot.claim(str(tmp_path)):
+        pass
+
+
+def test_room_for_the_order_of_many_digits(tmp_path, monkeypatch):
+    model = net.VAE(784, 2, 16)
+    bytes_ = 3 * sum(param.array.nbytes for param in model.params()) + 8 * 60_000
+    for free, fits in ((bytes_, True), (bytes_ - 1, False)):
+        monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out, free=free:
+                            SimpleNamespace(free=free))
+        with contextlib.nullcontext() if fits else pytest.raises(snapshot.SnapshotError):
+            snapshot.check_room(str(tmp_path), model, 60_000, 5, False, 1)
 
 
 def test_room_is_that_of_real_snapshots(small_run, monkeypatch):
@@ -209,9 +234,13 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
 
 def test_writer_refuses_weights_that_are_not_finite(tmp_path):
-    with pytest.raises(FloatingPointError, match='le1/W is not finite'):
-        snapshot.Writer(5)('snapshot_epoch_1', str(tmp_path),
-                           {'updater/model:main/le1/W': np.array([1, np.inf])})
+    bad = {'updater/model:main/le1/W': np.array([1, np.inf]), snapshot.EPOCH_KEY: np.array(6),
+           snapshot.ITERATION_KEY: np.array(40)}
+    for name, epoch in (('snapshot_epoch_6', 6), ('snapshot_interrupted', 7)):
+        with pytest.raises(FloatingPointError, match=(
+                f'^the weight le1/W is not finite in epoch {epoch}, iteration 40; stopped, last '
+                'good snapshot: old; ')):
+            snapshot.Writer(5, 'old')(name, str(tmp_path), bad)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,11 +286,28 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
 @pytest.mark.parametrize('change', [
     {'dim_z': 3}, {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
     {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
-    {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1}])
+    {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
+    {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.settings(arrays, '')
     arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps({**good, **change}))
+    with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
+        snapshot.settings(arrays, 'FILE')
+
+
+@pytest.mark.parametrize('key, array', [
+    ('le1/W', np.zeros((10**5, 1), np.float32)), ('le2/W', np.zeros((1, 10**5), np.float32)),
+    ('le1/W', np.zeros((16, 784))), ('le2/W', np.zeros((16, 16), 'V0')),
+    ('le3_mu/W', np.zeros((2, 16), np.float16))])
+def test_settings_without_weights_of_their_sizes_are_refused(small_run, key, array):
+    """A model of these sizes is made before its weights are looked at, and may take all memory."""
+    arrays = snapshot.read(last(small_run))
+    arrays[snapshot.MODEL_PREFIX + key] = array
+    if len(array) == 10**5:
+        found = json.loads(str(arrays[snapshot.SETTINGS_KEY]))
+        arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(found | {'n_in': 1, 'dim_h': 10**5}))
+        arrays[snapshot.MODEL_PREFIX + 'le3_mu/W'] = np.zeros((2, 10**5), np.float32)
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
         snapshot.settings(arrays, 'FILE')
 
@@ -287,6 +333,35 @@ def test_a_shape_that_would_broadcast_is_another_model(small_run):
     arrays[snapshot.MODEL_PREFIX + 'le1/W'] = np.ones(784, np.float32)
     with pytest.raises(snapshot.SnapshotError, match='is of another model: its le1/W'):
         snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
+
+
+@pytest.mark.parametrize('dtype, fits', [('f4', True), ('>f4', True), ('f8', False), ('f2', False)])
+def test_weights_are_float32(small_run, dtype, fits):
+    arrays = snapshot.read(last(small_run))
+    key = snapshot.MODEL_PREFIX + 'ld3/W'
+    good, arrays[key] = arrays[key], arrays[key].astype(dtype)
+    model = net.VAE(784, 2, 16)
+    with contextlib.nullcontext() if fits else pytest.raises(
+            snapshot.SnapshotError, match=r'its ld3/W is float.* not float32'):
+        snapshot.load_model(arrays, model, 'FILE')
+    assert np.array_equal(model.ld3.W.array, good) == fits
+
+
+def test_a_compressed_file_of_many_zeros_is_not_a_bomb_yet(tmp_path):
+    weights = np.zeros((2, 2**20), np.float32)
+    weights[0] = np.random.RandomState(0).normal(size=2**20)
+    np.savez_compressed(tmp_path / 'file.npz', x=weights)
+    assert os.path.getsize(tmp_path / 'file.npz') < weights.nbytes / 1.9
+    assert np.array_equal(snapshot.read(str(tmp_path / 'file.npz'))['x'], weights)
+
+
+def test_no_memory_is_not_taken_for_damage(small_run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(snapshot, 'check_claims', fail)
+    with pytest.raises(MemoryError):
+        snapshot.newest(str(small_run))
 
 
 def test_a_model_alone_can_be_read(tmp_path):

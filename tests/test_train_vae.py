@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import compat  # noqa: F401  (repairs what chainer imports)
 
@@ -69,6 +70,17 @@ def test_loss_png_shows_both_curves_in_three_panels(finished):
                    for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
 
 
+@pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
+def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
+        cli, data_dir, tmp_path, monkeypatch, seconds, drawn):
+    rows = []
+    monkeypatch.setattr(train_vae.PlotReport, 'seconds', seconds)
+    monkeypatch.setattr(train_vae, 'plot_losses', lambda trainer: rows.append(
+        len(trainer.get_extension('LogReport').log)))
+    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
+    assert rows == {4: [1, 2, 3, 4], 2: [1, 4]}[drawn]
+
+
 def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatch, cli, data_dir):
     dot = (finished / 'cg.dot').read_text()
     assert dot.count('label="x: (20, 784), float32"') == 1
@@ -123,8 +135,7 @@ def test_validation_is_the_elbo_mean_over_digits(cli, data_dir, tmp_path):
     ('', [3, 4, 5, 6, 7]), ('--keep 2', [6, 7]), ('--keep 9', [1, 2, 3, 4, 5, 6, 7]),
     ('--snapshot-every 3', [3, 6, 7]), ('--snapshot-every 2 --keep 1', [7]),
     ('--snapshot-every 50', [7]), ('-b 150', [2, 5, 7])])       # 2.5 epochs an iteration
-def test_snapshots_kept(cli, data_dir, tmp_path, monkeypatch, flags, kept):
-    monkeypatch.setattr(train_vae, 'plot_losses', lambda trainer: None)
+def test_snapshots_kept(cli, data_dir, tmp_path, flags, kept):
     cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7', *flags.split())
     assert sorted(map(snapshot.epoch_of, snapshot.find(str(tmp_path / 'run')))) == kept
 
@@ -132,11 +143,25 @@ def test_snapshots_kept(cli, data_dir, tmp_path, monkeypatch, flags, kept):
 def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
     run = tmp_path / 'run'
     cli('--data-dir', data_dir, '-o', run, *SMALL, '-e', '4', '--snapshot-every', '2',
-        '--keep', '9')
+        '--keep', '2')
     cli('--resume', '-o', run, '-e', '7')
-    assert sorted(map(snapshot.epoch_of, snapshot.find(str(run)))) == [2, 4, 6, 7]
-    cli('--resume', '-o', run, '-e', '9', '--keep', '2', '--snapshot-every', '1')
-    assert sorted(map(snapshot.epoch_of, snapshot.find(str(run)))) == [8, 9]
+    assert list(map(snapshot.epoch_of, snapshot.find(str(run)))) == [6, 7]
+    cli('--resume', '-o', run, '-e', '10', '--keep', '9', '--snapshot-every', '1')
+    assert list(map(snapshot.epoch_of, snapshot.find(str(run)))) == [6, 7, 8, 9, 10]
+
+
+def test_a_run_that_sees_no_room_does_not_start(cli, data_dir, small_run, monkeypatch):
+    before = {path.name: path.read_bytes() for path in small_run.iterdir()}
+    free = [0]
+    monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
+    start = ['--data-dir', data_dir, *SMALL, '-o']
+    check_refused(cli('--resume', '-o', small_run, '-e', '3'), '0.0 MB free, and 1 new snapshots')
+    check_refused(cli(*start, small_run, '--overwrite', '-e', '9'), 'and 6 new snapshots take')
+    assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+    free[0] = 1.2 * (small_run / 'snapshot_epoch_2').stat().st_size
+    check_refused(cli(*start, small_run.parent / 'new'), '0.4 MB free, and 2 new snapshots take')
+    for flags in (['-e', '1', '--keep', '9'], ['-e', '5', '--snapshot-every', '9']):
+        assert cli(*start, small_run.parent / 'new', *flags, '--overwrite')[0] == 0
 
 
 # The screen ---------------------------------------------------------------------------------
@@ -192,11 +217,13 @@ def on_a_terminal(*argv):
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs a pseudo-terminal')
-def test_progress_bar_on_a_terminal_only(data_dir, tmp_path):
+def test_progress_bar_on_a_terminal_only(cli, data_dir, tmp_path):
     screen = on_a_terminal('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '8')
     assert b'\033[J' in screen
     assert re.search(rb'total \[#+\.+\]', screen)
     assert b'this epoch [' in screen
+    status, _, err = cli('--resume', '-o', tmp_path / 'run', '-e', '9')     # and off the terminal
+    assert (status, err) == (0, '')
 
 
 def test_help_teaches(cli):
@@ -345,6 +372,20 @@ def test_overwrite_replaces_them(cli, data_dir, small_run):
     assert [path.name for path in small_run.glob('snapshot_*')] == ['snapshot_epoch_1']
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+def test_overwrite_leaves_nothing_of_the_run_before(cli, data_dir, small_run, monkeypatch):
+    plain = train_vae.LogReport.__call__
+
+    def call(self, trainer):
+        plain(self, trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train_vae.LogReport, '__call__', call)
+    assert cli('--data-dir', data_dir, '-o', small_run, *SMALL, '--overwrite')[0] == 143
+    assert {path.name for path in small_run.iterdir()} == {
+        '.lock', 'args.json', 'cg.dot', 'snapshot_interrupted'}
+
+
 def test_bad_input_overwrites_nothing(cli, data_dir, small_run):
     before = {path.name: path.read_bytes() for path in small_run.iterdir()}
     for flags in (['--data-dir', 'nowhere'], ['--gpu', '99'], ['-m', 'nowhere']):
@@ -376,7 +417,7 @@ def test_resume_into_another_folder(cli, finished, tmp_path):
     assert [row['epoch'] for row in log_of(tmp_path / 'new')] == [1, 2, 3]
 
 
-def test_resume_of_a_finished_run_says_so(cli, small_run):
+def test_resume_of_a_finished_run_says_so(cli, small_run, pictures):
     before = {path.name: path.read_bytes() for path in small_run.iterdir()}
     status, out, err = cli('--resume', '-o', small_run)
     assert (status, err) == (0, '')
@@ -387,6 +428,18 @@ def test_resume_of_a_finished_run_says_so(cli, small_run):
     assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
     assert cli('--resume', last(small_run), '-o', small_run / 'new')[0] == 0
     assert not (small_run / 'new').exists()
+    assert cli('--resume', small_run / 'snapshot_epoch_1', '-e', '1')[0] == 0
+    assert {path.name: path.read_bytes() for path in small_run.iterdir()} == before
+
+
+def test_resume_on_another_device_says_that_it_is_not_exact(cli, small_run):
+    settings = json.loads((small_run / 'args.json').read_text()) | {'device': 'GPU'}
+    path = rewrite(last(small_run), last(small_run),
+                   **{snapshot.SETTINGS_KEY: np.array(json.dumps(settings))})
+    status, _, err = cli('--resume', path, '-e', '3')
+    assert (status, err) == (0, f'warning: {path} comes from a GPU; on a CPU the run goes on, but '
+                                'not to exactly the same result\n')
+    assert cli('--resume', '-o', small_run, '-e', '4')[2] == ''
 
 
 @pytest.mark.parametrize('flags', [
@@ -663,8 +716,10 @@ def test_loss_that_is_not_finite_stops_the_run(cli, data_dir, small_run, tmp_pat
     rewrite(last(small_run), last(small_run), **{'updater/model:main/ld3/b': huge})
     status, _, err = cli('--resume', last(small_run), '-e', '3')
     assert (status, err.count('\n')) == (1, 1)
-    assert 'in epoch 3, iteration 7; ' in err
+    assert f'in epoch 3, iteration 7; stopped, last good snapshot: {last(small_run)};' in err
     assert not (small_run / 'snapshot_epoch_3').exists()
+    _, _, err = cli('--resume', last(small_run), '-e', '3', '-o', tmp_path / 'elsewhere')
+    assert f'last good snapshot: {last(small_run)};' in err
 
 
 # Real digits --------------------------------------------------------------------------------

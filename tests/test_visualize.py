@@ -668,7 +668,7 @@ def test_digits_that_lack_a_class(draw, tmp_path):
             'choose --end from 0, 1, 2, 3')
     refused(draw('-o', out, '--start', '5', '--end', '1'), 'no 5 among',
             '--start from 0, 1, 2, 3')
-    assert [path.suffix for path in out.iterdir() if path.suffix in ('.png', '.gif')] == ['.png']
+    assert not [path for path in out.iterdir() if path.suffix in ('.png', '.gif')]
     status, stdout, err = draw('-o', out, '--skip', 'tsne', '--skip', 'swiss_roll', '--skip', 'kl')
     assert (status, err) == (0, '')
     for name in ('scatter_arrow.png', 'interpolation_0to7.png', 'interpolation_0to7.gif',
@@ -754,6 +754,17 @@ def test_an_output_folder_that_cannot_be_written(draw, small_run, tmp_path, figu
     refused(draw(figure, '-s', last(small_run), '-o', tmp_path), f'{figure}')
     assert {path.name for path in tmp_path.iterdir()} >= {'file', 'projector'}
     assert not list(tmp_path.glob('.*'))
+
+
+def test_a_damaged_snapshot_is_passed_over(draw, small_run):
+    path = small_run / 'snapshot_epoch_2'
+    path.write_bytes(path.read_bytes()[:-1])
+    status, out, err = draw('reconstruction', '-o', small_run)
+    assert (status, out) == (0, f'{small_run / "reconstruction.png"}\n')
+    assert err.startswith(f'warning: passed over: {path} is not a snapshot')
+    damaged = (small_run / 'reconstruction.png').read_bytes()
+    assert draw('reconstruction', '-s', small_run / 'snapshot_epoch_1', '-o', small_run)[0] == 0
+    assert (small_run / 'reconstruction.png').read_bytes() == damaged
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
