@@ -484,7 +484,7 @@ def settings(arrays, path):
                 and all(0 < value <= MOST for key, value in found.items()
                         if SETTING_TYPES[key] is int and key != 'seed')
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
-                and found['dataset'] in ('mnist', 'digits')
+                and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and all(is_float32(arrays[MODEL_PREFIX + key], shape) for key, shape in (
                     ('le1/W', (dim_h, n_in)), ('le2/W', (dim_h, dim_h)),
                     ('le3_mu/W', (dim_z, dim_h)))))

@@ -267,8 +267,9 @@ class UntilStopped(triggers.IntervalTrigger):
         """Remember the signal; the same again has its default effect, at once."""
         self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
-        end = '\n' if sys.stderr.isatty() else ''       # of the line with ^C
-        os.write(2, f'{end}stopping after this iteration; once more quits at once\n'.encode())
+        with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
+            os.write(2, b'\n' * os.isatty(2)
+                     + b'stopping after this iteration; once more quits at once\n')
 
     @contextlib.contextmanager
     def on_signals(self):
