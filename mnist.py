@@ -367,7 +367,7 @@ def keep(arrays):
     try:
         for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            with snapshot.replacing(path, 'CHAINER_DATASET_ROOT moves the cache') as file:
-                np.savez_compressed(file, x=pixels, y=labels)
+            snapshot.write_npz(path, {'x': pixels, 'y': labels},
+                               'CHAINER_DATASET_ROOT moves the cache', np.savez_compressed)
     except (snapshot.SnapshotError, OSError) as error:
         print(f'warning: MNIST could not be kept in the cache ({error})', file=sys.stderr)

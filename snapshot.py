@@ -7,6 +7,7 @@ checked: a stranger's file is only data.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -139,6 +140,21 @@ def write_text(out, name, text, **options):
         file.write(text.encode())
 
 
+def write_npz(path, arrays, mend, save=np.savez):
+    """Write arrays as an npz, whole.
+
+    Args:
+        path (str): The file.
+        arrays (dict): The arrays by name.
+        mend (str): As for `replacing`.
+        save (callable): `np.savez`, or `np.savez_compressed`.
+    """
+    content = io.BytesIO()      # where a disk is full, NumPy 1 leaves its zip open and complains
+    save(content, **arrays)
+    with replacing(path, mend) as file:
+        file.write(content.getbuffer())
+
+
 class Writer(snapshot_writers.Writer):
     """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only.
 
@@ -170,8 +186,7 @@ class Writer(snapshot_writers.Writer):
                 epoch = int(target[EPOCH_KEY]) + (filename == INTERRUPTED)
                 raise not_finite(f'weight {key[len(MODEL_PREFIX):]}', epoch,
                                  target[ITERATION_KEY], outdir, self.resumed)
-        with replacing(os.path.join(outdir, filename), GO_ON) as file:
-            np.savez(file, **target)
+        write_npz(os.path.join(outdir, filename), target, GO_ON)
         self.iteration = int(target[ITERATION_KEY])
         if filename != INTERRUPTED:
             self.clean(outdir, epoch_of(filename))
