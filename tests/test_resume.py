@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up(cli, data_dir, small_disk, tmp_path):
 # Killed at random -----------------------------------------------------------------------------
 
 
-KILLED = ['-b', '2', '-e', '6', '--dim-h', '400', '-z', '2',         # 11 MB a snapshot
+KILLED = ['-b', '1', '-e', '6', '--dim-h', '400', '-z', '2',         # 11 MB a snapshot
           '--snapshot-every', '2', '--keep', '2']
 
 
@@ -312,7 +312,7 @@ def check_whole(out):
 
 @pytest.mark.slow
 @needs_posix
-@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('seed', range(24))
 def test_killed_at_any_moment(undisturbed, tmp_path, seed):
     """Killed at a random moment, or while a snapshot is being written, or at both in turn."""
     data, whole, seconds = undisturbed
