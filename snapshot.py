@@ -47,9 +47,9 @@ SETTING_TYPES = {
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
     'device': str}
+LOSSES = ('loss', 'rec_loss', 'latent_loss')
 LOG_TYPES = {'epoch': int, 'iteration': int, 'elapsed_time': (int, float)} | {
-    f'{of}main/{name}': (int, float)
-    for of in ('', 'validation/') for name in ('loss', 'rec_loss', 'latent_loss')}
+    f'{of}main/{name}': (int, float) for of in ('', 'validation/') for name in LOSSES}
 MOST_LOSS = 1e30                            # float32 ends at 3e38, and pictures of it before
 
 

@@ -29,7 +29,6 @@ import snapshot
 
 TEST_K = 10         # Monte Carlo samples that score the test set, as in the article's log
 NEWEST = object()   # --resume without a file
-REPORTED = ('loss', 'rec_loss', 'latent_loss')
 EPILOG = """\
 examples:
   train_vae.py -o results/mnist                       MNIST, z = 20, with the article's settings
@@ -316,7 +315,8 @@ def score_func(model, k):
 
     def score(x):
         lf(x)
-        chainer.report({name: (getattr(model, name), len(x)) for name in REPORTED}, model)
+        chainer.report({name: (getattr(model, name), len(x)) for name in snapshot.LOSSES},
+                       model)
 
     return score
 
@@ -420,7 +420,7 @@ def plot_losses(trainer):
         return
     figure = Figure(figsize=(10, 3.4), layout='constrained')
     titles = ('loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)')
-    for axes, title, name in zip(figure.subplots(1, 3), titles, REPORTED, strict=True):
+    for axes, title, name in zip(figure.subplots(1, 3), titles, snapshot.LOSSES, strict=True):
         for label, prefix, color in (('training', 'main/', blue),
                                      ('test', 'validation/main/', red)):
             axes.plot([row['epoch'] for row in log], [row[prefix + name] for row in log],

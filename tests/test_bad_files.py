@@ -15,6 +15,7 @@ import signal
 import struct
 import tempfile
 import tracemalloc
+from types import SimpleNamespace
 import zipfile
 
 import compat  # noqa: F401  (repairs what chainer imports)
@@ -118,10 +119,9 @@ class Ways:
         self.results, self.peaks = {}, {}
         for way in ('resume', 'initmodel', 'visualize'):
             for _ in range(2):              # the first time imports, and so takes more
-                tracemalloc.start()
-                status, _, err, result = self.use(way, self.good)
-                self.peaks[way] = tracemalloc.get_traced_memory()[1]
-                tracemalloc.stop()
+                with tracing() as memory:
+                    status, _, err, result = self.use(way, self.good)
+                self.peaks[way] = memory.peak
                 assert (status, err) == (0, '')
                 self.results[way] = result
 
@@ -155,11 +155,9 @@ class Ways:
             fine (callable): Of the status, whether it stands for a good result; by default, that
                 of the good snapshot is.
         """
-        tracemalloc.start()
-        status, _, err, result = self.use(way, content)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < self.peaks[way] + MEMORY
+        with tracing() as memory:
+            status, _, err, result = self.use(way, content)
+        assert memory.peak < self.peaks[way] + MEMORY
         if status:
             check_line(err)
         if fine:
@@ -186,6 +184,18 @@ def check_line(err):
     assert '.py: error: ' in err
     assert err[:-1].isprintable()
     assert 'pickle=True' not in err
+
+
+@contextlib.contextmanager
+def tracing():
+    """Give something whose `peak` is afterwards the most memory that was in use, in bytes."""
+    memory = SimpleNamespace()
+    tracemalloc.start()
+    try:
+        yield memory
+    finally:
+        memory.peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
 
 
 @contextlib.contextmanager
@@ -412,13 +422,11 @@ def marker(tmp_path_factory):
 @WAYS
 def test_bombs(ways, way, marker):
     for name, content in bombs(marker).items():
-        tracemalloc.start()
-        status, _, err, _ = ways.use(way, content)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        with tracing() as memory:
+            status, _, err, _ = ways.use(way, content)
         assert status == 2, name
         check_line(err)
-        assert peak < ways.peaks[way] + MEMORY, name
+        assert memory.peak < ways.peaks[way] + MEMORY, name
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
@@ -480,8 +488,7 @@ def test_damaged_idx_files(idx_files, zipped, data):
     plain = idx(PICTURES)
     good = gzip.compress(plain) if zipped else plain
     content = data.draw(damaged(good))
-    with folder_of(idx_files, content, zipped) as folder:
-        tracemalloc.start()
+    with folder_of(idx_files, content, zipped) as folder, tracing() as memory:
         try:
             digits = mnist.load(data_dir=folder)
         except mnist.DatasetError as error:
@@ -491,10 +498,7 @@ def test_damaged_idx_files(idx_files, zipped, data):
             assert len(content) == len(good) or zipped
             assert content[:16] == good[:16] or zipped
             assert np.round(digits.train * 255).astype(np.uint8).tobytes() == pixels
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        assert peak < 2 * MEMORY
+    assert memory.peak < 2 * MEMORY
 
 
 @pytest.mark.parametrize('zipped', [True, False])
@@ -504,31 +508,25 @@ def test_damaged_idx_files(idx_files, zipped, data):
        body=st.sampled_from([b'', bytes(100), PICTURES.tobytes()]))
 def test_forged_idx_headers(idx_files, zipped, magic, shape, body):
     content = struct.pack('>4I', magic, *shape) + body
-    with folder_of(idx_files, gzip.compress(content) if zipped else content, zipped) as folder:
-        tracemalloc.start()
+    content = gzip.compress(content) if zipped else content
+    with folder_of(idx_files, content, zipped) as folder, tracing() as memory:
         try:
             check_tiny(mnist.load(data_dir=folder))
             assert (magic, shape, body) == (2051, [60, 28, 28], PICTURES.tobytes())
         except mnist.DatasetError as error:
             assert folder in str(error)
-        finally:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-        assert peak < MEMORY
+    assert memory.peak < MEMORY
 
 
 def test_a_gzip_bomb(idx_files, cli, tmp_path):
     """300,000 black pictures in 0.2 MB."""
     bomb = gzip.compress(struct.pack('>4I', 2051, 300_000, 28, 28) + bytes(300_000 * 784))
-    with folder_of(idx_files, bomb, True) as folder:
-        tracemalloc.start()
+    with folder_of(idx_files, bomb, True) as folder, tracing() as memory:
         status, _, err = cli('--data-dir', folder, '-o', tmp_path / 'run')
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
     assert status == 2
     check_line(err)
     assert 'claims 235200000 bytes, too many for a file of its size' in err
-    assert peak < MEMORY
+    assert memory.peak < MEMORY
 
 
 # The cache ------------------------------------------------------------------------------------
@@ -562,10 +560,8 @@ def test_bombs_in_the_cache(marker, capsys):
     for name, content in [('more than MNIST', zeros.getvalue()), *bombs(marker).items()]:
         with open(mnist.cache_paths()[0], 'wb') as file:
             file.write(content)
-        tracemalloc.start()
-        assert mnist.read_cache() is None, name
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < MEMORY, name
+        with tracing() as memory:
+            assert mnist.read_cache() is None, name
+        assert memory.peak < MEMORY, name
         err = capsys.readouterr().err
         assert (err.count('\n'), err[:-1].isprintable()) == (1, True), name
