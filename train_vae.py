@@ -108,8 +108,7 @@ def train_vae(args, device, resumed):
             print(f'warning: {args.resume} comes from a {had["device"]}; on a {settings["device"]} '
                   'the run goes on, but not to exactly the same result', file=sys.stderr)
         if updater.epoch >= args.epoch:
-            if snapshot.find(args.out) and os.path.samefile(
-                    snapshot.newest(args.out), args.resume):
+            if args.is_newest:
                 plot_losses(trainer)        # a run's last file, which a kill may have prevented
             print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
             return 0
@@ -218,7 +217,8 @@ def parse_arguments(argv):
     if args.initmodel is not None or args.overwrite:
         parser.error('--resume excludes --initmodel and --overwrite; leave them out')
 
-    path = snapshot.newest(args.out) if args.resume is NEWEST else args.resume
+    is_newest = args.resume is NEWEST
+    path = snapshot.newest(args.out) if is_newest else args.resume
     arrays = snapshot.read(path)
     settings = snapshot.settings(arrays, path)
     snapshot.check_activation(settings, net.ACTIVATIONS, path)
@@ -229,7 +229,7 @@ def parse_arguments(argv):
     parser.set_defaults(out=os.path.dirname(path) or '.',
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
-    args.resume = path
+    args.resume, args.is_newest = path, is_newest
     wrong = [name for name in fixed if getattr(args, name) != settings[name]]
     if args.data_dir is None and args.dataset not in ('auto', settings['dataset']):
         wrong.append('dataset')

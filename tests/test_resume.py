@@ -109,6 +109,10 @@ def test_a_damaged_snapshot_is_passed_over(cli, small_run, tmp_path, finished):
     assert err.startswith(f'warning: passed over: {path} is not a snapshot, or damaged')
     assert f"epochs   2, from 1 of {small_run / 'snapshot_epoch_1'}" in out
     check_same(small_run, finished)
+    path.write_bytes(path.read_bytes()[:-1])
+    status, out, err = cli('--resume', '-o', small_run, '-e', '1')
+    assert (status, err.count('\n')) == (0, 1)      # said once
+    assert 'is at epoch 1 already' in out
 
 
 @needs_posix
