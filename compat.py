@@ -106,7 +106,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         """Say what is wrong and exit."""
         mend = '' if ';' in message else '; see --help'
-        self.exit(2, f'{self.prog}: error: {" ".join(message.split())}{mend}\n')
+        self.exit(2, f'{self.prog}: error: {printable(message)}{mend}\n')
 
 
 def run(prog, main, argv=None):
