@@ -93,6 +93,9 @@ def get_device(gpu):
         raise DeviceError(f'--gpu {gpu}: the last GPU here has the number {count - 1}')
     try:
         with cuda.cupy.cuda.Device(gpu):
+            # counts rather than steps, so that seeding it anew for each minibatch costs nothing
+            cuda.cupy.random.set_random_state(cuda.cupy.random.RandomState(
+                method=cuda.cupy.cuda.curand.CURAND_RNG_PSEUDO_PHILOX4_32_10))
             cuda.cupy.random.uniform(size=1)    # loads CUDA's libraries and compiles a kernel
     except Exception as error:                  # of the loader's, the compiler's or CUDA's own
         cause = ' '.join(str(error).split())

@@ -76,14 +76,13 @@ def train_vae(args, device, resumed):
     optimizer.setup(model)
     train_iter = iterators.SerialIterator(train, args.batch_size)
     test_iter = iterators.SerialIterator(test, args.batch_size, repeat=False, shuffle=False)
-    updater = training.StandardUpdater(
-        train_iter, optimizer, device=device, loss_func=model.get_loss_func(args.beta, args.k))
+    updater, score, kind = make_updater(args, train_iter, optimizer, device)
 
     # trainer
     stop, writer = UntilStopped(args.epoch), snapshot.Writer(args.keep, args.resume)
     trainer = training.Trainer(updater, stop, args.out)
     trainer.extend(extensions.Evaluator(
-        test_iter, model, device=device, eval_func=score_func(model, TEST_K)))
+        test_iter, model, device=device, eval_func=score))
     trainer.extend(make_check_finite(args.resume))
     trainer.extend(LogReport())
     trainer.extend(PrintReport())
@@ -92,7 +91,8 @@ def train_vae(args, device, resumed):
         trainer.extend(extensions.ProgressBar(update_interval=10))
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
-        'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU'}
+        'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU',
+        'updater': kind.split(',')[0]}
     trainer.extend(snapshot.RunState(
         settings, None if device.xp is np else device.xp.random.seed))
     trainer.extend(
@@ -104,9 +104,11 @@ def train_vae(args, device, resumed):
         had = snapshot.settings(resumed, args.resume)
         snapshot.check_digits(had, digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
-        if had['device'] != settings['device']:
-            print(f'warning: {args.resume} comes from a {had["device"]}; on a {settings["device"]} '
-                  'the run goes on, but not to exactly the same result', file=sys.stderr)
+        for key, how in (('device', 'on a {}'), ('updater', 'by the {} updater')):
+            if had[key] != settings[key]:
+                print(f'warning: {args.resume} was trained {how.format(had[key])}; '
+                      f'{how.format(settings[key])} the run goes on, but not to exactly the same '
+                      'result', file=sys.stderr)
         if updater.epoch >= args.epoch:
             if args.is_newest:
                 plot_losses(trainer)        # a run's last file, which a kill may have prevented
@@ -114,7 +116,7 @@ def train_vae(args, device, resumed):
             return 0
     snapshot.check_room(args.out, model, len(train), args.keep, args.overwrite,
                         more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
-    print_header(args, device, digits, len(train), len(test), updater.epoch_detail)
+    print_header(args, device, digits, kind, len(train), len(test), updater.epoch_detail)
     if args.overwrite:
         snapshot.clear(args.out)
     snapshot.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
@@ -189,6 +191,9 @@ def build_parser():
     add('-r', '--resume', nargs='?', const=NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '
              'a larger --epoch trains for longer')
+    add('--updater', choices=('fast', 'standard'), default='fast',
+        help="fast: the training step compiled by Numba, where that is installed; standard: "
+             "Chainer's own, some times slower (default: fast)")
     add('--snapshot-every', type=count, default=snapshot.EVERY, metavar='N',
         help=f'epochs from one snapshot to the next (default: {snapshot.EVERY})')
     add('--keep', type=count, default=snapshot.KEEP, metavar='N',
@@ -225,7 +230,7 @@ def parse_arguments(argv):
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
     fixed = ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test', 'seed')
-    free = ('epoch', 'snapshot_every', 'keep')
+    free = ('epoch', 'snapshot_every', 'keep', 'updater')
     parser.set_defaults(out=os.path.dirname(path) or '.',
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
@@ -242,6 +247,41 @@ def parse_arguments(argv):
         parser.error(f'{path} contradicts {", ".join(given)}, as it was trained {", ".join(had)}; '
                      'leave that out, or train anew with another -o')
     return args, arrays
+
+
+def make_updater(args, iterator, optimizer, device):
+    """Make what trains and scores the model: the fast code of updater.py, or Chainer's own.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        iterator (chainer.iterators.SerialIterator): Of the digits to train on.
+        optimizer (chainer.Optimizer): Set up with the model.
+        device (chainer.backend.Device): Where to train.
+
+    Returns:
+        tuple: The updater, the evaluation function, and which kind both are, for the header.
+    """
+    model, why = optimizer.target, ''
+    if args.updater == 'fast':
+        try:
+            import updater as fast  # loads Numba, which takes half a second
+        except ImportError as error:
+            why = f', as Numba does not load ({error})'
+        else:
+            why = fast.obstacle(optimizer)
+            if not why:
+                score = fast.score_func(model, TEST_K)
+                if device.xp is not np:
+                    return (fast.GraphUpdater(iterator, optimizer, device, args.beta, args.k),
+                            score, 'fast, by a CUDA graph')
+                threads = f'{fast.THREADS} thread{"s" * (fast.THREADS != 1)}'
+                first = '; compiled first, once per installation' if fast.is_new() else ''
+                return (fast.Updater(iterator, optimizer, args.beta, args.k), score,
+                        f'fast, {threads}{first}')
+            why = f', as its {why}'
+    lf = model.get_loss_func(args.beta, args.k)
+    return (training.StandardUpdater(iterator, optimizer, device=device, loss_func=lf),
+            score_func(model, TEST_K), f'standard{why}')
 
 
 # Extensions of the trainer ----------------------------------------------------------------------
@@ -432,7 +472,7 @@ def plot_losses(trainer):
         figure.savefig(file, format='png', dpi=100)
 
 
-def print_header(args, device, digits, n_train, n_test, epoch):
+def print_header(args, device, digits, kind, n_train, n_test, epoch):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
@@ -440,6 +480,7 @@ def print_header(args, device, digits, n_train, n_test, epoch):
     start = '' if not args.resume else f', from {epoch:.4g} of {args.resume}'
     print(f"""\
 device   {'CPU' if device.xp is np else f'GPU {args.gpu}'}
+updater  {kind}
 digits   {digits.title}: {n_train} to train, {n_test} to test{pixels}
 model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
 z = {args.dim_z}, {args.activation}

@@ -247,7 +247,7 @@ def test_defaults_are_the_articles():
         'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100, 'dim_z': 20, 'dim_h': 500,
         'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None, 'binary': False, 'test': False,
         'dataset': 'auto', 'data_dir': None, 'activation': 'softplus', 'seed': 0,
-        'snapshot_every': 1, 'keep': 5, 'overwrite': False}
+        'updater': 'fast', 'snapshot_every': 1, 'keep': 5, 'overwrite': False}
 
 
 FLAGS = {
@@ -437,8 +437,8 @@ def test_resume_on_another_device_says_that_it_is_not_exact(cli, small_run):
     path = rewrite(last(small_run), last(small_run),
                    **{snapshot.SETTINGS_KEY: np.array(json.dumps(settings))})
     status, _, err = cli('--resume', path, '-e', '3')
-    assert (status, err) == (0, f'warning: {path} comes from a GPU; on a CPU the run goes on, but '
-                                'not to exactly the same result\n')
+    assert (status, err) == (0, f'warning: {path} was trained on a GPU; on a CPU the run goes on, '
+                                'but not to exactly the same result\n')
     assert cli('--resume', '-o', small_run, '-e', '4')[2] == ''
 
 
@@ -496,7 +496,8 @@ def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
             '    print("iterating", flush=True)\n'
             '    time.sleep(60)\n'
             'train_vae.training.StandardUpdater.update_core = update\n'
-            f'sys.exit(train_vae.cli(["--data-dir", {str(data_dir)!r}, "-o", {str(out)!r}]))')
+            f'sys.exit(train_vae.cli(["--data-dir", {str(data_dir)!r}, "-o", {str(out)!r}, '
+            '"--updater", "standard"]))')
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True,
                                cwd=os.path.dirname(train_vae.__file__))
