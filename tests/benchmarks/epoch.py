@@ -1,0 +1,397 @@
+"""What an epoch of training costs here, in stock Chainer, in PyTorch and in JAX, side by side.
+
+    python tests/benchmarks/epoch.py --data-dir path/to/mnist --torch PYTHON --jax PYTHON
+    python tests/benchmarks/epoch.py --data-dir path/to/mnist --growth
+
+PYTHON is an interpreter that has PyTorch, or jax and optax. Each contestant is a process of its
+own, which works only when its turn comes. The first epoch, with all compiling, is not timed, but
+its losses must agree. A ratio is the median over the rounds of the ratios within a round.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+NOISE = 3                   # nats by which losses of the same work differ from seed to seed
+CONTESTANTS = {             # name: what it is, module, class, further arguments
+    'ours': ('this project', 'epoch', 'Ours', {}),
+    'stock': ('stock Chainer', 'epoch', 'Ours', {'kind': 'standard'}),
+    'torch': ('PyTorch, Adam', 'torch_vae', 'Peer', {}),
+    'torch_fused': ('PyTorch, Adam(fused=True)', 'torch_vae', 'Peer', {'fused': True}),
+    'jax': ('JAX, an epoch in one scan', 'jax_vae', 'Peer', {}),
+    'floor': ("the step's matrix products alone", 'epoch', 'Floor', {})}
+PARTS = {                   # of this project: what else it is timed for
+    'logged': 'an epoch with log, table and finite check',
+    'plot': 'drawing loss.png, at most once in 30 s',
+    'snapshot': 'writing a snapshot',
+    'score': 'scoring the test digits with k = 10',
+    'score_floor': 'its matrix products alone'}
+
+
+class Ours:
+    """The model of this project in training, as train_vae.py sets it up.
+
+    Args:
+        train, test (array): Digits, (N, D) and (M, D) float32.
+        dim_z, dim_h, batch_size (int): Sizes.
+        device (str): 'cpu' or 'cuda'.
+        kind (str): `--updater` of train_vae.py.
+    """
+
+    def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', kind='fast'):
+        import compat  # noqa: F401  (repairs what chainer imports)
+
+        import chainer
+        from chainer import iterators, optimizers
+
+        import net
+        import train_vae
+
+        device = chainer.get_device('@cupy:0' if device == 'cuda' else '@numpy')
+        device.use()
+        np.random.seed(0)
+        self.model = net.VAE(train.shape[1], dim_z, dim_h, net.ACTIVATIONS['softplus'])
+        self.model.to_device(device)
+        self.optimizer = optimizers.Adam().setup(self.model)
+        iterator = iterators.SerialIterator(train, batch_size)
+        args = argparse.Namespace(updater=kind, beta=1.0, k=1)
+        self.updater, self.evaluate, self.kind = train_vae.make_updater(
+            args, iterator, self.optimizer, device)
+        self.test, self.batch_size, self.device = test, batch_size, device
+        self.folder = tempfile.TemporaryDirectory()
+
+    def epoch(self):
+        """Train for an epoch; return the mean loss."""
+        total, epoch, steps = 0, self.updater.epoch, 0
+        while self.updater.epoch == epoch:
+            self.updater.update()
+            total = total + getattr(self.model.loss, 'array', self.model.loss)
+            steps += 1
+        return float(total) / steps
+
+    def trainer(self):
+        """Return a Trainer for one more epoch."""
+        from chainer import training
+
+        return training.Trainer(self.updater, (self.updater.epoch + 1, 'epoch'), self.folder.name)
+
+    def logged(self):
+        """Train for an epoch with what train_vae.py logs, prints and checks of it."""
+        import train_vae
+
+        trainer = self.trainer()
+        trainer.extend(train_vae.make_check_finite(None))
+        trainer.extend(train_vae.LogReport())
+        trainer.extend(train_vae.PrintReport())
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.run()
+        self.ran = trainer
+
+    def plot(self):
+        """Draw loss.png."""
+        import train_vae
+
+        trainer = self.trainer()
+        trainer.extend(train_vae.LogReport())
+        trainer.get_extension('LogReport').log.extend(
+            {'epoch': epoch, **{f'{of}main/{name}': 100.0 for of in ('', 'validation/')
+                                for name in train_vae.snapshot.LOSSES}} for epoch in range(100))
+        train_vae.plot_losses(trainer)
+
+    def snapshot(self):
+        """Write a snapshot, as after `logged`."""
+        from chainer import serializers
+
+        import snapshot
+
+        arrays = serializers.npz.serialize(self.ran)
+        snapshot.Writer(1)(snapshot.EPOCH_PREFIX + '1', self.folder.name, arrays)
+
+    def score(self):
+        """Return the loss of the test digits with k = 10."""
+        from chainer import iterators
+        from chainer.training import extensions
+
+        iterator = iterators.SerialIterator(self.test, self.batch_size, repeat=False, shuffle=False)
+        return float(extensions.Evaluator(
+            iterator, self.model, device=self.device, eval_func=self.evaluate)()['main/loss'])
+
+    def score_floor(self):
+        """Multiply matrices as scoring the test digits does."""
+        D, H, Z = self.test.shape[1], len(self.model.le1.b), len(self.model.ld1.W.array[0])
+        n = self.batch_size
+        multiply(products(n, D, H, H) + products(n, H, 2 * Z) + products(10 * n, Z, H, H, D),
+                 len(self.test) // n, self.device.xp)
+
+    def version(self):
+        """Return what did the work."""
+        import chainer
+
+        return f'Chainer {chainer.__version__} on NumPy {np.__version__}: {self.kind}'
+
+
+class Floor:
+    """The matrix products of the training step, forward, backward and for the weights."""
+
+    def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu'):
+        n, D, H, Z = batch_size, train.shape[1], dim_h, dim_z
+        forward = products(n, D, H, H, Z) + products(n, H, Z) + products(n, Z, H, H, D)
+        backward = [(shape[0], shape[2], shape[1]) for shape in forward[1:]]
+        weights = [(shape[2], shape[0], shape[1]) for shape in forward]
+        self.shapes, self.steps = forward + backward + weights, len(train) // n
+        self.xp = np if device == 'cpu' else importlib.import_module('cupy')
+
+    def epoch(self):
+        """Multiply as often as an epoch does."""
+        multiply(self.shapes, self.steps, self.xp)
+
+    def version(self):
+        """Return what did the work."""
+        return f'{self.xp.__name__} {self.xp.__version__}'
+
+
+def products(n, *sizes):
+    """Return the shapes (rows, inner, columns) of n digits' way through layers of these sizes."""
+    return [(n, before, after) for before, after in itertools.pairwise(sizes)]
+
+
+def multiply(shapes, times, xp):
+    """Multiply matrices of these shapes, each so many times."""
+    arrays = [(xp.full((rows, inner), 0.5, np.float32), xp.full((inner, columns), 0.5, np.float32),
+               xp.empty((rows, columns), np.float32)) for rows, inner, columns in shapes]
+    for _ in range(times):
+        for a, b, out in arrays:
+            xp.matmul(a, b, out=out)
+    float(arrays[0][2][0, 0])           # waits for a GPU
+
+
+# One contestant ---------------------------------------------------------------------------------
+
+
+def serve(settings):
+    """Be a contestant: do the work named in each line of stdin, and tell seconds and loss."""
+    name = settings.pop('name')
+    arrays = np.load(settings.pop('digits'))
+    _, module, kind, more = CONTESTANTS[name]
+    sys.path[:0] = [ROOT]
+    module = sys.modules['__main__'] if module == 'epoch' else importlib.import_module(module)
+    device = settings.pop('device')
+    if device != 'cpu' and kind != 'jax':
+        more = {**more, 'device': device}
+    contestant = getattr(module, kind)(arrays['train'], arrays['test'], **settings, **more)
+    print(json.dumps(contestant.version()), flush=True)
+    for line in sys.stdin:
+        before = time.perf_counter()
+        loss = getattr(contestant, line.strip())()
+        print(json.dumps([time.perf_counter() - before, loss, peak_memory()]), flush=True)
+
+
+def peak_memory():
+    """Return the most memory that this process had, in MB."""
+    try:
+        with open('/proc/self/status') as status:
+            return next(int(line.split()[1]) / 1e3 for line in status if 'VmHWM' in line)
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            1e6 if sys.platform == 'darwin' else 1e3)
+
+
+class Contestant:
+    """The other end of `serve`."""
+
+    def __init__(self, python, **settings):
+        self.process = subprocess.Popen(
+            [python, os.path.join(HERE, 'epoch.py'), '--serve', json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.version = json.loads(self.process.stdout.readline())
+
+    def do(self, work):
+        """Have it do some work; return seconds, loss and peak memory in MB."""
+        self.process.stdin.write(work + '\n')
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        """End it."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# All of them ------------------------------------------------------------------------------------
+
+
+def main():
+    """Run the contest that the command line asks for, and print its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('--data-dir', help="folder of MNIST; without it, Chainer's cache or a mirror")
+    add('--device', choices=('cpu', 'cuda'), default='cpu')
+    add('--dim-z', type=int, default=20)
+    add('--dim-h', type=int, default=500)
+    add('--batch-size', type=int, default=100)
+    add('--rounds', type=int, default=7)
+    add('--torch', metavar='PYTHON', default=sys.executable, help='interpreter with PyTorch')
+    add('--jax', metavar='PYTHON', default=sys.executable, help='interpreter with jax and optax')
+    add('--only', metavar='NAME', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS),
+        help=', '.join(CONTESTANTS))
+    add('--growth', action='store_true', help='how the cost of this project grows with each size')
+    add('--serve', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        serve(json.loads(args.serve))
+        return
+
+    sizes = {'dim_z': args.dim_z, 'dim_h': args.dim_h, 'batch_size': args.batch_size}
+    with tempfile.TemporaryDirectory() as folder:
+        digits = save_digits(args.data_dir, os.path.join(folder, 'digits.npz'))
+        print(f'{cpu()}, {os.cpu_count()} cores, {platform.platform()}, Python '
+              f'{platform.python_version()}; {args.device}, {args.rounds} rounds')
+        if args.growth:
+            grow(args, sizes, digits)
+        else:
+            compete(args, sizes, digits)
+            run_commands(args, folder)
+
+
+def save_digits(data_dir, path):
+    """Write train and test digits for all contestants; return the path."""
+    sys.path[:0] = [ROOT]
+    import mnist
+
+    digits = mnist.prepare(mnist.load('mnist', data_dir))
+    np.savez(path, train=digits.train, test=digits.test)
+    return path
+
+
+def cpu():
+    """Return the name of the processor."""
+    with contextlib.suppress(OSError), open('/proc/cpuinfo') as info:
+        for line in info:
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor()
+
+
+def compete(args, sizes, digits):
+    """Time all contestants in turn, and print the table."""
+    pythons = {'torch_vae': args.torch, 'jax_vae': args.jax}
+    contestants = {}
+    for name in args.only:
+        _, module, _, _ = CONTESTANTS[name]
+        python = pythons.get(module, sys.executable)
+        needs = module.removesuffix('_vae')
+        if needs != 'epoch' and subprocess.run(
+                [python, '-c', f'import {needs}'], capture_output=True, check=False).returncode:
+            print(f'{name}: left out, as {python} has no {needs}')
+            continue
+        contestants[name] = Contestant(python, name=name, digits=digits, device=args.device,
+                                       **sizes)
+    first = {}
+    for name, contestant in contestants.items():
+        seconds, loss, memory = contestant.do('epoch')
+        if name != 'floor':
+            _, test_loss, memory = contestant.do('score')
+            first[name] = loss, test_loss
+        print(f'{name:12} {contestant.version}; first epoch {seconds:.1f} s, peak memory '
+              f'{memory:.0f} MB'
+              + (f', losses {loss:.2f}, {test_loss:.2f}' if name in first else ''), flush=True)
+    for losses in zip(*first.values(), strict=True):
+        if max(losses) - min(losses) > NOISE:
+            sys.exit(f'not the same work: losses after an epoch are {losses}')
+
+    works = [(name, 'epoch') for name in contestants]
+    works += [('ours', part) for part in PARTS if 'ours' in contestants]
+    times = {work: [] for work in works}
+    for _ in range(args.rounds):
+        for name, work in works:
+            times[name, work].append(contestants[name].do(work)[0])
+    for contestant in contestants.values():
+        contestant.close()
+
+    ours = times[next(iter(times))]
+    print('\n| an epoch in | of ours | seconds |\n|---|---:|---:|')
+    for (name, work), seconds in times.items():
+        what = CONTESTANTS[name][0] if work == 'epoch' else f'ours: {PARTS[work]}'
+        print(f'| {what} | {ratio(seconds, ours):.2f} | {statistics.median(seconds):.2f} |')
+    if 'ours' in contestants:
+        print('\nours to the step\'s products {:.2f}, scoring to its own {:.2f}'.format(
+            1 / ratio(times['floor', 'epoch'], ours) if 'floor' in contestants else np.nan,
+            ratio(times['ours', 'score'], times['ours', 'score_floor'])))
+
+
+def ratio(seconds, others):
+    """Return the median over the rounds of the ratio of two contestants' seconds."""
+    return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
+
+
+def run_commands(args, folder):
+    """Time whole commands on the bundled digits, from start to finish: ours, and PyTorch's."""
+    commands = {
+        'train_vae.py': [sys.executable, os.path.join(ROOT, 'train_vae.py'), '--dataset', 'digits',
+                         '--epoch', '1', '--overwrite', '-o', os.path.join(folder, 'ours')],
+        'torch_vae.py': [args.torch, os.path.join(HERE, 'torch_vae.py'),
+                         os.path.join(folder, 'torch')]}
+    times = {name: [] for name in commands}
+    for n in range(1 + args.rounds):
+        for name, command in commands.items():
+            before = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, check=False)
+            if done.returncode:
+                print(f'{name}: left out, as it ended with {done.stderr.decode().splitlines()[-1]}')
+                return
+            if n:                       # the first fills caches
+                times[name].append(time.perf_counter() - before)
+    print('\n| whole command on the bundled digits | of ours | seconds |\n|---|---:|---:|')
+    for name, seconds in times.items():
+        print(f'| {name} | {ratio(seconds, times["train_vae.py"]):.2f} | '
+              f'{statistics.median(seconds):.2f} |')
+
+
+def grow(args, sizes, digits):
+    """Time this project with one size after the other changed, and print the table."""
+    arrays = np.load(digits)
+    tries = [('digits', len(arrays['train']) // part) for part in (8, 4, 2, 1)]
+    tries += [('batch_size', args.batch_size * times // 4) for times in (1, 2, 4, 8, 16)]
+    tries += [('dim_h', args.dim_h * times // 4) for times in (1, 2, 4, 8)]
+    contestants = []
+    for size, value in tries:
+        path = digits
+        if size == 'digits':
+            path = f'{digits}.{value}.npz'
+            np.savez(path, train=arrays['train'][:value], test=arrays['test'])
+        contestant = Contestant(sys.executable, name='ours', digits=path, device=args.device,
+                                **sizes | ({size: value} if size in sizes else {}))
+        contestant.do('epoch')
+        contestants.append(contestant)
+    times = [[] for _ in tries]
+    for _ in range(args.rounds):
+        for seconds, contestant in zip(times, contestants, strict=True):
+            seconds.append(contestant.do('epoch')[0])
+    print('\n| size | value | an epoch, of that before |\n|---|---:|---:|')
+    for i, (size, value) in enumerate(tries):
+        is_first = i == 0 or tries[i - 1][0] != size
+        growth = '' if is_first else f'{ratio(times[i], times[i - 1]):.2f}'
+        print(f'| {size} | {value} | {growth} |')
+    for contestant in contestants:
+        contestant.close()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,103 @@
+"""The same VAE in PyTorch, as its users write it: a peer for epoch.py, and a script of its own.
+
+    python torch_vae.py OUT         one epoch of scikit-learn's digits, scored with k = 10, saved
+
+epoch.py runs it in an environment that has PyTorch, but not Chainer.
+"""
+
+import sys
+
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+
+class VAE(nn.Module):
+    """Encoder D-H-H-Z and decoder Z-H-H-D of softplus units."""
+
+    def __init__(self, n_in, n_latent, n_h):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(n_in, n_h), nn.Softplus(),
+                                     nn.Linear(n_h, n_h), nn.Softplus())
+        self.mu, self.ln_var = nn.Linear(n_h, n_latent), nn.Linear(n_h, n_latent)
+        self.decoder = nn.Sequential(nn.Linear(n_latent, n_h), nn.Softplus(),
+                                     nn.Linear(n_h, n_h), nn.Softplus(), nn.Linear(n_h, n_in))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x, k=1):
+        """Return the negative ELBO of k samples, summed over pixels, mean over digits (N, D)."""
+        h = self.encoder(x)
+        mu, ln_var = self.mu(h), self.ln_var(h)
+        z = mu + torch.exp(ln_var / 2) * torch.randn(k, *mu.shape, device=mu.device)
+        logits = self.decoder(z)
+        rec = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction='sum') / k
+        kl = (mu ** 2 + ln_var.exp() - ln_var - 1).sum() / 2
+        return (rec + kl) / len(x)
+
+
+class Peer:
+    """A model in training.
+
+    Args:
+        train, test (array): Digits, (N, D) and (M, D) float32.
+        dim_z, dim_h, batch_size (int): Sizes.
+        device (str): 'cpu' or 'cuda'.
+        fused (bool): Whether Adam is PyTorch's fused one.
+    """
+
+    def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', fused=False):
+        torch.manual_seed(0)
+        self.train, self.test = (torch.from_numpy(digits).to(device) for digits in (train, test))
+        self.model = VAE(train.shape[1], dim_z, dim_h).to(device)
+        self.adam = torch.optim.Adam(self.model.parameters(), fused=fused)
+        self.batch_size = batch_size
+
+    def epoch(self):
+        """Train for an epoch; return the mean loss."""
+        total = torch.zeros((), device=self.train.device)
+        for rows in torch.randperm(len(self.train), device=self.train.device).split(
+                self.batch_size):
+            loss = self.model(self.train[rows])
+            self.adam.zero_grad()
+            loss.backward()
+            self.adam.step()
+            total += loss.detach() * len(rows)
+        return total.item() / len(self.train)
+
+    @torch.no_grad()
+    def score(self):
+        """Return the loss of the test digits with k = 10."""
+        total = sum(self.model(x, k=10) * len(x) for x in self.test.split(self.batch_size))
+        return total.item() / len(self.test)
+
+    def version(self):
+        """Return what did the work."""
+        return f'PyTorch {torch.__version__}'
+
+
+def main(out):
+    """Do what `train_vae.py --dataset digits --epoch 1 -o OUT` does."""
+    import os
+
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images
+    digits = np.zeros((len(images), 28, 28), np.float32)
+    for digit, image in zip(digits, images, strict=True):
+        small = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
+        digit[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC)) / 255
+    digits = digits.reshape(-1, 784)
+    peer = Peer(digits[:1500], digits[1500:], 20, 500, 100)
+    print('training loss', peer.epoch())
+    print('test loss', peer.score())
+    os.makedirs(out, exist_ok=True)
+    torch.save(peer.model.state_dict(), os.path.join(out, 'weights.pt'))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1])
