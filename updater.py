@@ -1,10 +1,11 @@
-"""The fast training step on the CPU: the mathematics of net.py, written out and compiled.
+"""The fast training step: the mathematics of net.py, written out (article, sections 2 and 3).
 
 `Updater` does what Chainer's StandardUpdater does with `VAE.get_loss_func`, from the same random
 draws and on the same arrays; `score_func` does what its namesake in train_vae.py does. Instead of
-walking a graph they run functions compiled by Numba, each thread on its share: `learn` (loss and
+walking a graph they run functions that Numba compiled, each thread on its share: `learn` (loss and
 deltas of some digits), `descend` (gradients and Adam of some rows of every weight) and `score`.
-Matrix products are BLAS's, on one thread each.
+Matrix products are BLAS's, on one thread each. On a GPU, `GraphUpdater` replays a CUDA graph of the
+same steps instead.
 
 A delta is the gradient of the loss by what a layer hands to its activation. Shapes: N digits,
 D = 784 pixels, H hidden units, Z latent dimensions; M = N * k samples of z, a digit's side by side.
@@ -41,10 +42,13 @@ FLOW = {                                                # layer: its input, its 
 
 Layer = collections.namedtuple('Layer', 'W b')
 Layers = collections.namedtuple('Layers', FLOW)
+# What a minibatch leaves in the layers: h is what comes out of one, d the activation's derivative
+# and then the delta, which in the heads takes the place of mu and ln_var; back is scratch.
 Space = collections.namedtuple('Space', (
-    'x', 'enc_h1', 'enc_d1', 'enc_h2', 'enc_d2', 'mu', 'ln_var', 'sigma',   # N rows
+    'x', 'enc_h1', 'enc_d1', 'enc_h2', 'enc_d2', 'mu', 'ln_var', 'sigma',                   # N rows
     'enc_back', 'enc_back2',
-    'eps', 'z', 'z_back', 'dec_h1', 'dec_d1', 'dec_h2', 'dec_d2', 'dec_d3', 'dec_back'))    # M
+    'eps', 'z', 'z_back', 'dec_h1', 'dec_d1', 'dec_h2', 'dec_d2', 'dec_d3', 'dec_back'))    # M rows
+# A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
 Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
 Adam = collections.namedtuple('Adam', 'alpha_t one_minus_beta1 one_minus_beta2 eps')
 
@@ -106,19 +110,19 @@ class Updater(training.updaters.StandardUpdater):
 
     def update_core(self):
         """Train on a minibatch."""
-        rows = np.array(self.get_iterator('main').next())
+        rows = np.array(self.get_iterator('main').next(), np.int64)
         n = len(rows)
         if self.prepared is None or self.prepared[0] != n:
             self.prepare(n)
         if self.one_thread is None:
             self.one_thread = BLAS.limit(limits=1)
-        _, eps, shares = self.prepared
+        _, eps, shares, entry = self.prepared
         draw(eps, self.k)
         self.get_optimizer('main').t += 1
         for rule in self.rules:
             rule.t += 1
         adam = adam_of(rule)
-        sums = self.workers.run(work, [(*args, rows[digits], adam) for digits, args in shares])
+        sums = self.workers.run(entry, [(*args, rows[digits], adam) for digits, args in shares])
         publish(self.model, mean_losses(sums, n, self.k, self.C))
 
     def prepare(self, n):
@@ -127,9 +131,11 @@ class Updater(training.updaters.StandardUpdater):
         layers, kind = layers_of(self.model), ACTIVATIONS[self.model.act_func]
         scales = f32(1 / (n * self.k)), f32(self.C / n)
         descents = tuple(self.descent(name, space) for name in FLOW)
-        self.prepared = n, space.eps, [
-            (digits, (layers, part, kind, self.k, *scales, descents, i, len(shares), self.digits))
-            for i, (digits, part) in enumerate(shares)]
+        shares = [(digits, (layers, part, kind, self.k, *scales, descents, i, len(shares),
+                            self.digits)) for i, (digits, part) in enumerate(shares)]
+        no_rows, no_adam = np.zeros(0, np.int64), Adam(*[f32(0)] * len(Adam._fields))
+        entry = self.workers.compile(work, (*shares[0][1], no_rows, no_adam))
+        self.prepared = n, space.eps, shares, entry
 
     def descent(self, name, space):
         """Return what `descend` needs of a layer."""
@@ -140,6 +146,8 @@ class Updater(training.updaters.StandardUpdater):
             if param.update_rule.state is None:
                 param.update_rule._init_states(param)
             state = param.update_rule.state
+            for moment in 'mv':             # a file may hold them in another order
+                state[moment] = np.ascontiguousarray(state[moment])
             arrays += [param.array, param.grad, state['m'], state['v']]
         return Descent(*arrays)
 
@@ -173,8 +181,9 @@ def score_func(model, k):
         space.x[:] = x
         draw(space.eps, k)
         layers, kind = layers_of(model), ACTIVATIONS[model.act_func]
+        arguments = [(layers, part, kind, k, f32(1)) for _, part in shares]
         with BLAS.limit(limits=1):
-            return workers.run(score, [(layers, part, kind, k, f32(1)) for _, part in shares])
+            return workers.run(workers.compile(score, arguments[0]), arguments)
 
     def on_gpu(x):
         step = Step(model, len(x), k)
@@ -207,19 +216,26 @@ class Workers:
         self.pool = futures.ThreadPoolExecutor(count)
         self.prepared = None, None, None
 
+    def compile(self, function, args):
+        """Return a function for `run`, compiled for such arguments.
+
+        Calling it spares Numba's look at the type of each argument, which takes long.
+        """
+        signature = tuple(map(numba.typeof, (*args, np.zeros(1, np.int64))))
+        function.compile(signature)
+        return function.get_overload(signature)
+
     def run(self, function, arguments):
-        """Call a compiled function with each of the arguments, on threads.
+        """Call a function with each of the arguments, on threads.
 
         Args:
-            function: Compiled; its last argument, given here, is a counter for `meet`.
-            arguments (list of tuple): A thread's each.
+            function: As from `compile`; its last argument, given here, is a counter for `meet`.
+            arguments (list of tuple): A thread's each, of the types that it was compiled for.
 
         Returns:
             list: The results.
         """
         counter = np.zeros(1, np.int64)
-        if not function.signatures:         # two threads would both compile it
-            function.compile(tuple(map(numba.typeof, (*arguments[0], counter))))
         try:
             others = [self.pool.submit(function, *args, counter) for args in arguments[1:]]
             return [function(*arguments[0], counter), *(other.result() for other in others)]
@@ -338,9 +354,15 @@ def add_atomically(context, array, number):
     return numba.types.int64(array, numba.types.int64), generate
 
 
+if os.name == 'posix':
+    give_way = numba.types.ExternalFunction('sched_yield', numba.types.int32())
+else:
+    give_way = compiled(lambda: 0)
+
+
 @compiled
 def meet(counter, parts):
-    """Wait until all threads have come here: without sleeping, as that would take longer.
+    """Wait until all threads have come here: without sleeping, as waking up takes longer.
 
     Args:
         counter (array): Of one int64, 0 at first.
@@ -348,7 +370,7 @@ def meet(counter, parts):
     """
     add_atomically(counter, 1)
     while add_atomically(counter, 0) < parts:
-        pass
+        give_way()                          # to whom this core is due, who may be one of us
 
 
 @compiled
@@ -726,7 +748,7 @@ CUDA = {                # name: inputs, outputs (some are both), and what is don
         if (kind == 2) { h = a < 0 ? (T)0 : a; d = a > 0 ? 1 : 0; }
         else if (kind == 1) { h = tanh(a); d = 1 - h * h; }
         else {
-            T e = exp(-abs(a));
+            T e = exp(-fabs(a));
             h = (a < 0 ? (T)0 : a) + log1p(e);
             d = (a > 0 ? (T)1 : e) / (1 + e);
         }"""),
@@ -749,7 +771,7 @@ CUDA = {                # name: inputs, outputs (some are both), and what is don
         mu = sum_mu;
         ln_var = sum_ln_var;"""),
     'bernoulli_nll': ('T y0, T b, raw T x, int32 k, int32 D, T scale', 'T delta, T nll', """
-        T a = y0 + b, e = exp(-abs(a)), pixel = x[i / D / k * D + i % D];
+        T a = y0 + b, e = exp(-fabs(a)), pixel = x[i / D / k * D + i % D];
         nll = (a < 0 ? (T)0 : a) + log1p(e) - pixel * a;
         delta = ((a > 0 ? (T)1 : e) / (1 + e) - pixel) * scale;"""),
     'adam': ('T grad, raw T adam', 'T param, T m, T v', """

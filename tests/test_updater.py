@@ -1,6 +1,10 @@
 """updater.py against Chainer's own step and NumPy in float64, and its runs by train_vae.py."""
 
+import ctypes
+import shutil
+import subprocess
 import sys
+import time
 import types
 
 import compat  # noqa: F401  (repairs what chainer imports)
@@ -202,6 +206,22 @@ def test_training_gives_blas_its_threads_back():
     assert {library['num_threads'] for library in updater.BLAS.info()} == {1}
 
 
+def test_a_thread_that_fails_leaves_no_other_waiting():
+    def function(is_first, counter):
+        if is_first:
+            raise KeyboardInterrupt
+        while counter[0] < 2:
+            time.sleep(0.001)
+        ended.append(True)
+
+    ended = []
+    workers = updater.Workers(model_of(make('standard')), 1, 2)
+    with pytest.raises(KeyboardInterrupt):
+        workers.run(function, [(True,), (False,)])
+    workers.pool.shutdown()
+    assert ended == [True]
+
+
 @pytest.mark.parametrize(('change', 'why'), [
     (lambda optimizer: None, ''),
     (lambda optimizer: setattr(optimizer.target, 'act_func', chainer.functions.sigmoid),
@@ -368,7 +388,7 @@ def test_gpu_kernels_are_those_in_numpy(name):
         noise = np.random.RandomState(5).standard_normal(its_step.space.eps.shape)
         its_step.space.eps[:] = xp.asarray(noise, np.float32)
         its_step.rows[:] = xp.arange(40)
-        its_step.adam[:] = xp.asarray([1e-3, 0.1, 0.001, 1e-8])
+        its_step.adam[:] = xp.asarray([1e-3, 0.1, 0.001, 1e-3])
         its_step()
         results.append([*its_step.sums()[0], *(cuda.to_cpu(array) for array in its_step.space),
                         *(cuda.to_cpu(param.grad) for param in model.params()),
@@ -414,3 +434,59 @@ def test_gpu_steps_are_those_of_the_standard_updater():
         cuda.cupy.random.seed(7)
         losses.append([step(its_updater) for _ in range(6)])
     assert np.allclose(losses[1], losses[0], rtol=1e-4)
+
+
+def compile_kernels(folder):
+    """Compile the bodies of the CUDA kernels as C++, and return them as functions of arrays."""
+    source = ['#include <cmath>', 'using namespace std;', 'typedef float T;', 'typedef int int32;']
+    for name, (inputs, outputs, code) in updater.CUDA.items():
+        params = [param.split() for param in f'{inputs}, {outputs}'.split(', ')]
+        args = ', '.join('int32 ' + param[-1] if param[0] == 'int32' else f'T* {param[-1]}_'
+                         for param in params)
+        names = {param[-1]: f'T* {param[-1]} = {param[-1]}_;' if param[0] == 'raw' else
+                 f'T& {param[-1]} = {param[-1]}_[i];' for param in params if param[0] != 'int32'}
+        source += [f'extern "C" void {name}(long size, {args}) {{',
+                   f'for (long i = 0; i < size; i++) {{ {" ".join(names.values())} {code} }} }}']
+    (folder / 'kernels.cpp').write_text('\n'.join(source))
+    subprocess.run(['c++', '-O1', '-shared', '-fPIC', '-o', folder / 'kernels.so',
+                    folder / 'kernels.cpp'], check=True)
+    library = ctypes.CDLL(str(folder / 'kernels.so'))
+
+    def kernel(name):
+        inputs, outputs, _ = updater.CUDA[name]
+        kinds = [param.split() for param in f'{inputs}, {outputs}'.split(', ')]
+
+        def call(*args):
+            shape = args[len(inputs.split(', '))].shape     # of the first output
+            held = [ctypes.c_int32(arg) if kind == 'int32' else np.ascontiguousarray(
+                        np.broadcast_to(arg, shape) if kind == 'T' else arg, np.float32)
+                    for (kind, *_), arg in zip(kinds, args, strict=True)]
+            getattr(library, name)(ctypes.c_long(np.prod(shape)), *(
+                arg if isinstance(arg, ctypes.c_int32) else ctypes.c_void_p(arg.ctypes.data)
+                for arg in held))
+            for arg, result in list(zip(args, held, strict=True))[len(inputs.split(', ')):]:
+                arg[:] = result
+
+        return call
+
+    return types.SimpleNamespace(**{name: kernel(name) for name in updater.CUDA})
+
+
+@pytest.mark.skipif(shutil.which('c++') is None, reason='needs a C++ compiler')
+def test_cuda_kernels_as_cpp_are_those_in_numpy(tmp_path):
+    compiled = compile_kernels(tmp_path)
+    for name in SETTINGS:
+        settings = {'C': 1.0, 'k': 1} | SETTINGS[name]
+        results = []
+        for kernels in (numpy_kernels(), compiled):
+            model = model_of(make('standard', **settings))
+            its_step = updater.Step(model, 40, settings['k'], settings['C'], DIGITS, kernels)
+            updater.draw(its_step.space.eps, settings['k'])
+            its_step.rows[:] = range(40)
+            its_step.adam[:] = 1e-3, 0.1, 0.001, 1e-3
+            its_step()
+            results.append([*its_step.sums()[0], *its_step.space,
+                            *(param.grad for param in model.params()),
+                            *(param.array for param in model.params())])
+        for array, expected in zip(*results, strict=True):
+            assert np.allclose(array, expected, rtol=1e-4, atol=1e-5), name

@@ -187,11 +187,10 @@ def serve(settings):
     name = settings.pop('name')
     arrays = np.load(settings.pop('digits'))
     _, module, kind, more = CONTESTANTS[name]
+    if name == 'jax':
+        del settings['device']          # it takes a GPU where it can
     sys.path[:0] = [ROOT]
     module = sys.modules['__main__'] if module == 'epoch' else importlib.import_module(module)
-    device = settings.pop('device')
-    if device != 'cpu' and kind != 'jax':
-        more = {**more, 'device': device}
     contestant = getattr(module, kind)(arrays['train'], arrays['test'], **settings, **more)
     print(json.dumps(contestant.version()), flush=True)
     for line in sys.stdin:
@@ -303,21 +302,22 @@ def compete(args, sizes, digits):
             continue
         contestants[name] = Contestant(python, name=name, digits=digits, device=args.device,
                                        **sizes)
-    first = {}
+    first, memory = {}, {}
     for name, contestant in contestants.items():
-        seconds, loss, memory = contestant.do('epoch')
+        seconds, loss, memory[name] = contestant.do('epoch')
+        said = f'{name:12} {contestant.version}; first epoch {seconds:.1f} s'
         if name != 'floor':
-            _, test_loss, memory = contestant.do('score')
+            _, test_loss, memory[name] = contestant.do('score')
             first[name] = loss, test_loss
-        print(f'{name:12} {contestant.version}; first epoch {seconds:.1f} s, peak memory '
-              f'{memory:.0f} MB'
-              + (f', losses {loss:.2f}, {test_loss:.2f}' if name in first else ''), flush=True)
+            said += f', then losses of {loss:.2f} in training and {test_loss:.2f} in test'
+        print(said, flush=True)
     for losses in zip(*first.values(), strict=True):
         if max(losses) - min(losses) > NOISE:
             sys.exit(f'not the same work: losses after an epoch are {losses}')
 
-    works = [(name, 'epoch') for name in contestants]
-    works += [('ours', part) for part in PARTS if 'ours' in contestants]
+    works = []
+    for name in contestants:
+        works += [(name, work) for work in ('epoch', *(PARTS if name == 'ours' else ()))]
     times = {work: [] for work in works}
     for _ in range(args.rounds):
         for name, work in works:
@@ -326,10 +326,12 @@ def compete(args, sizes, digits):
         contestant.close()
 
     ours = times[next(iter(times))]
-    print('\n| an epoch in | of ours | seconds |\n|---|---:|---:|')
+    print('\n| an epoch in | of ours | seconds | peak memory, MB |\n|---|---:|---:|---:|')
     for (name, work), seconds in times.items():
-        what = CONTESTANTS[name][0] if work == 'epoch' else f'ours: {PARTS[work]}'
-        print(f'| {what} | {ratio(seconds, ours):.2f} | {statistics.median(seconds):.2f} |')
+        is_epoch = work == 'epoch'
+        what = CONTESTANTS[name][0] if is_epoch else f'ours: {PARTS[work]}'
+        print(f'| {what} | {ratio(seconds, ours):.2f} | {statistics.median(seconds):.2f} | '
+              f'{f"{memory[name]:.0f}" if is_epoch else ""} |')
     if 'ours' in contestants:
         print('\nours to the step\'s products {:.2f}, scoring to its own {:.2f}'.format(
             1 / ratio(times['floor', 'epoch'], ours) if 'floor' in contestants else np.nan,
