@@ -92,7 +92,7 @@ def train_vae(args, device, resumed):
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
         'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU',
-        'updater': kind.split(',')[0]}
+        'updater': kind.split()[0]}
     trainer.extend(snapshot.RunState(
         settings, None if device.xp is np else device.xp.random.seed))
     trainer.extend(
@@ -265,23 +265,16 @@ def make_updater(args, iterator, optimizer, device):
     if args.updater == 'fast':
         try:
             import updater as fast  # loads Numba, which takes half a second
-        except ImportError as error:
-            why = f', as Numba does not load ({error})'
-        else:
+
             why = fast.obstacle(optimizer)
             if not why:
-                score = fast.score_func(model, TEST_K)
-                if device.xp is not np:
-                    return (fast.GraphUpdater(iterator, optimizer, device, args.beta, args.k),
-                            score, 'fast, by a CUDA graph')
-                threads = f'{fast.THREADS} thread{"s" * (fast.THREADS != 1)}'
-                first = '; compiled first, once per installation' if fast.is_new() else ''
-                return (fast.Updater(iterator, optimizer, args.beta, args.k), score,
-                        f'fast, {threads}{first}')
-            why = f', as its {why}'
+                updater, how = fast.make(iterator, optimizer, device, args.beta, args.k)
+                return updater, fast.score_func(model, TEST_K), f'fast ({how})'
+        except ImportError as error:        # Numba or, for a GPU, cuBLAS
+            why = error
     lf = model.get_loss_func(args.beta, args.k)
     return (training.StandardUpdater(iterator, optimizer, device=device, loss_func=lf),
-            score_func(model, TEST_K), f'standard{why}')
+            score_func(model, TEST_K), f'standard ({why})' if why else 'standard')
 
 
 # Extensions of the trainer ----------------------------------------------------------------------

@@ -13,6 +13,7 @@ D = 784 pixels, H hidden units, Z latent dimensions; M = N * k samples of z, a d
 
 import collections
 from concurrent import futures
+import ctypes
 import functools
 import glob
 import itertools
@@ -78,10 +79,26 @@ def obstacle(optimizer):
     return ''
 
 
-def is_new():
-    """Tell whether Numba will have to compile for some seconds, as on a new installation."""
-    folder = work.stats.cache_path
-    return not (folder and glob.glob(os.path.join(glob.escape(folder), 'updater.work-*.nbc')))
+def make(iterator, optimizer, device, C=1.0, k=1):
+    """Make the updater for a device, and say how it works.
+
+    Args:
+        iterator, optimizer, C, k: As for `Updater`.
+        device (chainer.backend.Device): The CPU, or a GPU.
+
+    Returns:
+        tuple: An `Updater` or a `GraphUpdater`, and a description of it.
+
+    Raises:
+        ImportError: If there is a GPU, but no cuBLAS.
+    """
+    if device.xp is not np:
+        return GraphUpdater(iterator, optimizer, device, C, k), 'CUDA graph'
+    how = f'{THREADS} thread{"s" * (THREADS != 1)}'
+    cache = work.stats.cache_path
+    if not (cache and glob.glob(os.path.join(glob.escape(cache), 'updater.work-*.nbc'))):
+        how += '; to be compiled first, once per installation'
+    return Updater(iterator, optimizer, C, k), how
 
 
 class Updater(training.updaters.StandardUpdater):
@@ -594,15 +611,20 @@ class GraphUpdater(training.updaters.StandardUpdater):
     Args:
         iterator, optimizer, C, k: As for `Updater`.
         device (chainer.backends.cuda.GpuDevice): The GPU.
+
+    Raises:
+        ImportError: If there is no cuBLAS.
     """
 
     def __init__(self, iterator, optimizer, device, C=1.0, k=1):
         super().__init__(iterator, optimizer, device=device)
+        with chainer.using_device(device):
+            self.stream = device.xp.cuda.Stream(non_blocking=True)      # as a capture wants it
+            self.cublas = Cublas(self.stream.ptr, device.xp)
         self.C, self.k = C, k
         self.model = optimizer.target
         self.digits = device.send(np.ascontiguousarray(iterator.dataset))
         iterator.dataset = range(len(self.digits))
-        self.stream = device.xp.cuda.Stream()
         self.step, self.graph = None, None
 
     def update_core(self):
@@ -614,7 +636,9 @@ class GraphUpdater(training.updaters.StandardUpdater):
             param.update_rule.t += 1
         with chainer.using_device(self.device), self.stream:
             if self.step is None or len(self.step.rows) != len(rows):
-                self.step = Step(self.model, len(rows), self.k, self.C, self.digits)
+                self.device.xp.cuda.Device().synchronize()      # the other streams, too
+                self.step = Step(self.model, len(rows), self.k, self.C, self.digits,
+                                 dot=self.cublas.dot)
                 self.graph = None
             self.step.set_inputs(rows, adam_of(param.update_rule))
             if self.graph is not None:
@@ -633,6 +657,60 @@ class GraphUpdater(training.updaters.StandardUpdater):
         self.step = None                    # what was loaded may lie in other arrays
 
 
+class Cublas:
+    """Matrix products that a CUDA graph can capture, which CuPy refuses for its own.
+
+    Args:
+        stream (int): Pointer of the stream.
+        xp: CuPy.
+        library: cuBLAS; by default that of CuPy.
+
+    Raises:
+        ImportError: If there is no cuBLAS.
+        RuntimeError: From all methods, if cuBLAS fails.
+    """
+
+    def __init__(self, stream, xp, library=None):
+        if library is None:
+            xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
+            version = xp.cuda.runtime.runtimeGetVersion() // 1000
+            try:
+                library = ctypes.CDLL(f'cublas64_{version}.dll' if os.name == 'nt' else
+                                      f'libcublas.so.{version}')
+            except OSError as error:
+                raise ImportError(f'cuBLAS does not load: {error}') from None
+        self.library = library
+        self.handle = ctypes.c_void_p()
+        self.call('cublasCreate_v2', ctypes.byref(self.handle))
+        self.call('cublasSetStream_v2', self.handle, ctypes.c_void_p(stream))
+        self.workspace = xp.zeros(2**25, np.uint8)      # what a graph uses must not be freed
+        self.call('cublasSetWorkspace_v2', self.handle, ctypes.c_void_p(self.workspace.data.ptr),
+                  ctypes.c_size_t(self.workspace.nbytes))
+
+    def call(self, name, *args):
+        """Call a function of cuBLAS."""
+        status = getattr(self.library, name)(*args)
+        if status:
+            raise RuntimeError(f'{name} of cuBLAS returned {status}')
+
+    def dot(self, a, b, out):
+        """Write the product of matrices (m, k) and (k, n), float32, into out (m, n)."""
+        (m, k), n = a.shape, b.shape[1]
+        one, zero = ctypes.c_float(1), ctypes.c_float(0)
+
+        def operand(array):                 # pointer and row length; whether it lies transposed
+            if array.flags.c_contiguous:
+                return 0, ctypes.c_void_p(array.data.ptr), array.shape[1]
+            return 1, ctypes.c_void_p(array.data.ptr), array.shape[0]
+
+        # cuBLAS goes by columns: what it takes for b and a, in this order, gives out transposed
+        transposed_b, b, ld_b = operand(b)
+        transposed_a, a, ld_a = operand(a)
+        self.call('cublasSgemm_v2', self.handle, transposed_b, transposed_a, n, m, k,
+                  ctypes.byref(one), b, ld_b, a, ld_a, ctypes.byref(zero),
+                  ctypes.c_void_p(out.data.ptr), n)
+
+
 class Step:
     """A training step in array calls that allocate nothing, so that CUDA can capture them.
 
@@ -642,18 +720,20 @@ class Step:
         k (int), C (float): As for `VAE.get_loss_func`.
         digits (array): All digits, (any, D) float32, on the GPU; None just to `score`.
         kernels: As from `cuda_kernels`.
+        dot (callable): Of two matrices and their product, which it writes; by default CuPy's.
     """
 
-    def __init__(self, model, n, k, C=1.0, digits=None, kernels=None):
+    def __init__(self, model, n, k, C=1.0, digits=None, kernels=None, dot=None):
         self.xp = chainer.backend.get_array_module(model.le1.W.array)
         self.kernels = kernels or cuda_kernels(self.xp)
+        self.dot = dot or self.xp.dot
         self.model, self.k, self.digits = model, k, digits
         self.kind = ACTIVATIONS[model.act_func]
         self.scales = f32(1 / (n * k)), f32(C / n)
         self.space = make_space(model, n, k, self.xp)
         self.nll = self.xp.zeros_like(self.space.dec_d3)            # (M, D)
         self.kl = self.xp.zeros_like(self.space.mu)                 # (N, Z)
-        self.ones = self.xp.ones(n * k, np.float32)
+        self.ones = self.xp.ones((1, n * k), np.float32)
         self.rows = self.xp.zeros(n, np.int64)
         self.adam = self.xp.zeros(len(Adam._fields), np.float32)
         if digits is not None:
@@ -670,7 +750,7 @@ class Step:
 
     def __call__(self):
         """Take the step."""
-        self.xp.take(self.digits, self.rows, axis=0, out=self.space.x)
+        self.kernels.fetch(self.digits, self.rows, self.digits.shape[1], self.space.x)
         self.score()
         self.learn()
         self.descend()
@@ -679,7 +759,7 @@ class Step:
         """Compute the losses of the digits in `space.x`, as the compiled `score` does."""
         space, kernels, kind = self.space, self.kernels, self.kind
         le1, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
-        dot = self.xp.dot
+        dot = self.dot
         dot(space.x, le1.W.T, space.enc_h1)                         # (N, H)
         kernels.activate(space.enc_h1, le1.b, kind, space.enc_h1, space.enc_d1)
         dot(space.enc_h1, le2.W.T, space.enc_h2)                    # (N, H)
@@ -698,7 +778,7 @@ class Step:
 
     def learn(self):
         """Compute the deltas of all layers, as the compiled `learn` does."""
-        space, kernels, dot, multiply = self.space, self.kernels, self.xp.dot, self.xp.multiply
+        space, kernels, dot, multiply = self.space, self.kernels, self.dot, self.xp.multiply
         _, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
         dot(space.dec_d3, ld3.W, space.dec_back)                    # (M, H)
         multiply(space.dec_d2, space.dec_back, space.dec_d2)
@@ -719,8 +799,8 @@ class Step:
         for name, flow in FLOW.items():
             h, delta = (getattr(self.space, key) for key in flow)
             link = self.model[name]
-            self.xp.dot(delta.T, h, link.W.grad)
-            self.xp.dot(self.ones[:len(delta)], delta, link.b.grad)
+            self.dot(delta.T, h, link.W.grad)
+            self.dot(self.ones[:, :len(delta)], delta, link.b.grad[None])
             for param in (link.W, link.b):
                 state = param.update_rule.state
                 self.kernels.adam(param.grad, self.adam, param.array, state['m'], state['v'])
@@ -743,6 +823,8 @@ def cuda_kernels(xp):
 
 
 CUDA = {                # name: inputs, outputs (some are both), and what is done for an element i
+    'fetch': ('raw T digits, raw int64 rows, int32 D', 'T x', """
+        x = digits[rows[i / D] * D + i % D];"""),
     'activate': ('T a0, T b, int32 kind', 'T h, T d', """
         T a = a0 + b;
         if (kind == 2) { h = a < 0 ? (T)0 : a; d = a > 0 ? 1 : 0; }

@@ -293,7 +293,7 @@ def test_without_numba_the_standard_updater_steps_in(cli, data_dir, tmp_path, mo
     monkeypatch.setitem(sys.modules, 'numba', None)
     status, out, err = cli('--data-dir', data_dir, *SMALL, '-o', tmp_path / 'run')
     assert (status, err) == (0, '')
-    assert '\nupdater  standard, as Numba does not load (' in out
+    assert '\nupdater  standard (import of numba halted; ' in out
     assert last_log(tmp_path / 'run') == last_log(tmp_path / 'plain')
     assert state_of(tmp_path / 'run' / 'snapshot_epoch_2') == state_of(
         tmp_path / 'plain' / 'snapshot_epoch_2')
@@ -310,6 +310,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(cli, data_dir, tmp_path):
 
 def numpy_kernels():
     """Return what `updater.cuda_kernels` does, of NumPy, with the same arguments."""
+    def fetch(digits, rows, D, x):
+        x[:] = digits[rows]
+        assert x.shape[1] == D
+
     def activate(a, b, kind, h, d):
         a = a + b
         h[:] = (np.logaddexp(a, 0), np.tanh(a), np.maximum(a, 0))[kind]
@@ -340,7 +344,7 @@ def numpy_kernels():
 
     return types.SimpleNamespace(**{
         function.__name__: function
-        for function in (activate, infer, infer_back, bernoulli_nll, adam)})
+        for function in (fetch, activate, infer, infer_back, bernoulli_nll, adam)})
 
 
 @pytest.mark.parametrize('name', SETTINGS)
@@ -372,6 +376,62 @@ def test_the_gpus_step_in_numpy_is_that_of_the_standard_updater(name):
 
 
 needs_gpu = pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+
+
+class NumpyCublas:
+    """What `updater.Cublas` needs of cuBLAS, on NumPy's arrays, by BLAS's own definition."""
+
+    def __getattr__(self, name):
+        return lambda *args: 0
+
+    def cublasSgemm_v2(self, handle, op_a, op_b, m, n, k, alpha, a, ld_a, b, ld_b, beta, c, ld_c):
+        """Compute c = op(a) op(b), whose matrices lie by columns."""
+        def matrix(pointer, rows, columns, ld):
+            data = np.ctypeslib.as_array(
+                ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (ld * columns,))
+            return data.reshape(columns, ld)[:, :rows].T
+
+        a = matrix(a, k, m, ld_a).T if op_a else matrix(a, m, k, ld_a)
+        b = matrix(b, n, k, ld_b).T if op_b else matrix(b, k, n, ld_b)
+        matrix(c, m, n, ld_c)[:] = alpha._obj.value * a @ b
+        return 0
+
+
+def numpy_cublas():
+    """Return a Cublas that works on arrays of NumPy."""
+    xp = types.SimpleNamespace(
+        zeros=lambda *args: types.SimpleNamespace(data=types.SimpleNamespace(ptr=0), nbytes=0),
+        cuda=types.SimpleNamespace(runtime=types.SimpleNamespace(runtimeGetVersion=lambda: 13000)))
+    return updater.Cublas(0, xp, NumpyCublas())
+
+
+class Pointed(np.ndarray):
+    """Array of NumPy whose address is where CuPy has it."""
+
+    @property
+    def data(self):
+        """Return the memory."""
+        return types.SimpleNamespace(ptr=self.ctypes.data)
+
+
+@pytest.mark.parametrize(('m', 'k', 'n'), [(3, 4, 5), (1, 4, 5), (3, 1, 5), (3, 4, 1), (1, 1, 1)])
+@pytest.mark.parametrize('transposed', ['', 'a', 'b', 'ab'])
+def test_cublas_is_told_the_right_product(m, k, n, transposed):
+    rng = np.random.RandomState(0)
+    a, b = (rng.standard_normal(shape[::-1]).astype(np.float32).T if name in transposed else
+            rng.standard_normal(shape).astype(np.float32)
+            for name, shape in (('a', (m, k)), ('b', (k, n))))
+    out = np.zeros((m, n), np.float32)
+    numpy_cublas().dot(a.view(Pointed), b.view(Pointed), out.view(Pointed))
+    assert np.allclose(out, a @ b, rtol=1e-5, atol=1e-6)
+
+
+def test_what_cublas_refuses_is_an_error():
+    cublas = numpy_cublas()
+    cublas.library = types.SimpleNamespace(cublasSgemm_v2=lambda *args: 7)
+    a = np.ones((2, 2), np.float32).view(Pointed)
+    with pytest.raises(RuntimeError, match='cublasSgemm_v2 of cuBLAS returned 7'):
+        cublas.dot(a, a, a)
 
 
 @needs_gpu
@@ -438,12 +498,13 @@ def test_gpu_steps_are_those_of_the_standard_updater():
 
 def compile_kernels(folder):
     """Compile the bodies of the CUDA kernels as C++, and return them as functions of arrays."""
-    source = ['#include <cmath>', 'using namespace std;', 'typedef float T;', 'typedef int int32;']
+    source = ['#include <cmath>', 'using namespace std;', 'typedef float T;', 'typedef int int32;',
+              'typedef long long int64;']
     for name, (inputs, outputs, code) in updater.CUDA.items():
         params = [param.split() for param in f'{inputs}, {outputs}'.split(', ')]
-        args = ', '.join('int32 ' + param[-1] if param[0] == 'int32' else f'T* {param[-1]}_'
-                         for param in params)
-        names = {param[-1]: f'T* {param[-1]} = {param[-1]}_;' if param[0] == 'raw' else
+        args = ', '.join('int32 ' + param[-1] if param[0] == 'int32' else
+                         f'{param[-2]}* {param[-1]}_' for param in params)
+        names = {param[-1]: f'{param[1]}* {param[-1]} = {param[-1]}_;' if param[0] == 'raw' else
                  f'T& {param[-1]} = {param[-1]}_[i];' for param in params if param[0] != 'int32'}
         source += [f'extern "C" void {name}(long size, {args}) {{',
                    f'for (long i = 0; i < size; i++) {{ {" ".join(names.values())} {code} }} }}']
@@ -459,8 +520,9 @@ def compile_kernels(folder):
         def call(*args):
             shape = args[len(inputs.split(', '))].shape     # of the first output
             held = [ctypes.c_int32(arg) if kind == 'int32' else np.ascontiguousarray(
-                        np.broadcast_to(arg, shape) if kind == 'T' else arg, np.float32)
-                    for (kind, *_), arg in zip(kinds, args, strict=True)]
+                        np.broadcast_to(arg, shape) if kind == 'T' else arg,
+                        np.int64 if 'int64' in more else np.float32)
+                    for (kind, *more), arg in zip(kinds, args, strict=True)]
             getattr(library, name)(ctypes.c_long(np.prod(shape)), *(
                 arg if isinstance(arg, ctypes.c_int32) else ctypes.c_void_p(arg.ctypes.data)
                 for arg in held))
