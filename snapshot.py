@@ -46,7 +46,7 @@ SETTING_TYPES = {
     'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
-    'device': str, 'updater': str}
+    'device': str, 'updater': str, 'trained_by': str}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 LOG_TYPES = {'epoch': int, 'iteration': int, 'elapsed_time': (int, float)} | {
     f'{of}main/{name}': (int, float) for of in ('', 'validation/') for name in LOSSES}
@@ -491,7 +491,8 @@ def settings(arrays, path):
     """
     try:
         # what the first snapshots lack
-        found = {'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU', 'updater': 'standard'}
+        found = {'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU', 'updater': 'standard',
+                 'trained_by': 'standard'}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
@@ -501,6 +502,7 @@ def settings(arrays, path):
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
+                and found['trained_by'] in ('fast', 'standard')
                 and all(is_float32(arrays[MODEL_PREFIX + key], shape) for key, shape in (
                     ('le1/W', (dim_h, n_in)), ('le2/W', (dim_h, dim_h)),
                     ('le3_mu/W', (dim_z, dim_h)))))

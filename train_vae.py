@@ -92,7 +92,7 @@ def train_vae(args, device, resumed):
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
         'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU',
-        'updater': kind.split()[0]}
+        'trained_by': kind.split()[0]}
     trainer.extend(snapshot.RunState(
         settings, None if device.xp is np else device.xp.random.seed))
     trainer.extend(
@@ -104,7 +104,7 @@ def train_vae(args, device, resumed):
         had = snapshot.settings(resumed, args.resume)
         snapshot.check_digits(had, digits, args.resume)
         snapshot.load_trainer(resumed, trainer, args.resume)
-        for key, how in (('device', 'on a {}'), ('updater', 'by the {} updater')):
+        for key, how in (('device', 'on a {}'), ('trained_by', 'by the {} updater')):
             if had[key] != settings[key]:
                 print(f'warning: {args.resume} was trained {how.format(had[key])}; '
                       f'{how.format(settings[key])} the run goes on, but not to exactly the same '
@@ -193,7 +193,7 @@ def build_parser():
              'a larger --epoch trains for longer')
     add('--updater', choices=('fast', 'standard'), default='fast',
         help="fast: the training step compiled by Numba, where that is installed; standard: "
-             "Chainer's own, some times slower (default: fast)")
+             "Chainer's own, which takes twice the time (default: fast)")
     add('--snapshot-every', type=count, default=snapshot.EVERY, metavar='N',
         help=f'epochs from one snapshot to the next (default: {snapshot.EVERY})')
     add('--keep', type=count, default=snapshot.KEEP, metavar='N',

@@ -30,8 +30,11 @@ from chainer.optimizers import adam
 import numba
 import numba.extending
 import numpy as np
-import scipy.linalg  # noqa: F401  (Numba takes its BLAS, which `Workers` has to find)
+import scipy.linalg  # noqa: F401  (Numba takes its BLAS, which has to be found below)
 import threadpoolctl
+
+if numba.config.DISABLE_JIT:
+    raise ImportError('NUMBA_DISABLE_JIT is set')
 
 ACTIVATIONS = {F.softplus: 0, F.tanh: 1, F.relu: 2}     # as `activate` knows them
 f32 = np.float32
@@ -72,9 +75,13 @@ def obstacle(optimizer):
     if any(param.dtype != np.float32 or not param.array.flags.c_contiguous
            for param in model.params()):
         return 'weights are not plain float32'
-    if (type(optimizer) is not adam.Adam or hyperparam.amsgrad or hyperparam.adabound
+    rules = [param.update_rule for param in model.params()]
+    hooked = [hookable for hookable in (optimizer, *rules)
+              if hookable._hookable._pre_update_hooks or hookable._hookable._post_update_hooks]
+    if (type(optimizer) is not adam.Adam or hooked or hyperparam.amsgrad or hyperparam.adabound
             or hyperparam.weight_decay_rate
-            or not all(param.update_rule.enabled for param in model.params())):
+            or any(type(rule) is not adam.AdamRule or not rule.enabled
+                   or rule.hyperparam.get_dict() != hyperparam.get_dict() for rule in rules)):
         return 'optimizer is not plain Adam'
     return ''
 
@@ -96,7 +103,9 @@ def make(iterator, optimizer, device, C=1.0, k=1):
         return GraphUpdater(iterator, optimizer, device, C, k), 'CUDA graph'
     how = f'{THREADS} thread{"s" * (THREADS != 1)}'
     cache = work.stats.cache_path
-    if not (cache and glob.glob(os.path.join(glob.escape(cache), 'updater.work-*.nbc'))):
+    if not cache:
+        how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder to keep it in'
+    elif not glob.glob(os.path.join(glob.escape(cache), 'updater.work-*.nbc')):
         how += '; to be compiled first, once per installation'
     return Updater(iterator, optimizer, C, k), how
 
@@ -105,7 +114,7 @@ class Updater(training.updaters.StandardUpdater):
     """StandardUpdater of a VAE and Adam on the CPU, made fast.
 
     It serializes as StandardUpdater does: each goes on from the other's snapshots. It leaves the
-    gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss` on the model.
+    gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss`, as numbers, on the model.
 
     Args:
         iterator (chainer.iterators.SerialIterator): Of digits, (any, D) float32 in one array.
@@ -120,8 +129,8 @@ class Updater(training.updaters.StandardUpdater):
         iterator.dataset = range(len(self.digits))
         self.C, self.k = C, k
         self.model = optimizer.target
-        self.rules = [param.update_rule for param in self.model.params()]
         self.grads = {name: np.zeros_like(param.array) for name, param in self.model.namedparams()}
+        self.held = []                      # parameters, their arrays and gradients
         self.workers = Workers(self.model, k)
         self.one_thread, self.prepared = None, None
 
@@ -129,24 +138,28 @@ class Updater(training.updaters.StandardUpdater):
         """Train on a minibatch."""
         rows = np.array(self.get_iterator('main').next(), np.int64)
         n = len(rows)
-        if self.prepared is None or self.prepared[0] != n:
+        if self.prepared is None or self.prepared[0] != n or any(
+                param.array is not array for param, array, _ in self.held):
             self.prepare(n)
         if self.one_thread is None:
             self.one_thread = BLAS.limit(limits=1)
         _, eps, shares, entry = self.prepared
         draw(eps, self.k)
-        self.get_optimizer('main').t += 1
-        for rule in self.rules:
-            rule.t += 1
-        adam = adam_of(rule)
-        sums = self.workers.run(entry, [(*args, rows[digits], adam) for digits, args in shares])
+        numbers = count_step(self.get_optimizer('main'))
+        sums = self.workers.run(entry, [(*args, rows[digits], numbers) for digits, args in shares])
+        for param, _, grad in self.held:
+            if param.grad is not grad:
+                param.grad = grad
         publish(self.model, mean_losses(sums, n, self.k, self.C))
+        end_epoch(self)
 
     def prepare(self, n):
         """Prepare what the compiled functions take, for minibatches of n digits."""
         space, shares = self.workers.prepare(n)
         layers, kind = layers_of(self.model), ACTIVATIONS[self.model.act_func]
         scales = f32(1 / (n * self.k)), f32(self.C / n)
+        self.held = [(param, param.array, self.grads[name])
+                     for name, param in self.model.namedparams()]
         descents = tuple(self.descent(name, space) for name in FLOW)
         shares = [(digits, (layers, part, kind, self.k, *scales, descents, i, len(shares),
                             self.digits)) for i, (digits, part) in enumerate(shares)]
@@ -159,19 +172,19 @@ class Updater(training.updaters.StandardUpdater):
         arrays = [getattr(space, key) for key in FLOW[name]]
         for key in Layer._fields:
             param = getattr(getattr(self.model, name), key)
-            param.grad = self.grads[f'/{name}/{key}']
             if param.update_rule.state is None:
                 param.update_rule._init_states(param)
             state = param.update_rule.state
             for moment in 'mv':             # a file may hold them in another order
                 state[moment] = np.ascontiguousarray(state[moment])
-            arrays += [param.array, param.grad, state['m'], state['v']]
+            arrays += [param.array, self.grads[f'/{name}/{key}'], state['m'], state['v']]
         return Descent(*arrays)
 
     def serialize(self, serializer):
         """Save or load, as StandardUpdater does."""
         super().serialize(serializer)
-        self.prepared = None                # what was loaded may lie in other arrays
+        if isinstance(serializer, chainer.Deserializer):
+            self.prepared = None            # what was loaded may lie in other arrays
 
     def finalize(self):
         """End the training: BLAS has its threads again."""
@@ -191,7 +204,7 @@ def score_func(model, k):
     Returns:
         callable: Of a minibatch of pixels (N, D) float32.
     """
-    workers = Workers(model, k)
+    workers, steps = Workers(model, k), {}
 
     def on_cpu(x):
         space, shares = workers.prepare(len(x))
@@ -203,7 +216,10 @@ def score_func(model, k):
             return workers.run(workers.compile(score, arguments[0]), arguments)
 
     def on_gpu(x):
-        step = Step(model, len(x), k)
+        if len(x) not in steps:
+            steps.clear()
+            steps[len(x)] = Step(model, len(x), k)
+        step = steps[len(x)]
         step.space.x[:] = x
         draw(step.space.eps, k)
         step.score()
@@ -253,12 +269,14 @@ class Workers:
             list: The results.
         """
         counter = np.zeros(1, np.int64)
+        others = []
         try:
-            others = [self.pool.submit(function, *args, counter) for args in arguments[1:]]
+            for args in arguments[1:]:
+                others.append(self.pool.submit(function, *args, counter))
             return [function(*arguments[0], counter), *(other.result() for other in others)]
-        except BaseException:               # a Ctrl-C, say: let nobody wait for this thread
+        finally:                            # after a Ctrl-C, say, let nobody wait for this thread
             counter[0] = len(arguments)
-            raise
+            futures.wait(others)
 
     def prepare(self, n):
         """Return the Space of a minibatch, and each thread's share of the digits and of it.
@@ -316,11 +334,20 @@ def mean_losses(sums, n, k, C=1.0):
             'loss': f32(rec_loss + latent_loss)}
 
 
-def adam_of(rule):
-    """Return the numbers of an update rule, `chainer.optimizers.adam.AdamRule`, at its time."""
-    numbers = rule.hyperparam
-    return Adam(*map(f32, (rule.alpha_t * numbers.eta, 1 - numbers.beta1, 1 - numbers.beta2,
-                           numbers.eps)))
+def count_step(optimizer):
+    """Count a step of `chainer.optimizers.Adam` in all its times; return its numbers for it."""
+    optimizer.t += 1
+    for param in optimizer.target.params():
+        param.update_rule.t += 1
+    had = optimizer.hyperparam
+    alpha_t = optimizer.target.le1.W.update_rule.alpha_t
+    return Adam(*map(f32, (alpha_t * had.eta, 1 - had.beta1, 1 - had.beta2, had.eps)))
+
+
+def end_epoch(its_updater):
+    """Count an epoch in the optimizer when one has ended, as StandardUpdater does."""
+    if its_updater.auto_new_epoch and its_updater.is_new_epoch:
+        its_updater.get_optimizer('main').new_epoch(auto=True)
 
 
 def publish(model, losses):
@@ -374,7 +401,9 @@ def add_atomically(context, array, number):
 if os.name == 'posix':
     give_way = numba.types.ExternalFunction('sched_yield', numba.types.int32())
 else:
-    give_way = compiled(lambda: 0)
+    @compiled
+    def give_way():
+        """Go on: Windows has no such call."""
 
 
 @compiled
@@ -431,6 +460,7 @@ def score(layers, space, kind, k, rec_scale, counter=None):
 
     Args:
         layers, space, kind, k, rec_scale: As for `learn`.
+        counter: Is not used: no thread waits here.
 
     Returns:
         tuple of float: The sum of the reconstruction errors of all samples, and that of the KL
@@ -560,7 +590,7 @@ def softplus_and_sigmoid(a):
 
 @compiled
 def tanh(a):
-    """Return the hyperbolic tangent of a, in float32."""
+    """Return the hyperbolic tangent of a, in float32, to 1e-7."""
     e = exp_neg(f32(2) * abs(a))
     t = (f32(1) - e) / (f32(1) + e)
     return -t if a < f32(0) else t if a >= f32(0) else a        # lets a NaN pass
@@ -630,17 +660,14 @@ class GraphUpdater(training.updaters.StandardUpdater):
     def update_core(self):
         """Train on a minibatch."""
         rows = np.array(self.get_iterator('main').next(), np.int64)
-        optimizer = self.get_optimizer('main')
-        optimizer.t += 1
-        for param in self.model.params():
-            param.update_rule.t += 1
+        numbers = count_step(self.get_optimizer('main'))
         with chainer.using_device(self.device), self.stream:
             if self.step is None or len(self.step.rows) != len(rows):
                 self.device.xp.cuda.Device().synchronize()      # the other streams, too
                 self.step = Step(self.model, len(rows), self.k, self.C, self.digits,
                                  dot=self.cublas.dot)
                 self.graph = None
-            self.step.set_inputs(rows, adam_of(param.update_rule))
+            self.step.set_inputs(rows, numbers)
             if self.graph is not None:
                 self.graph.launch(self.stream)
             else:
@@ -650,11 +677,13 @@ class GraphUpdater(training.updaters.StandardUpdater):
                 self.graph = self.stream.end_capture()
             sums = self.step.sums()
         publish(self.model, mean_losses(sums, len(rows), self.k, self.C))
+        end_epoch(self)
 
     def serialize(self, serializer):
         """Save or load, as StandardUpdater does."""
         super().serialize(serializer)
-        self.step = None                    # what was loaded may lie in other arrays
+        if isinstance(serializer, chainer.Deserializer):
+            self.step = None                # what was loaded may lie in other arrays
 
 
 class Cublas:

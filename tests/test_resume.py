@@ -171,7 +171,7 @@ def test_gpu_resumes_exactly(cli, data_dir, tmp_path):
 # In processes of their own --------------------------------------------------------------------
 
 
-SLOW = [*SMALL, '--updater', 'standard']     # so that a snapshot read is not gone at once
+SLOW = [*SMALL, '-b', '1', '--updater', 'standard']     # a snapshot is not gone at once
 
 
 def start(*argv, **options):

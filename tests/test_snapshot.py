@@ -56,7 +56,8 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus', 'dataset': 'mnist',
         'data_dir': inside['data_dir'], 'checksum': inside['checksum'], 'binary': False,
         'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
-        'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast'}
+        'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
+        'trained_by': 'fast'}
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.load(data_dir=inside['data_dir']).checksum
 
@@ -288,7 +289,7 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
     {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
     {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
     {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
-    {'updater': 'slow'}])
+    {'updater': 'slow'}, {'trained_by': 'slow'}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.settings(arrays, '')

@@ -171,9 +171,10 @@ def test_adam_is_that_of_the_paper():
 # Around it ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(('model_k', 'n'), [(1, 30), (10, 30), (3, 7)])
-def test_scores_are_those_of_plain_scoring(model_k, n):
-    model = model_of(make('standard', dim_z=4, dim_h=30))
+@pytest.mark.parametrize(('activation', 'model_k', 'n'), [
+    ('softplus', 1, 30), ('tanh', 10, 30), ('relu', 3, 7)])
+def test_scores_are_those_of_plain_scoring(activation, model_k, n):
+    model = model_of(make('standard', activation, dim_z=4, dim_h=30))
     scores = []
     for make_score in (train_vae.score_func, updater.score_func):
         np.random.seed(3)
@@ -197,22 +198,84 @@ def test_a_step_leaves_the_arrays_of_model_and_adam_in_place():
 
 
 def test_training_gives_blas_its_threads_back():
+    def threads():
+        return {library['num_threads'] for library in updater.BLAS.info()}
+
     fast = make('fast')
-    step(fast)
-    assert {library['num_threads'] for library in updater.BLAS.info()} == {1}
-    fast.finalize()
-    assert {library['num_threads'] for library in updater.BLAS.info()} == {updater.THREADS}
-    step(fast)          # as another Trainer does
-    assert {library['num_threads'] for library in updater.BLAS.info()} == {1}
+    with updater.BLAS.limit(limits=2):
+        step(fast)
+        assert threads() == {1}
+        fast.finalize()
+        assert threads() == {2}
+        step(fast)          # as another Trainer does
+        assert threads() == {1}
+        fast.finalize()
+
+
+@pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
+def test_a_thread_has_sixteen_digits_at_least(n, shares):
+    workers = updater.Workers(model_of(make('standard')), 2, 3)
+    space, parts = workers.prepare(n)
+    assert len(parts) == shares
+    assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
+                          np.arange(n))
+    assert sum(len(part.z) for _, part in parts) == len(space.z) == 2 * n
+
+
+def test_all_that_is_serialized_is_the_standard_updaters():
+    states = []
+    for kind in ('standard', 'fast'):
+        its_updater = make(kind, batch=20)
+        for _ in range(7):
+            step(its_updater)
+        states.append(chainer.serializers.DictionarySerializer())
+        its_updater.serialize(states[-1])
+    standard, fast = (state.target for state in states)
+    assert list(fast) == list(standard)
+    for key, array in fast.items():
+        assert np.allclose(array, standard[key], rtol=1e-3, atol=1e-5), key
+
+
+def test_other_numbers_of_adam():
+    results = []
+    for kind in ('standard', 'fast'):
+        its_updater = make(kind)
+        hyperparam = its_updater.get_optimizer('main').hyperparam
+        hyperparam.alpha, hyperparam.beta1, hyperparam.beta2 = 0.01, 0.8, 0.99
+        hyperparam.eps, hyperparam.eta = 1e-2, 0.5
+        for _ in range(3):
+            step(its_updater)
+        results.append([param.array for param in model_of(its_updater).params()])
+    for array, expected in zip(*results, strict=True):
+        assert np.allclose(array, expected, rtol=0, atol=1e-5)
+
+
+def test_arrays_that_were_replaced():
+    fast, standard = make('fast'), make('standard')
+    for its_updater in (standard, fast):
+        np.random.seed(3)
+        step(its_updater)
+        model = model_of(its_updater)
+        model.cleargrads()
+        model.ld1.W.array = model.ld1.W.array / 2
+        for param in model.params():
+            state = param.update_rule.state
+            state['m'], state['v'] = (np.asfortranarray(state[name]) for name in 'mv')
+        step(its_updater)
+    for param, other in zip(model_of(fast).params(), model_of(standard).params(), strict=True):
+        check_close(param.grad, other.grad, 1e-4, 'gradient')
+        assert abs(param.array - other.array).max() < 1e-4
+        check_close(param.update_rule.state['m'], other.update_rule.state['m'], 1e-4, 'm')
 
 
 def test_a_thread_that_fails_leaves_no_other_waiting():
     def function(is_first, counter):
         if is_first:
             raise KeyboardInterrupt
-        while counter[0] < 2:
+        deadline = time.monotonic() + 20
+        while counter[0] < 2 and time.monotonic() < deadline:
             time.sleep(0.001)
-        ended.append(True)
+        ended.append(counter[0] == 2)
 
     ended = []
     workers = updater.Workers(model_of(make('standard')), 1, 2)
@@ -229,8 +292,16 @@ def test_a_thread_that_fails_leaves_no_other_waiting():
     (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
                                optimizer.target.le1.W.array.astype(np.float64)),
      'weights are not plain float32'),
-    (lambda optimizer: setattr(optimizer.hyperparam, 'amsgrad', True),
-     'optimizer is not plain Adam'),
+    *((change, 'optimizer is not plain Adam') for change in (
+        lambda optimizer: setattr(optimizer.hyperparam, 'amsgrad', True),
+        lambda optimizer: setattr(optimizer.hyperparam, 'adabound', True),
+        lambda optimizer: setattr(optimizer.hyperparam, 'weight_decay_rate', 0.1),
+        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.1),
+        lambda optimizer: optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(1)),
+        lambda optimizer: optimizer.target.le1.W.update_rule.add_hook(print, 'print'))),
+    (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
+                               np.asfortranarray(optimizer.target.le1.W.array)),
+     'weights are not plain float32'),
     (lambda optimizer: optimizer.target.ld3.disable_update(), 'optimizer is not plain Adam'),
 ])
 def test_what_stands_in_the_way(change, why):
@@ -295,8 +366,13 @@ def test_without_numba_the_standard_updater_steps_in(cli, data_dir, tmp_path, mo
     assert (status, err) == (0, '')
     assert '\nupdater  standard (import of numba halted; ' in out
     assert last_log(tmp_path / 'run') == last_log(tmp_path / 'plain')
-    assert state_of(tmp_path / 'run' / 'snapshot_epoch_2') == state_of(
-        tmp_path / 'plain' / 'snapshot_epoch_2')
+    plain, run = (state_of(tmp_path / name / 'snapshot_epoch_2') for name in ('plain', 'run'))
+    assert {key for key in plain if plain[key] != run[key]} == {snapshot.SETTINGS_KEY}
+    monkeypatch.undo()
+    status, out, err = cli('--resume', '-e', '3', '-o', tmp_path / 'run')
+    assert (status, err.count('\n')) == (0, 1)
+    assert 'was trained by the standard updater; by the fast updater the run goes on' in err
+    assert '\nupdater  fast (' in out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(cli, data_dir, tmp_path):
@@ -362,9 +438,7 @@ def test_the_gpus_step_in_numpy_is_that_of_the_standard_updater(name):
     for i in range(2):
         its_step.rows[:] = rows[0] if i == 0 else iterator.next()
         updater.draw(its_step.space.eps, settings['k'])
-        for param in model.params():
-            param.update_rule.t += 1
-        its_step.adam[:] = updater.adam_of(param.update_rule)
+        its_step.adam[:] = updater.count_step(other.get_optimizer('main'))
         its_step()
         found = updater.mean_losses(its_step.sums(), len(its_step.rows), settings['k'],
                                     settings['C'])

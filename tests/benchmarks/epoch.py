@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -188,7 +189,7 @@ def serve(settings):
     arrays = np.load(settings.pop('digits'))
     _, module, kind, more = CONTESTANTS[name]
     if name == 'jax':
-        del settings['device']          # it takes a GPU where it can
+        del settings['device']          # JAX_PLATFORMS tells it
     sys.path[:0] = [ROOT]
     module = sys.modules['__main__'] if module == 'epoch' else importlib.import_module(module)
     contestant = getattr(module, kind)(arrays['train'], arrays['test'], **settings, **more)
@@ -217,7 +218,8 @@ class Contestant:
     def __init__(self, python, **settings):
         self.process = subprocess.Popen(
             [python, os.path.join(HERE, 'epoch.py'), '--serve', json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, 'JAX_PLATFORMS': settings['device']})
         self.version = json.loads(self.process.stdout.readline())
 
     def do(self, work):
@@ -238,18 +240,21 @@ class Contestant:
 def main():
     """Run the contest that the command line asks for, and print its table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='contestants:\n' + '\n'.join(
+            f'  {name:12} {what}' for name, (what, *_) in CONTESTANTS.items()))
     add = parser.add_argument
     add('--data-dir', help="folder of MNIST; without it, Chainer's cache or a mirror")
-    add('--device', choices=('cpu', 'cuda'), default='cpu')
-    add('--dim-z', type=int, default=20)
-    add('--dim-h', type=int, default=500)
-    add('--batch-size', type=int, default=100)
-    add('--rounds', type=int, default=7)
+    add('--device', choices=('cpu', 'cuda'), default='cpu', help='where to train (default: cpu)')
+    add('--dim-z', type=int, default=20, help='as for train_vae.py (default: 20)')
+    add('--dim-h', type=int, default=500, help='as for train_vae.py (default: 500)')
+    add('--batch-size', type=int, default=100, help='as for train_vae.py (default: 100)')
+    add('--rounds', type=int, default=7,
+        help='of some 45 seconds each, on two cores (default: 7)')
     add('--torch', metavar='PYTHON', default=sys.executable, help='interpreter with PyTorch')
     add('--jax', metavar='PYTHON', default=sys.executable, help='interpreter with jax and optax')
     add('--only', metavar='NAME', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS),
-        help=', '.join(CONTESTANTS))
+        help='contestants (default: all)')
     add('--growth', action='store_true', help='how the cost of this project grows with each size')
     add('--serve', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -315,18 +320,18 @@ def compete(args, sizes, digits):
         if max(losses) - min(losses) > NOISE:
             sys.exit(f'not the same work: losses after an epoch are {losses}')
 
-    works = []
-    for name in contestants:
-        works += [(name, work) for work in ('epoch', *(PARTS if name == 'ours' else ()))]
-    times = {work: [] for work in works}
-    for _ in range(args.rounds):
-        for name, work in works:
-            times[name, work].append(contestants[name].do(work)[0])
+    works = {name: ('epoch', *(PARTS if name == 'ours' else ())) for name in contestants}
+    times = {(name, work): [] for name in works for work in works[name]}
+    for i in range(args.rounds):
+        for name in random.Random(i).sample(list(works), len(works)):
+            for work in works[name]:
+                times[name, work].append(contestants[name].do(work)[0])
     for contestant in contestants.values():
         contestant.close()
 
-    ours = times[next(iter(times))]
-    print('\n| an epoch in | of ours | seconds | peak memory, MB |\n|---|---:|---:|---:|')
+    base = next(iter(contestants))
+    ours = times[base, 'epoch']
+    print(f'\n| an epoch in | of {base} | seconds | peak memory, MB |\n|---|---:|---:|---:|')
     for (name, work), seconds in times.items():
         is_epoch = work == 'epoch'
         what = CONTESTANTS[name][0] if is_epoch else f'ours: {PARTS[work]}'
@@ -360,7 +365,8 @@ def run_commands(args, folder):
                 return
             if n:                       # the first fills caches
                 times[name].append(time.perf_counter() - before)
-    print('\n| whole command on the bundled digits | of ours | seconds |\n|---|---:|---:|')
+    print('\n| one epoch of the bundled digits, the whole command | of ours | seconds |\n'
+          '|---|---:|---:|')
     for name, seconds in times.items():
         print(f'| {name} | {ratio(seconds, times["train_vae.py"]):.2f} | '
               f'{statistics.median(seconds):.2f} |')
@@ -396,4 +402,5 @@ def grow(args, sizes, digits):
 
 
 if __name__ == '__main__':
-    main()
+    with contextlib.suppress(KeyboardInterrupt):
+        main()
