@@ -19,9 +19,10 @@ import glob
 import itertools
 import math
 import os
+import sys
 import types
 
-import compat  # noqa: F401  (repairs what chainer imports)
+import compat  # repairs what chainer imports
 
 import chainer
 from chainer import training
@@ -655,7 +656,7 @@ class GraphUpdater(training.updaters.StandardUpdater):
         self.model = optimizer.target
         self.digits = device.send(np.ascontiguousarray(iterator.dataset))
         iterator.dataset = range(len(self.digits))
-        self.step, self.graph = None, None
+        self.step, self.graph, self.can_capture = None, None, True
 
     def update_core(self):
         """Train on a minibatch."""
@@ -672,12 +673,25 @@ class GraphUpdater(training.updaters.StandardUpdater):
                 self.graph.launch(self.stream)
             else:
                 self.step()                 # as it is, which also loads what a capture must not
-                self.stream.begin_capture()
-                self.step()
-                self.graph = self.stream.end_capture()
+                if self.can_capture:
+                    self.capture()
             sums = self.step.sums()
         publish(self.model, mean_losses(sums, len(rows), self.k, self.C))
         end_epoch(self)
+
+    def capture(self):
+        """Make the graph of a step, without taking it; where that fails, warn and do without."""
+        try:
+            self.stream.begin_capture()
+            try:
+                self.step()
+            finally:
+                graph = self.stream.end_capture()
+            self.graph = graph
+        except Exception as error:          # whatever CuPy, CUDA or cuBLAS may raise
+            self.can_capture = False
+            print(f'warning: no CUDA graph ({compat.printable(error)}); training goes on without '
+                  'one, which takes longer', file=sys.stderr)
 
     def serialize(self, serializer):
         """Save or load, as StandardUpdater does."""

@@ -452,6 +452,73 @@ def test_the_gpus_step_in_numpy_is_that_of_the_standard_updater(name):
 needs_gpu = pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
 
 
+class FakeStream:
+    """A stream of CuPy's, of steps on the CPU: what it captures, it does when it is launched."""
+
+    is_capturing = False
+    launches = 0
+
+    def __init__(self, its_step, fails):
+        self.step, self.fails = its_step, fails
+        for name, kernel in vars(its_step.kernels).items():
+            setattr(its_step.kernels, name, self.unless_capturing(kernel))
+        its_step.dot = self.unless_capturing(its_step.dot)
+
+    def unless_capturing(self, function):
+        def call(*args):
+            if self.is_capturing and self.fails:
+                raise RuntimeError('cannot\ncapture')
+            if not self.is_capturing:
+                function(*args)
+        return call
+
+    def __enter__(self):
+        """Do nothing, as there is but one."""
+
+    def __exit__(self, *error):
+        """Do nothing."""
+
+    def begin_capture(self):
+        self.is_capturing = True
+
+    def end_capture(self):
+        self.is_capturing = False
+        return self
+
+    def launch(self, stream):
+        assert stream is self
+        self.launches += 1
+        self.step()
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_a_graph_is_replayed_with_its_inputs_changed(monkeypatch, capsys, fails):
+    def set_inputs(self, rows, numbers):
+        self.rows[:], self.adam[:] = rows, numbers
+        updater.draw(self.space.eps, self.k)
+
+    monkeypatch.setattr(updater.Step, 'set_inputs', set_inputs)
+    standard, other = (make('standard', batch=23, C=2.0, k=2) for _ in range(2))
+    np.random.seed(9)
+    losses = [step(standard) for _ in range(5)]
+
+    its_step = updater.Step(model_of(other), 23, 2, 2.0, DIGITS, numpy_kernels())
+    stream = FakeStream(its_step, fails)
+    other.get_iterator('main').dataset = range(len(DIGITS))
+    other.__class__ = updater.GraphUpdater
+    vars(other).update(model=model_of(other), C=2.0, k=2, step=its_step, graph=None,
+                       can_capture=True, stream=stream, _device=chainer.get_device('@numpy'))
+    np.random.seed(9)
+    for expected in losses:
+        assert step(other) == pytest.approx(expected, rel=1e-5)
+    assert stream.launches == (0 if fails else 4)
+    assert capsys.readouterr().err == (
+        'warning: no CUDA graph (cannot capture); training goes on without one, which takes '
+        'longer\n' if fails else '')
+    for param, expected in zip(model_of(other).params(), model_of(standard).params(), strict=True):
+        assert abs(param.array - expected.array).max() < 1e-4
+
+
 class NumpyCublas:
     """What `updater.Cublas` needs of cuBLAS, on NumPy's arrays, by BLAS's own definition."""
 
