@@ -172,9 +172,8 @@ class Updater(training.updaters.StandardUpdater):
         """Return what `descend` needs of a layer."""
         arrays = [getattr(space, key) for key in FLOW[name]]
         for key in Layer._fields:
-            param = getattr(getattr(self.model, name), key)
-            if param.update_rule.state is None:
-                param.update_rule._init_states(param)
+            param = getattr(self.model[name], key)
+            param.update_rule._init_states(param)
             state = param.update_rule.state
             for moment in 'mv':             # a file may hold them in another order
                 state[moment] = np.ascontiguousarray(state[moment])
@@ -309,7 +308,7 @@ def make_space(model, n, k, xp=np):
 
 def layers_of(model):
     """Return the weights of a model as compiled functions take them."""
-    links = (getattr(model, name) for name in FLOW)
+    links = (model[name] for name in FLOW)
     return Layers(*(Layer(link.W.array, link.b.array) for link in links))
 
 
@@ -782,8 +781,7 @@ class Step:
         if digits is not None:
             for param in model.params():
                 param.grad = self.xp.zeros_like(param.array)
-                if param.update_rule.state is None:
-                    param.update_rule._init_states(param)
+                param.update_rule._init_states(param)       # or sends what was loaded to the GPU
 
     def set_inputs(self, rows, adam):
         """Set what differs from step to step: numbers of digits (N,), Adam's numbers, and noise."""
