@@ -130,18 +130,25 @@ def run(prog, main, argv=None):
     earlier = signal.signal(signal.SIGTERM, on_sigterm)
     try:
         return main(argv)
-    except (UserError, OSError) as error:
-        status, message = 2, error
     except MemoryError as error:
-        status, message = 2, f'not enough memory; try smaller sizes ({error})'
-    except FloatingPointError as error:
-        status, message = 1, error
+        status, message = exit_status(error), f'not enough memory; try smaller sizes ({error})'
     except KeyboardInterrupt as error:
-        status, message = 128 + (error.args or (signal.SIGINT,))[0], 'interrupted'
+        status, message = exit_status(error), 'interrupted'
+    except (UserError, OSError, FloatingPointError) as error:
+        status, message = exit_status(error), error
     finally:
         signal.signal(signal.SIGTERM, earlier)
     print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
+
+
+def exit_status(error):
+    """Return the exit status of a program that ends by this exception, as `run` says."""
+    if isinstance(error, SystemExit):
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + (error.args or (signal.SIGINT,))[0]
+    return 2 if isinstance(error, (UserError, OSError, MemoryError)) else 1
 
 
 def printable(message):

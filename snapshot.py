@@ -35,18 +35,22 @@ GO_ON = 'put that right, then go on with --resume'
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
 ITERATION_KEY = 'updater/iteration'
-EPOCH_KEY = 'updater/iterator:main/epoch'
-ORDER_KEY = 'updater/iterator:main/order'
+ITERATOR_PREFIX = 'updater/iterator:main/'
+EPOCH_KEY = ITERATOR_PREFIX + 'epoch'
+POSITION_KEY = ITERATOR_PREFIX + 'current_position'
+ORDER_KEY = ITERATOR_PREFIX + 'order'
 OPTIMIZER_PREFIX = 'updater/optimizer:main/'
 LOG_KEY = 'extensions/LogReport/_log'
 SUMMARY_PREFIX = 'extensions/LogReport/_summary/'
-SETTINGS_KEY = 'extensions/run/settings'
-RANDOM_PREFIX = 'extensions/run/random_'
+RUN_PREFIX = 'extensions/run/'              # of RunState
+SETTINGS_KEY = RUN_PREFIX + 'settings'
+RANDOM_PREFIX = RUN_PREFIX + 'random_'
+RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself
 SETTING_TYPES = {
     'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
-    'device': str, 'updater': str, 'trained_by': str}
+    'device': str, 'updater': str, 'trained_by': str, 'ranks': int, 'ranks_changed': bool}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 LOG_TYPES = {'epoch': int, 'iteration': int, 'elapsed_time': (int, float)} | {
     f'{of}main/{name}': (int, float) for of in ('', 'validation/') for name in LOSSES}
@@ -67,13 +71,16 @@ class RunState(training.Extension):
         settings (dict): The settings of the run: all that a reader of the snapshot needs, with
             the keys and types of `SETTING_TYPES`.
         seed_noise (callable): CuPy's `random.seed`, or None where NumPy makes the noise.
+        rank (int): This process's place among those that train together.
     """
 
     default_name = 'run'
 
-    def __init__(self, settings, seed_noise=None):
+    def __init__(self, settings, seed_noise=None, rank=0):
         self.settings = settings
         self.seed_noise = seed_noise
+        self.rank = rank
+        self.others = []        # what the snapshot needs of the ranks 1, 2, ...
 
     def trigger(self, trainer):
         """Fire after each iteration where CuPy makes the noise."""
@@ -86,15 +93,41 @@ class RunState(training.Extension):
 
     def __call__(self, trainer):
         """Seed the noise of the next iteration."""
-        self.seed_noise((self.settings['seed'] << 32) + trainer.updater.iteration)
+        seed = (self.settings['seed'] << 32) + trainer.updater.iteration
+        self.seed_noise(np.array([seed, self.rank], np.uint64) if self.rank else seed)
+
+    def gather(self, comm, trainer):
+        """Bring what each rank has for itself to rank 0, for its snapshot; all ranks call this."""
+        states = comm.gather_obj(state_of_rank(trainer))
+        if self.rank == 0:
+            self.others = states[1:]
 
     def serialize(self, serializer):
-        """Save the settings, and save or restore the state of NumPy's global generator."""
+        """Save the settings and the other ranks' states; save or restore NumPy's generator."""
         serializer('settings', json.dumps(self.settings))
+        for rank, state in enumerate(self.others, 1):
+            for key, array in state.items():
+                serializer(RANK_PREFIX.format(rank) + key, array)
         _, keys, position, has_gauss, cached = np.random.get_state()
         np.random.set_state((
             'MT19937', serializer('random_keys', keys), serializer('random_position', position),
             serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
+
+
+def state_of_rank(trainer):
+    """Return what one of several ranks has for itself: its place in its digits, and its noise.
+
+    Args:
+        trainer (Trainer): That of this rank, extended with a `RunState`.
+
+    Returns:
+        dict: Arrays, with the keys that they have in a snapshot of rank 0.
+    """
+    serializer = serializers.DictionarySerializer()
+    trainer.updater.get_iterator('main').serialize(serializer[ITERATOR_PREFIX[:-1]])
+    trainer.get_extension('run').serialize(serializer[RUN_PREFIX[:-1]])
+    return {key: array for key, array in serializer.target.items()
+            if key.startswith((ITERATOR_PREFIX, RANDOM_PREFIX))}
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -492,7 +525,7 @@ def settings(arrays, path):
     try:
         # what the first snapshots lack
         found = {'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU', 'updater': 'standard',
-                 'trained_by': 'standard'}
+                 'trained_by': 'standard', 'ranks': 1, 'ranks_changed': False}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
@@ -600,20 +633,74 @@ def load_weights(path, model, activation):
                                 f'{activation}; give --activation {its_own}')
 
 
-def load_trainer(arrays, trainer, path):
+def of_rank(arrays, rank):
+    """Return the arrays of a snapshot with what this rank had for itself, not any other.
+
+    Args:
+        arrays (dict): As from `read`, of a snapshot that rank 0 wrote for as many ranks as now.
+        rank (int): This process's.
+
+    Raises:
+        ValueError: If they lack it.
+    """
+    prefix = RUN_PREFIX + RANK_PREFIX.format(rank)
+    own = {key[len(prefix):]: array for key, array in arrays.items() if key.startswith(prefix)}
+    if rank and not {ORDER_KEY, RANDOM_PREFIX + 'keys'} <= set(own):
+        raise ValueError(f'it lacks the state of rank {rank}')
+    return of_root(arrays) | own
+
+
+def of_root(arrays):
+    """Return the arrays of a snapshot without what other ranks than 0 had for themselves."""
+    others = RUN_PREFIX + RANK_PREFIX.partition('{')[0]
+    return {key: array for key, array in arrays.items() if not key.startswith(others)}
+
+
+def share_anew(arrays, trainer, rank):
+    """Return the arrays of a snapshot for another number of ranks than it was taken on.
+
+    Each rank begins its own share anew, as far in as the snapshot was, in an order and with noise
+    that follow from seed, rank and iteration.
+
+    Args:
+        arrays (dict): As from `read`.
+        trainer (Trainer): That of this rank, fresh.
+        rank (int): This process's.
+    """
+    iterator = trainer.updater.get_iterator('main')
+    n = len(iterator.dataset)
+    np.random.seed([trainer.get_extension('run').settings['seed'], rank,
+                    int(arrays[ITERATION_KEY])])
+    iterator.reset()            # to a new order
+    position = int(arrays[POSITION_KEY]) * n // len(arrays[ORDER_KEY])
+    detail = np.array(int(arrays[EPOCH_KEY]) + position / n)
+    return of_root(arrays) | state_of_rank(trainer) | {
+        EPOCH_KEY: arrays[EPOCH_KEY], POSITION_KEY: np.array(position)} | {
+        key: detail for key in of_root(arrays)
+        if key.startswith('extension') and key.endswith('/previous_epoch_detail')}
+
+
+def load_trainer(arrays, trainer, path, rank=0, ranks=1):
     """Bring a Trainer, random state included, to where a snapshot was taken.
 
     Args:
         arrays (dict): As from `read`.
-        trainer (Trainer): Trainer of the same model and extensions.
+        trainer (Trainer): Trainer of the same model and extensions, with a `RunState`.
         path (str): Where the arrays come from, for the message.
+        rank, ranks (int): This process's rank, and how many there are. Where the snapshot is of
+            another number of ranks, the trainer comes only near to where it was taken.
 
     Raises:
         SnapshotError: If they do not fit the trainer.
     """
     load_model(arrays, trainer.updater.get_optimizer('main').target, path)
+    had = settings(arrays, path)
     try:
-        check_state(arrays, trainer.updater)
+        if had['ranks'] == ranks:
+            arrays = of_rank(arrays, rank)
+        else:
+            arrays = share_anew(arrays, trainer, rank)
+        check_state(arrays, trainer.updater, had['ranks_changed'] or had['ranks'] != ranks)
         with warnings.catch_warnings():
             # of triggers of extensions that the run did not have, as a terminal's progress bar
             warnings.simplefilter('ignore')
@@ -626,12 +713,14 @@ def load_trainer(arrays, trainer, path):
                             'use another snapshot') from None
 
 
-def check_state(arrays, updater):
+def check_state(arrays, updater, ranks_changed=False):
     """Make sure that the arrays of a snapshot are a state that `updater` can be in.
 
     Args:
         arrays (dict): As from `read`.
         updater (Updater): Updater of the same model, digits and minibatches.
+        ranks_changed (bool): Whether the run was on another number of ranks for some time, so
+            that its iterations do not tell its epochs.
 
     Raises:
         ValueError, KeyError: If they are not.
@@ -639,7 +728,7 @@ def check_state(arrays, updater):
     iterator = updater.get_iterator('main')
     n = len(iterator.dataset)
     epoch, position, iteration = (int(arrays[key]) for key in (
-        EPOCH_KEY, 'updater/iterator:main/current_position', ITERATION_KEY))
+        EPOCH_KEY, POSITION_KEY, ITERATION_KEY))
     params = {OPTIMIZER_PREFIX + name[1:]: param
               for name, param in updater.get_optimizer('main').target.namedparams()}
     log = json.loads(str(arrays[LOG_KEY]))
@@ -647,7 +736,7 @@ def check_state(arrays, updater):
         'order of the digits': arrays[ORDER_KEY].shape == (n,) and np.array_equal(
             np.sort(arrays[ORDER_KEY]), np.arange(n)),
         'place in the digits': 0 <= position < n and epoch >= 0 and (
-            epoch * n + position == iteration * iterator.batch_size),
+            ranks_changed or epoch * n + position == iteration * iterator.batch_size),
         'time of Adam': all(int(arrays[key]) == iteration for key in (
             OPTIMIZER_PREFIX + 't', *(prefix + '/t' for prefix in params))),
         'moments of Adam': all(
@@ -660,8 +749,9 @@ def check_state(arrays, updater):
             for key, array in arrays.items()
             if key.startswith('extension') and '/previous_' in key),
         # a row an epoch; where a minibatch is more than an epoch, a row an iteration
-        'log': isinstance(log, list) and len(log) == min(epoch, iteration) and all(
-            row['epoch'] == max(i, i * iterator.batch_size // n)
+        'log': isinstance(log, list) and (
+            len(log) == min(epoch, iteration) or (ranks_changed and len(log) <= epoch)) and all(
+            (row['epoch'] == max(i, i * iterator.batch_size // n) or ranks_changed)
             and all(has_type(row[key], kind) and abs(row[key]) < MOST_LOSS
                     for key, kind in LOG_TYPES.items())
             for i, row in enumerate(log, 1)),

@@ -29,51 +29,60 @@ import snapshot
 
 TEST_K = 10         # Monte Carlo samples that score the test set, as in the article's log
 NEWEST = object()   # --resume without a file
+STOPPING = signal.SIGINT, signal.SIGTERM
 EPILOG = """\
 examples:
   train_vae.py -o results/mnist                       MNIST, z = 20, with the article's settings
   train_vae.py -z 2 -o results/z2                     z = 2, for its plots of the latent space
   train_vae.py --dataset digits -o results/digits     small digits that need no download
   train_vae.py --resume -o results/mnist              go on where that run ended
+  mpiexec -n 4 train_vae.py --communicator naive      four processes train one model
 """
 
 
 def main(argv=None):
     """Train as the command line `argv` (default: the program's) says; return the exit status."""
-    args, resumed = parse_arguments(argv)
-    device = compat.get_device(args.gpu)
-    with snapshot.claim(args.out, args.overwrite, args.resume):
-        return train_vae(args, device, resumed)
+    comm = start_ranks(argv)            # None without --communicator
+    with ending_together(comm), contextlib.ExitStack() as held:
+        args, resumed = on_root(comm, parse_arguments, argv)
+        device = together(comm, get_device, comm, args.gpu)
+        comm = together(comm, choose_communicator, comm, args.communicator)
+        on_root(comm, held.enter_context, snapshot.claim(args.out, args.overwrite, args.resume))
+        return train_vae(args, device, resumed, comm)
 
 
-def train_vae(args, device, resumed):
+def train_vae(args, device, resumed, comm=None):
     """Train, and leave in the folder `args.out` what the head of this file names.
 
     Args:
         args (argparse.Namespace): The command line.
         device (chainer.backend.Device): Where to train.
         resumed (dict): Arrays of the snapshot `args.resume` to go on from, or None.
+        comm (chainermn.CommunicatorBase): Where this is one of several ranks, that of all.
 
     Returns:
         int: The exit status.
     """
+    rank, ranks = (0, 1) if comm is None else (comm.rank, comm.size)
     device.use()
     np.random.seed(args.seed)
 
     # digits
-    digits = mnist.prepare(mnist.load(args.dataset, args.data_dir), args.test, args.binary)
+    digits = on_root(comm, load_digits, args, ranks)
     train, test = digits.train, digits.test                     # (N, 784), (M, 784)
 
     # model
     model = net.VAE(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
     if args.initmodel is not None:
-        snapshot.load_weights(args.initmodel, model, args.activation)
+        on_root(comm, snapshot.load_weights, args.initmodel, model, args.activation)
     graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)
 
     # optimizer, iterators, updater
     optimizer = optimizers.Adam()
     optimizer.setup(model)
+    if comm is not None:                # this rank's part
+        optimizer, train, test = scatter(comm, optimizer, train, test, args.seed)
     train_iter = iterators.SerialIterator(train, args.batch_size)
     test_iter = iterators.SerialIterator(test, args.batch_size, repeat=False, shuffle=False)
     updater, score, kind = make_updater(args, train_iter, optimizer, device)
@@ -83,51 +92,297 @@ def train_vae(args, device, resumed):
     trainer = training.Trainer(updater, stop, args.out)
     trainer.extend(extensions.Evaluator(
         test_iter, model, device=device, eval_func=score))
-    trainer.extend(make_check_finite(args.resume))
-    trainer.extend(LogReport())
-    trainer.extend(PrintReport())
-    trainer.extend(PlotReport())
-    if sys.stdout.isatty():
-        trainer.extend(extensions.ProgressBar(update_interval=10))
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'n_in': train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
         'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU',
-        'trained_by': kind.split()[0]}
-    trainer.extend(snapshot.RunState(
-        settings, None if device.xp is np else device.xp.random.seed))
-    trainer.extend(
-        extensions.snapshot(filename=snapshot.EPOCH_PREFIX + '{.updater.epoch}', writer=writer),
-        trigger=snapshot_trigger(args.snapshot_every, args.epoch))
+        'trained_by': kind.split()[0], 'ranks': ranks, 'ranks_changed': False}
+    state = snapshot.RunState(
+        settings, None if device.xp is np else device.xp.random.seed, rank)
+    trainer.extend(state)
+    due = snapshot_trigger(args.snapshot_every, args.epoch)
+    if comm is not None:                # what all ranks have a part in
+        extend_together(comm, trainer, stop, state, due, len(digits.test))
+    if rank == 0:
+        trainer.extend(make_check_finite(args.resume))
+        trainer.extend(LogReport())
+        trainer.extend(PrintReport())
+        trainer.extend(PlotReport())
+        if sys.stdout.isatty():
+            trainer.extend(extensions.ProgressBar(update_interval=10))
+        trainer.extend(
+            extensions.snapshot(filename=snapshot.EPOCH_PREFIX + '{.updater.epoch}', writer=writer),
+            trigger=due)
 
     # run
     if resumed:
-        had = snapshot.settings(resumed, args.resume)
-        snapshot.check_digits(had, digits, args.resume)
-        snapshot.load_trainer(resumed, trainer, args.resume)
-        for key, how in (('device', 'on a {}'), ('trained_by', 'by the {} updater')):
-            if had[key] != settings[key]:
-                print(f'warning: {args.resume} was trained {how.format(had[key])}; '
-                      f'{how.format(settings[key])} the run goes on, but not to exactly the same '
-                      'result', file=sys.stderr)
+        together(comm, load, resumed, trainer, digits, args.resume, rank, settings)
         if updater.epoch >= args.epoch:
-            if args.is_newest:
-                plot_losses(trainer)        # a run's last file, which a kill may have prevented
-            print(f'{args.resume} is at epoch {updater.epoch} already; go on with a larger --epoch')
+            if rank == 0:
+                report_no_more(trainer, args)
             return 0
-    snapshot.check_room(args.out, model, len(train), args.keep, args.overwrite,
+    on_root(comm, prepare_folder, args, trainer, settings, graph)
+    if rank == 0:
+        print_header(args, device, digits, kind, comm, updater.epoch_detail)
+    with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
+        trainer.run(show_loop_exception_msg=False)
+        if stop.signum:
+            if comm is not None:
+                state.gather(comm, trainer)
+            if rank == 0 and updater.iteration not in (0, writer.iteration):
+                writer.interrupt(trainer)
+    if rank > 0:
+        return 0                        # what mpiexec returns is rank 0's
+    status = report_end(updater, stop.signum, args, ranks)
+    plot_losses(trainer)
+    return status
+
+
+def load_digits(args, ranks):
+    """Load the digits that the command line asks for.
+
+    Raises:
+        UserError: If there are none, or too few for so many ranks.
+    """
+    digits = mnist.prepare(mnist.load(args.dataset, args.data_dir), args.test, args.binary)
+    if ranks > len(digits.test):
+        raise compat.UserError(f'{len(digits.test)} test digits are too few for {ranks} ranks; '
+                               'start fewer')
+    return digits
+
+
+def load(arrays, trainer, digits, path, rank, settings):
+    """Bring a trainer to where a snapshot was taken; warn where it will go on otherwise.
+
+    Args:
+        arrays (dict): Of the snapshot.
+        trainer (Trainer): That of this run.
+        digits (mnist.Digits): Those of this run.
+        path (str): Where the arrays come from.
+        rank (int): This process's.
+        settings (dict): Those of this run; `ranks_changed` is put right.
+
+    Raises:
+        SnapshotError: If the snapshot does not fit.
+    """
+    had = snapshot.settings(arrays, path)
+    snapshot.check_digits(had, digits, path)
+    snapshot.load_trainer(arrays, trainer, path, rank, settings['ranks'])
+    settings['ranks_changed'] = had['ranks_changed'] or had['ranks'] != settings['ranks']
+    for key, how in (('device', 'on a {}'), ('trained_by', 'by the {} updater'),
+                     ('ranks', 'by {} rank(s)')):
+        if had[key] != settings[key] and rank == 0:
+            print(f'warning: {path} was trained {how.format(had[key])}; '
+                  f'{how.format(settings[key])} the run goes on, but not to exactly the same '
+                  'result', file=sys.stderr)
+
+
+def prepare_folder(args, trainer, settings, graph):
+    """Make sure that the snapshots have room in OUT, and write what a run writes at its start.
+
+    Args:
+        args (argparse.Namespace): The command line.
+        trainer (Trainer): Where the run starts.
+        settings (dict): What `args.json` is to tell.
+        graph (str): What `cg.dot` is to tell.
+
+    Raises:
+        SnapshotError: If they have not, or it cannot be written.
+    """
+    updater = trainer.updater
+    n_digits = len(updater.get_iterator('main').dataset) * settings['ranks']
+    snapshot.check_room(args.out, updater.get_optimizer('main').target, n_digits, args.keep,
+                        args.overwrite,
                         more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
-    print_header(args, device, digits, kind, len(train), len(test), updater.epoch_detail)
     if args.overwrite:
         snapshot.clear(args.out)
     snapshot.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
     snapshot.write_text(args.out, 'cg.dot', graph)
-    with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
-        trainer.run(show_loop_exception_msg=False)
-        if stop.signum and updater.iteration not in (0, writer.iteration):
-            writer.interrupt(trainer)
-    status = report_end(updater, stop.signum, args)
-    plot_losses(trainer)
-    return status
+
+
+# Many processes: ChainerMN ----------------------------------------------------------------------
+
+
+def start_ranks(argv):
+    """Meet the other processes that mpiexec started, where the command line has --communicator.
+
+    Args:
+        argv (list of str): The command line, or None for the program's own.
+
+    Returns:
+        chainermn.CommunicatorBase: By which they agree on what follows; None without that flag.
+
+    Raises:
+        UserError: If mpi4py or an MPI is missing, or mpiexec is of another MPI.
+    """
+    scan = argparse.ArgumentParser(add_help=False)
+    scan.add_argument('--communicator', nargs='?', const='')
+    if scan.parse_known_args(argv)[0].communicator is None:
+        return None
+    started, place = (max(int(os.environ.get(name, '0')) for name in names) for names in (
+        ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
+    try:
+        import chainermn
+
+        comm = chainermn.create_communicator('naive')
+        if comm.size >= started:
+            return comm
+        why = f'mpiexec, which started {started} processes, is of another MPI than mpi4py'
+    except (ImportError, RuntimeError) as error:
+        why = f'it needs mpi4py and an MPI ({str(error).splitlines()[0]})'
+    if place > 0:
+        raise SystemExit(2)             # one process tells
+    raise compat.UserError(f'--communicator: {why}; pip install mpi4py mpich, and use its mpiexec')
+
+
+def choose_communicator(comm, name):
+    """Return the communicator of this name, of the processes that meet in `comm`.
+
+    Raises:
+        UserError: If CuPy has no NCCL.
+    """
+    if name in (None, 'naive'):
+        return comm
+    import chainermn
+
+    try:
+        return chainermn.create_communicator(name)
+    except RuntimeError as error:
+        raise compat.UserError(f'--communicator {name}: {error} pip install nvidia-nccl-cu13, or '
+                               'nvidia-nccl-cu12 for a driver of CUDA 12') from None
+
+
+def get_device(comm, gpu):
+    """Return this rank's device: of several, GPU `gpu` is that of the first rank on a host.
+
+    Raises:
+        compat.DeviceError: If it cannot be used.
+    """
+    if comm is not None and gpu >= 0:
+        gpu += comm.intra_rank
+    return compat.get_device(gpu)
+
+
+@contextlib.contextmanager
+def ending_together(comm):
+    """Let an exception within a `with` block of one rank end all ranks, not just this one."""
+    try:
+        yield
+    except BaseException as error:
+        if comm is not None and not getattr(error, 'agreed', False):
+            import mpi4py.run
+
+            mpi4py.run.set_abort_status(compat.exit_status(error))      # once this rank has ended
+        raise
+
+
+def together(comm, function, *args):
+    """Call a function on every rank; where it fails on any, end all, and let one rank say why.
+
+    Args:
+        comm (chainermn.CommunicatorBase): That of all ranks; None where there is one process.
+        function (callable): The function.
+        *args: Its arguments.
+
+    Returns:
+        What the function returns, here.
+    """
+    if comm is None:
+        return function(*args)
+    result = error = status = None
+    try:
+        result = function(*args)
+    except BaseException as caught:
+        error, status = caught, (compat.exit_status(caught),)
+    statuses = comm.bcast_obj(comm.gather_obj(status))
+    failed = [rank for rank, status in enumerate(statuses) if status is not None]
+    if not failed:
+        return result
+    if comm.rank != failed[0]:
+        error = SystemExit(*statuses[failed[0]])
+    error.agreed = True
+    raise error
+
+
+def on_root(comm, function, *args):
+    """Call a function on rank 0 only, as `together` does, and return its result on all ranks."""
+    if comm is None or comm.size == 1:
+        return function(*args)
+    result = together(comm, function if comm.rank == 0 else lambda *args: None, *args)
+    return comm.bcast_obj((result,) if comm.rank == 0 else None)[0]
+
+
+def scatter(comm, optimizer, train, test, seed):
+    """Give this rank its part: gradients are of all ranks, digits and noise its own.
+
+    Args:
+        comm (chainermn.CommunicatorBase): That of all ranks.
+        optimizer (chainer.Optimizer): Set up with the model, which takes rank 0's weights.
+        train, test (ndarray): All digits, (N, D) and (M, D).
+        seed (int): From which, with the rank, its noise and shuffling follow; rank 0 goes on as a
+            single process would.
+
+    Returns:
+        tuple: The multi-node optimizer, and this rank's share of train and test; shares of train
+        are of one size, so that all ranks come to the end of an epoch together.
+    """
+    import chainermn
+
+    comm.bcast_data(optimizer.target)
+    optimizer = chainermn.create_multi_node_optimizer(optimizer, comm)
+    optimizer.is_changed(optimizer.target)      # else the first update would only do that bcast
+    if comm.rank > 0:
+        np.random.seed([seed, comm.rank])
+    share_cores(comm.intra_size)
+    first, last = chainermn.scatter_index(len(train), comm)
+    first_test, last_test = chainermn.scatter_index(len(test), comm, force_equal_length=False)
+    return optimizer, train[first:last], test[first_test:last_test]
+
+
+def share_cores(n):
+    """Let BLAS take no more threads than an n-th of the cores, as n ranks are on this host."""
+    import threadpoolctl
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    for library in threadpoolctl.ThreadpoolController().select(user_api='blas').lib_controllers:
+        library.set_num_threads(min(library.num_threads, max(1, cores // n)))
+
+
+def extend_together(comm, trainer, stop, state, due, n_test):
+    """Extend a trainer with what all ranks do together.
+
+    After each iteration the losses become their means over all ranks, and a signal that came to
+    any stops all; the test losses become means over all test digits; for each snapshot rank 0
+    gathers what the others have for themselves.
+
+    Args:
+        comm (chainermn.CommunicatorBase): That of all ranks.
+        trainer (Trainer): That of this rank, with an evaluator.
+        stop (UntilStopped): Its stop trigger.
+        state (snapshot.RunState): Its extension for the snapshots.
+        due (callable): Of the trainer; tells whether a snapshot is due.
+        n_test (int): Test digits of all ranks together.
+    """
+    import chainermn
+
+    def average(trainer):
+        keys = [f'main/{name}' for name in snapshot.LOSSES]
+        here = [float(trainer.observation[key].array) for key in keys]
+        caught = [stop.caught == signum for signum in STOPPING]
+        sums = comm.allreduce(np.array(here + caught, np.float64))
+        trainer.observation.update(zip(keys, sums / comm.size, strict=False))
+        for signum, count in zip(STOPPING, sums[len(keys):], strict=True):
+            if count:
+                stop.signum = signum
+
+    evaluator = trainer.get_extension('validation')
+    evaluate = evaluator.evaluate
+    weight = comm.size * len(evaluator.get_iterator('main').dataset) / n_test
+    evaluator.evaluate = lambda: {key: mean * weight for key, mean in evaluate().items()}
+    chainermn.create_multi_node_evaluator(evaluator, comm)
+    stop.alone, stop.silent = False, comm.rank > 0
+    trainer.extend(average, trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR + 1)
+    trainer.extend(lambda trainer: state.gather(comm, trainer), name='gather', trigger=due,
+                   priority=0)          # after all else but the snapshot
 
 
 # The command line -------------------------------------------------------------------------------
@@ -191,6 +446,9 @@ def build_parser():
     add('-r', '--resume', nargs='?', const=NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '
              'a larger --epoch trains for longer')
+    add('--communicator', choices=('naive', 'pure_nccl'),
+        help='start this by mpiexec, and ChainerMN lets the processes train one model, each on '
+             'minibatches of its own: naive on CPUs, pure_nccl on GPUs')
     add('--updater', choices=('fast', 'standard'), default='fast',
         help="fast: the training step compiled by Numba, where that is installed; standard: "
              "Chainer's own, which takes twice the time (default: fast)")
@@ -217,6 +475,9 @@ def parse_arguments(argv):
     if args.data_dir is not None and args.dataset == 'digits':
         parser.error(f'--dataset digits and --data-dir {args.data_dir} exclude each other; '
                      'leave one out')
+    if args.communicator is not None and (args.communicator == 'naive') != (args.gpu < 0):
+        parser.error('--communicator naive is for CPUs, and pure_nccl for GPUs, with --gpu 0; '
+                     'take the one that fits')
     if args.resume is None:
         return args, None
     if args.initmodel is not None or args.overwrite:
@@ -262,7 +523,9 @@ def make_updater(args, iterator, optimizer, device):
         tuple: The updater, the evaluation function, and which kind both are, for the header.
     """
     model, why = optimizer.target, ''
-    if args.updater == 'fast':
+    if args.communicator is not None:
+        why = 'as all ranks step together'
+    elif args.updater == 'fast':
         try:
             import updater as fast  # loads Numba, which takes half a second
 
@@ -286,7 +549,10 @@ class UntilStopped(triggers.IntervalTrigger):
     A subclass of IntervalTrigger because ProgressBar asks its stop trigger for the length.
     """
 
-    signum = None       # of the signal that came
+    caught = None       # the signal that came to this process
+    signum = None       # the one that stops the run: of several ranks, once all know of it
+    alone = True        # whether this is the only rank
+    silent = False
 
     def __init__(self, epochs):
         super().__init__(epochs, 'epoch')
@@ -297,8 +563,12 @@ class UntilStopped(triggers.IntervalTrigger):
 
     def on_signal(self, signum, frame):
         """Remember the signal; the same again has its default effect, at once."""
-        self.signum = signum
+        self.caught = signum
+        if self.alone:
+            self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
+        if self.silent:
+            return
         with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
             os.write(2, b'\n' * os.isatty(2)
                      + b'stopping after this iteration; once more quits at once\n')
@@ -307,7 +577,7 @@ class UntilStopped(triggers.IntervalTrigger):
     def on_signals(self):
         """Catch Ctrl-C (SIGINT) and SIGTERM within a `with` block."""
         earlier = {signum: signal.signal(signum, self.on_signal)
-                   for signum in (signal.SIGINT, signal.SIGTERM)}
+                   for signum in STOPPING}
         try:
             yield
         finally:
@@ -465,25 +735,39 @@ def plot_losses(trainer):
         figure.savefig(file, format='png', dpi=100)
 
 
-def print_header(args, device, digits, kind, n_train, n_test, epoch):
+def report_no_more(trainer, args):
+    """Say that a resumed run has no epochs left, and draw what a kill may have prevented."""
+    if args.is_newest:
+        plot_losses(trainer)            # a run's last file
+    print(f'{args.resume} is at epoch {trainer.updater.epoch} already; '
+          'go on with a larger --epoch')
+
+
+def print_header(args, device, digits, kind, comm, epoch):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
+    where = 'CPU' if device.xp is np else f'GPU {args.gpu}'
+    batch = f'minibatches of {args.batch_size}'
+    if comm is not None:
+        hosts = f'{comm.inter_size} host{"s" * (comm.inter_size > 1)}'
+        where += f', {comm.size} rank{"s" * (comm.size > 1)} on {hosts}, by {args.communicator}'
+        batch += f' a rank, {comm.size * args.batch_size} in all'
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
     start = '' if not args.resume else f', from {epoch:.4g} of {args.resume}'
     print(f"""\
-device   {'CPU' if device.xp is np else f'GPU {args.gpu}'}
+device   {where}
 updater  {kind}
-digits   {digits.title}: {n_train} to train, {n_test} to test{pixels}
+digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
 model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
 z = {args.dim_z}, {args.activation}
-loss     negative ELBO{weight}{samples}, minibatches of {args.batch_size}, Adam, seed {args.seed}
+loss     negative ELBO{weight}{samples}, {batch}, Adam, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
 """, flush=True)
 
 
-def report_end(updater, signum, args):
+def report_end(updater, signum, args, ranks):
     """Say how the run ended and what comes next; return the exit status."""
     if updater.epoch >= args.epoch:
         print(f'finished at epoch {updater.epoch}: '
@@ -494,8 +778,11 @@ def report_end(updater, signum, args):
         print('interrupted before the first iteration; start it again')
         return 128 + signum
     gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
+    mpiexec, communicator = ('', '') if args.communicator is None else (
+        f'mpiexec -n {ranks} ', f' --communicator {args.communicator}')
     print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
-          f'with: python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}')
+          f'with: {mpiexec}python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}'
+          f'{communicator}')
     return 128 + signum
 
 
