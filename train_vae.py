@@ -15,6 +15,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 
 import compat  # repairs what chainer imports
 
@@ -221,9 +222,11 @@ def start_ranks(argv):
     started, place = (max(int(os.environ.get(name, '0')) for name in names) for names in (
         ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
     try:
-        import chainermn
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')     # of mpi4py, about what the lines below tell
+            import chainermn
 
-        comm = chainermn.create_communicator('naive')
+            comm = chainermn.create_communicator('naive')
         if comm.size >= started:
             return comm
         why = f'mpiexec, which started {started} processes, is of another MPI than mpi4py'
@@ -318,8 +321,8 @@ def scatter(comm, optimizer, train, test, seed):
         comm (chainermn.CommunicatorBase): That of all ranks.
         optimizer (chainer.Optimizer): Set up with the model, which takes rank 0's weights.
         train, test (ndarray): All digits, (N, D) and (M, D).
-        seed (int): From which, with the rank, its noise and shuffling follow; rank 0 goes on as a
-            single process would.
+        seed (int): From which, with the rank, its noise and shuffling follow; a rank alone goes
+            on as a single process would.
 
     Returns:
         tuple: The multi-node optimizer, and this rank's share of train and test; shares of train
@@ -330,7 +333,7 @@ def scatter(comm, optimizer, train, test, seed):
     comm.bcast_data(optimizer.target)
     optimizer = chainermn.create_multi_node_optimizer(optimizer, comm)
     optimizer.is_changed(optimizer.target)      # else the first update would only do that bcast
-    if comm.rank > 0:
+    if comm.size > 1:
         np.random.seed([seed, comm.rank])
     share_cores(comm.intra_size)
     first, last = chainermn.scatter_index(len(train), comm)

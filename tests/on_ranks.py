@@ -1,0 +1,143 @@
+"""What test_ranks.py lets each rank do: mpiexec -n 2 python tests/on_ranks.py NAME FOLDER [...]."""
+
+import os
+import sys
+import types
+
+import compat  # noqa: F401  (repairs what chainer imports)
+
+import chainer
+from chainer import iterators, optimizers, training
+from chainer.training import extensions
+import numpy as np
+
+import net
+import train_vae
+
+STEPS, BATCH, DIM_Z = 20, 100, 5
+NAIVE = ['--communicator', 'naive']
+
+
+def make(seed):
+    """Return an optimizer, set up with a small model."""
+    np.random.seed(seed)
+    return optimizers.Adam().setup(net.VAE(784, DIM_Z, 50, chainer.functions.softplus))
+
+
+def noise_of(rows):
+    """Return a stand-in for standard_normal: these rows of a whole minibatch's noise."""
+    generator = np.random.RandomState(1)
+    return lambda shape: generator.standard_normal((BATCH, DIM_Z))[rows]
+
+
+def step(updater):
+    """Take all steps; return the parameters."""
+    for _ in range(STEPS):
+        updater.update()
+    return {name[1:].replace('/', '_'): param.array
+            for name, param in updater.get_optimizer('main').target.namedparams()}
+
+
+def steps(folder):
+    """Train for some steps on this rank's parts of minibatches, with its part of their noise."""
+    comm = train_vae.start_ranks(NAIVE)
+    part = BATCH // comm.size
+    digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
+    minibatches = digits.reshape(STEPS, comm.size, part, 784)
+    of_ranks = minibatches.swapaxes(0, 1).reshape(-1, 784)      # one rank's after the other's
+    optimizer = make(comm.rank)         # weights of its own, until it hears from rank 0
+    optimizer, train, _ = train_vae.scatter(comm, optimizer, of_ranks, digits[:10], 0)
+    np.random.standard_normal = noise_of(slice(comm.rank * part, (comm.rank + 1) * part))
+    args = types.SimpleNamespace(updater='fast', communicator='naive', beta=2.0, k=2)
+    updater, _, kind = train_vae.make_updater(
+        args, iterators.SerialIterator(train, part, shuffle=False), optimizer, None)
+    assert type(updater) is training.StandardUpdater
+    assert kind.startswith('standard (')
+    np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))
+
+
+def steps_alone():
+    """Return the parameters after the same steps of one process, on whole minibatches."""
+    plain = np.random.standard_normal
+    digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
+    optimizer = make(0)
+    try:
+        np.random.standard_normal = noise_of(slice(None))
+        return step(training.StandardUpdater(
+            iterators.SerialIterator(digits, BATCH, shuffle=False), optimizer,
+            loss_func=optimizer.target.get_loss_func(2.0, 2)))
+    finally:
+        np.random.standard_normal = plain
+
+
+def evaluation(folder):
+    """Score shares of 31 digits, of different sizes, by how bright they are."""
+    comm = train_vae.start_ranks(NAIVE)
+    digits = np.random.RandomState(0).uniform(0, 1, (31, 784)).astype(np.float32)
+    optimizer, train, test = train_vae.scatter(comm, make(0), digits, digits, 0)
+    model = optimizer.target
+
+    def score(x):
+        chainer.report({'loss': (x.sum(axis=1).mean(), len(x))}, model)
+
+    trainer = training.Trainer(
+        training.StandardUpdater(iterators.SerialIterator(train, 5), optimizer))
+    trainer.extend(extensions.Evaluator(
+        iterators.SerialIterator(test, 7, repeat=False, shuffle=False), model, eval_func=score))
+    train_vae.extend_together(comm, trainer, train_vae.UntilStopped(1), None, None, 31)
+    trainer.get_extension('validation').name = 'validation'
+    found = trainer.get_extension('validation')()
+    np.savez(f'{folder}/rank{comm.rank}.npz', size=len(test), **{
+        key.rpartition('/')[2]: value for key, value in found.items()})
+
+
+def running(folder, *argv):
+    """Run train_vae.py; leave this rank's process id."""
+    rank = train_vae.start_ranks(NAIVE).rank
+    with open(f'{folder}/pid{rank}', 'w') as file:
+        file.write(str(os.getpid()))
+    sys.exit(train_vae.cli(list(argv)))
+
+
+def watched(folder, *argv):
+    """Run train_vae.py; leave each epoch's parameters, and the noise of all iterations."""
+    plain, noise, params = np.random.standard_normal, [], []
+
+    def standard_normal(shape):
+        noise.append(plain(shape))
+        return noise[-1]
+
+    def extend(comm, trainer, *args):
+        def watch(trainer):
+            model = trainer.updater.get_optimizer('main').target
+            params.append(np.concatenate([param.array.ravel() for param in model.params()]))
+
+        together(comm, trainer, *args)
+        trainer.extend(watch, trigger=lambda trainer: trainer.updater.is_new_epoch)
+
+    together, train_vae.extend_together = train_vae.extend_together, extend
+    np.random.standard_normal = standard_normal
+    status = train_vae.cli(list(argv))
+    from mpi4py import MPI
+
+    np.savez(f'{folder}/rank{MPI.COMM_WORLD.rank}.npz', params=params,
+             noise=[array[0, 0] for array in noise])
+    sys.exit(status)
+
+
+def failing(folder, *argv):
+    """Run train_vae.py, where rank 1 finds no memory in its tenth iteration."""
+    def extend(comm, trainer, *args):
+        def fail(trainer):
+            if comm.rank == 1 and trainer.updater.iteration == 10:
+                raise MemoryError('so many bytes')
+
+        together(comm, trainer, *args)
+        trainer.extend(fail, name='fail', trigger=(1, 'iteration'))
+
+    together, train_vae.extend_together = train_vae.extend_together, extend
+    sys.exit(train_vae.cli(list(argv)))
+
+
+if __name__ == '__main__':
+    globals()[sys.argv[1]](*sys.argv[2:])

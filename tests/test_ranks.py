@@ -1,0 +1,297 @@
+"""train_vae.py --communicator: several processes under a real mpiexec train one model."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import compat  # repairs what chainer imports
+
+from conftest import SMALL, write_files
+import numpy as np
+import on_ranks
+import pytest
+from test_resume import check_same, needs_posix, state_of, wait_for
+from test_train_vae import log_of
+
+import snapshot
+import train_vae
+
+MPIEXEC = shutil.which('mpiexec', path=os.path.dirname(sys.executable)) or shutil.which('mpiexec')
+needs_mpi = pytest.mark.skipif(
+    MPIEXEC is None or importlib.util.find_spec('mpi4py') is None,
+    reason='needs pip install mpi4py mpich')
+ROOT = os.path.dirname(train_vae.__file__)
+NAIVE = on_ranks.NAIVE
+pytestmark = pytest.mark.usefixtures('pictures')
+
+
+def start(n, *argv):
+    """Start n ranks of a script, with one thread each and a process group of their own."""
+    return subprocess.Popen(
+        [MPIEXEC, '-n', str(n), sys.executable, *map(str, argv)], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env={
+            **os.environ, 'PYTHONPATH': ROOT, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1',
+            'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'})
+
+
+def run(n, *argv):
+    """Run n ranks of a script to their end; return status, stdout, stderr."""
+    process = start(n, *argv)
+    try:
+        return process.communicate(timeout=120), process.returncode
+    finally:
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def finish(n, *argv):
+    """Run n ranks of a script to their end, which must be a good one; return stdout."""
+    (out, err), status = run(n, *argv)
+    assert (status, err) == (0, '')
+    return out
+
+
+def train(n, *argv):
+    """Run train_vae.py on n ranks to its end, which must be a good one; return stdout."""
+    return finish(n, train_vae.__file__, *NAIVE, *argv)
+
+
+def results(folder, ranks=2):
+    """Return the arrays that each rank of on_ranks.py left."""
+    return [dict(np.load(f'{folder}/rank{rank}.npz')) for rank in range(ranks)]
+
+
+# The mathematics ------------------------------------------------------------------------------
+
+
+@needs_mpi
+def test_two_ranks_take_the_steps_of_one_process(tmp_path):
+    finish(2, on_ranks.__file__, 'steps', tmp_path)
+    alone = on_ranks.steps_alone()
+    start_from = on_ranks.make(0).target
+    for of_rank in results(tmp_path):
+        assert set(of_rank) == set(alone)
+        for name, param in alone.items():
+            assert np.abs(of_rank[name] - param).max() < 2e-5
+    moved = np.abs(alone['le1_W'] - start_from.le1.W.array).max()
+    assert moved > 0.01                 # a step more or less would show
+
+
+@needs_mpi
+def test_shares_of_different_sizes_give_the_mean_over_all_digits(tmp_path):
+    finish(2, on_ranks.__file__, 'evaluation', tmp_path)
+    digits = np.random.RandomState(0).uniform(0, 1, (31, 784)).astype(np.float32)
+    one, other = results(tmp_path)
+    assert (one['size'], other['size']) == (16, 15)
+    expected = digits.sum(axis=1, dtype=np.float64).mean()
+    np.testing.assert_allclose([one['loss'], other['loss']], expected, rtol=1e-6)
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_one_rank_trains_as_one_process_does(data_dir, tmp_path, cli):
+    flags = ['--data-dir', data_dir, *SMALL, '--updater', 'standard']
+    train(1, *flags, '-o', tmp_path / 'rank')
+    assert cli(*flags, '-o', tmp_path / 'alone')[0] == 0
+    rank, alone = (state_of(tmp_path / name / 'snapshot_epoch_2') for name in ('rank', 'alone'))
+    assert {key for key in alone if alone[key] != rank[key]} == {'log'}
+    for row, own in zip(log_of(tmp_path / 'rank'), log_of(tmp_path / 'alone'), strict=True):
+        assert row == pytest.approx(own, rel=1e-6)
+
+
+# Runs -----------------------------------------------------------------------------------------
+
+
+RUN = [*SMALL, '-b', '7', '-e', '6', '--seed', '3']       # batches end in mid-epoch
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, idx_files):
+    """Return digits, folder and stdout of a run of two ranks that nothing disturbs."""
+    base = tmp_path_factory.mktemp('ranks')
+    data, out = write_files(base / 'data', idx_files), base / 'run'
+    text = finish(2, on_ranks.__file__, 'watched', base, *NAIVE, '--data-dir', data, *RUN,
+                  '-o', out)
+    return data, out, text
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_one_rank_prints_and_logs(whole):
+    _, out, text = whole
+    assert text.count('device ') == text.count('finished at epoch 6') == 1
+    assert 'device   CPU, 2 ranks on 1 host, by naive\n' in text
+    assert 'updater  standard (' in text
+    assert 'minibatches of 7 a rank, 14 in all' in text
+    assert ': 60 to train, 30 to test\n' in text
+    log = log_of(out)
+    assert [row['epoch'] for row in log] == [1, 2, 3, 4, 5, 6]
+    assert log[-1]['iteration'] == -(-6 * 30 // 7)        # of 30 digits on each rank
+    assert log[-1]['main/loss'] < log[0]['main/loss']
+    assert log[-1]['validation/main/loss'] < log[0]['validation/main/loss']
+    assert not list(out.glob('.*.part'))
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_ranks_have_the_same_parameters_and_noise_of_their_own(whole, tmp_path):
+    _, out, _ = whole
+    finish(2, on_ranks.__file__, 'watched', tmp_path, *NAIVE, '--resume', '-o',
+           shutil.copytree(out, tmp_path / 'run'), '-e', '8')
+    for folder, epochs in ((out.parent, 6), (tmp_path, 2)):
+        one, other = results(folder)
+        assert one['params'].shape[0] == epochs
+        assert np.array_equal(one['params'], other['params'])
+        assert len(np.unique(one['params'], axis=0)) == epochs
+        # the model is drawn before the ranks part ways
+        noise = np.concatenate([one['noise'][1:], other['noise'][1:]])
+        assert len(np.unique(noise)) == len(noise) > 10 * epochs
+
+
+@needs_mpi
+@needs_posix
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['snapshot', 'signal'])
+def test_resumes_exactly(whole, tmp_path, how):
+    data, undisturbed, _ = whole
+    out = tmp_path / 'run'
+    if how == 'snapshot':
+        train(2, '--data-dir', data, *RUN, '-e', '3', '-o', out)
+    else:
+        process = start(2, train_vae.__file__, *NAIVE, '--data-dir', data, *RUN, '-o', out,
+                        '-e', 10**6)
+        wait_for(out / 'snapshot_epoch_2', process)
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=60)
+        if process.returncode != 130:
+            pytest.skip('this mpiexec kills its ranks at Ctrl-C')
+        said = text.splitlines()[-1]
+        assert said.endswith(f'mpiexec -n 2 python train_vae.py --resume -o {out} '
+                             '--communicator naive')
+        at = snapshot.read_iteration(snapshot.newest(str(out)))
+        assert f', iteration {at}; go on with: ' in said
+        epochs = snapshot.epoch_of(max(out.glob('snapshot_epoch_*'), key=snapshot.epoch_of)) + 2
+        undisturbed = tmp_path / 'undisturbed'
+        train(2, '--data-dir', data, *RUN, '-o', undisturbed, '-e', epochs)
+    train(2, '--resume', '-o', out, '-e', '6' if how == 'snapshot' else epochs)
+    check_same(out, undisturbed)
+
+
+@needs_mpi
+@needs_posix
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
+def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
+    data, _, _ = whole
+    out = tmp_path / 'run'
+    process = start(2, on_ranks.__file__, 'running', tmp_path, *NAIVE, '--data-dir', data, *RUN,
+                    '-o', out, '-e', 10**6)
+    wait_for(out / 'snapshot_epoch_2', process)
+    pids = [int((tmp_path / f'pid{rank}').read_text()) for rank in (0, 1)]
+    os.kill(pids[rank], signal.SIGKILL)
+    _, err = process.communicate(timeout=60)        # else some would wait for ever
+    assert process.returncode != 0
+    assert 'Traceback' not in err
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    epochs = snapshot.epoch_of(snapshot.newest(str(out))) + 2
+    train(2, '--resume', '-o', out, '-e', epochs)
+    train(2, '--data-dir', data, *RUN, '-o', tmp_path / 'undisturbed', '-e', epochs)
+    check_same(out, tmp_path / 'undisturbed')
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
+    data, _, _ = whole
+    (_, err), status = run(2, on_ranks.__file__, 'failing', tmp_path, *NAIVE, '--data-dir', data,
+                           *RUN, '-o', tmp_path / 'run')
+    assert status == 2
+    said = [line for line in err.splitlines() if line.startswith('train_vae.py: ')]
+    assert said == ['train_vae.py: error: not enough memory; try smaller sizes (so many bytes)']
+    assert 'Traceback' not in err
+    assert snapshot.epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize('before, after', [(2, 1), (1, 2)])
+def test_another_number_of_ranks_goes_on_and_says_so(
+        cli, whole, small_run, tmp_path, before, after):
+    data, of_two, _ = whole
+    out = shutil.copytree(of_two, tmp_path / 'two') if before == 2 else small_run
+    epoch = snapshot.epoch_of(snapshot.newest(str(out)))
+    flags = ['--resume', '-o', out, '-e', epoch + 2]
+    if after == 1:
+        status, _, err = cli(*flags, '--updater', 'standard')
+    else:
+        (_, err), status = run(2, train_vae.__file__, *NAIVE, *flags, '--data-dir', data)
+    assert status == 0
+    assert (f'was trained by {before} rank(s); by {after} rank(s) the run goes on, but not to '
+            'exactly the same result\n') in err
+    assert [row['epoch'] for row in log_of(out)] == list(range(1, epoch + 3))
+    assert snapshot.read_iteration(snapshot.newest(str(out))) > log_of(out)[epoch - 1]['iteration']
+    assert cli('--resume', '-o', out, '-e', epoch + 3, '--updater', 'standard')[0] == 0
+
+
+# Bad input ------------------------------------------------------------------------------------
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize('flags, line', [
+    ('--communicator no_such', "argument --communicator: invalid choice: 'no_such'"),
+    ('--communicator', 'argument --communicator: expected one argument'),
+    ('--communicator naive --gpu 0', '--communicator naive is for CPUs, and pure_nccl for GPUs'),
+    ('--communicator pure_nccl', '--communicator naive is for CPUs, and pure_nccl for GPUs'),
+    ('--communicator pure_nccl --gpu 99', '--gpu '),
+    ('--communicator naive --data-dir no_such', 'no_such is not a folder'),
+    ('--communicator naive --resume -o no_such', 'there is no snapshot in no_such'),
+])
+def test_one_rank_says_what_is_wrong(tmp_path, flags, line):
+    (out, err), status = run(2, train_vae.__file__, '-o', tmp_path / 'run', *flags.split())
+    assert (status, out) == (2, '')
+    assert err.count('train_vae.py: error: ') == 1
+    assert f'train_vae.py: error: {line}' in err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_more_ranks_than_test_digits(data_dir):
+    with pytest.raises(compat.UserError, match='30 test digits are too few for 31 ranks'):
+        train_vae.load_digits(
+            train_vae.build_parser().parse_args(['--data-dir', str(data_dir)]), 31)
+
+
+def test_without_mpi4py(cli, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, 'mpi4py', None)
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'chainermn']:
+        monkeypatch.delitem(sys.modules, name)
+    status, out, err = cli(*NAIVE, '-o', tmp_path / 'run')
+    assert (status, out, err.count('\n')) == (2, '', 1)
+    assert 'needs mpi4py and an MPI' in err
+    assert 'pip install mpi4py mpich' in err
+    monkeypatch.setenv('PMI_RANK', '1')
+    assert cli(*NAIVE, '-o', tmp_path / 'run') == (2, '', '')   # rank 0 has said it
+    assert not (tmp_path / 'run').exists()
+
+
+@needs_mpi
+def test_mpiexec_of_another_mpi(tmp_path):
+    ended = subprocess.run(
+        [sys.executable, train_vae.__file__, *NAIVE, '-o', tmp_path / 'run'], check=False,
+        capture_output=True, text=True, env={**os.environ, 'OMPI_COMM_WORLD_SIZE': '2'})
+    assert (ended.returncode, ended.stdout, ended.stderr.count('\n')) == (2, '', 1)
+    assert 'mpiexec, which started 2 processes, is of another MPI than mpi4py' in ended.stderr
+
+
+def test_nothing_of_mpi_is_imported_without_the_flag(data_dir, tmp_path):
+    code = ('import sys, train_vae\n'
+            'assert train_vae.cli(sys.argv[1:]) == 0\n'
+            'assert not {"mpi4py", "chainermn"} & set(sys.modules)\n')
+    subprocess.run([sys.executable, '-c', code, '--data-dir', data_dir, *SMALL,
+                    '--updater', 'standard', '-o', tmp_path / 'run'], check=True, cwd=ROOT)
