@@ -90,7 +90,7 @@ def train_vae(args, device, resumed, comm=None):
 
     # trainer
     stop, writer = UntilStopped(args.epoch), snapshot.Writer(args.keep, args.resume)
-    trainer = training.Trainer(updater, stop, args.out)
+    trainer = training.Trainer(updater, stop, args.out if rank == 0 else os.curdir)
     trainer.extend(extensions.Evaluator(
         test_iter, model, device=device, eval_func=score))
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {

@@ -110,7 +110,9 @@ def watched(folder, *argv):
     def extend(comm, trainer, *args):
         def watch(trainer):
             model = trainer.updater.get_optimizer('main').target
-            params.append(np.concatenate([param.array.ravel() for param in model.params()]))
+            params.append(np.concatenate(
+                [chainer.get_device('@numpy').send(param.array).ravel()
+                 for param in model.params()]))
 
         together(comm, trainer, *args)
         trainer.extend(watch, trigger=lambda trainer: trainer.updater.is_new_epoch)
