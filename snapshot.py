@@ -45,7 +45,8 @@ SUMMARY_PREFIX = 'extensions/LogReport/_summary/'
 RUN_PREFIX = 'extensions/run/'              # of RunState
 SETTINGS_KEY = RUN_PREFIX + 'settings'
 RANDOM_PREFIX = RUN_PREFIX + 'random_'
-RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself
+RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself:
+OWN_KEYS = (ORDER_KEY, *(RANDOM_PREFIX + of for of in ('keys', 'position', 'has_gauss', 'cached')))
 SETTING_TYPES = {
     'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
@@ -71,15 +72,15 @@ class RunState(training.Extension):
         settings (dict): The settings of the run: all that a reader of the snapshot needs, with
             the keys and types of `SETTING_TYPES`.
         seed_noise (callable): CuPy's `random.seed`, or None where NumPy makes the noise.
-        rank (int): This process's place among those that train together.
+        comm (chainermn.CommunicatorBase): Where this is one of several ranks, that of all.
     """
 
     default_name = 'run'
 
-    def __init__(self, settings, seed_noise=None, rank=0):
+    def __init__(self, settings, seed_noise=None, comm=None):
         self.settings = settings
         self.seed_noise = seed_noise
-        self.rank = rank
+        self.comm = comm
         self.others = []        # what the snapshot needs of the ranks 1, 2, ...
 
     def trigger(self, trainer):
@@ -94,13 +95,15 @@ class RunState(training.Extension):
     def __call__(self, trainer):
         """Seed the noise of the next iteration."""
         seed = (self.settings['seed'] << 32) + trainer.updater.iteration
-        self.seed_noise(np.array([seed, self.rank], np.uint64) if self.rank else seed)
+        if self.comm is not None and self.comm.rank > 0:
+            mixed = np.random.SeedSequence([seed, self.comm.rank])
+            seed = int(mixed.generate_state(1, np.uint64)[0])
+        self.seed_noise(seed)
 
-    def gather(self, comm, trainer):
+    def gather(self, trainer):
         """Bring what each rank has for itself to rank 0, for its snapshot; all ranks call this."""
-        states = comm.gather_obj(state_of_rank(trainer))
-        if self.rank == 0:
-            self.others = states[1:]
+        if self.comm is not None:
+            self.others = (self.comm.gather_obj(state_of_rank(trainer)) or [])[1:]
 
     def serialize(self, serializer):
         """Save the settings and the other ranks' states; save or restore NumPy's generator."""
@@ -115,19 +118,18 @@ class RunState(training.Extension):
 
 
 def state_of_rank(trainer):
-    """Return what one of several ranks has for itself: its place in its digits, and its noise.
+    """Return what one of several ranks has for itself: the order of its digits, and its noise.
 
     Args:
         trainer (Trainer): That of this rank, extended with a `RunState`.
 
     Returns:
-        dict: Arrays, with the keys that they have in a snapshot of rank 0.
+        dict: Arrays, with the keys of `OWN_KEYS`. Its place in the order is that of all ranks.
     """
     serializer = serializers.DictionarySerializer()
     trainer.updater.get_iterator('main').serialize(serializer[ITERATOR_PREFIX[:-1]])
     trainer.get_extension('run').serialize(serializer[RUN_PREFIX[:-1]])
-    return {key: array for key, array in serializer.target.items()
-            if key.startswith((ITERATOR_PREFIX, RANDOM_PREFIX))}
+    return {key: serializer.target[key] for key in OWN_KEYS}
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -641,13 +643,10 @@ def of_rank(arrays, rank):
         rank (int): This process's.
 
     Raises:
-        ValueError: If they lack it.
+        KeyError: If they lack it.
     """
     prefix = RUN_PREFIX + RANK_PREFIX.format(rank)
-    own = {key[len(prefix):]: array for key, array in arrays.items() if key.startswith(prefix)}
-    if rank and not {ORDER_KEY, RANDOM_PREFIX + 'keys'} <= set(own):
-        raise ValueError(f'it lacks the state of rank {rank}')
-    return of_root(arrays) | own
+    return of_root(arrays) | ({key: arrays[prefix + key] for key in OWN_KEYS} if rank else {})
 
 
 def of_root(arrays):
@@ -660,12 +659,16 @@ def share_anew(arrays, trainer, rank):
     """Return the arrays of a snapshot for another number of ranks than it was taken on.
 
     Each rank begins its own share anew, as far in as the snapshot was, in an order and with noise
-    that follow from seed, rank and iteration.
+    that follow from seed, rank and iteration: NumPy's generator is seeded with these, and the
+    trainer's iterator reset.
 
     Args:
         arrays (dict): As from `read`.
         trainer (Trainer): That of this rank, fresh.
         rank (int): This process's.
+
+    Raises:
+        KeyError, TypeError, ValueError: If they are no snapshot's.
     """
     iterator = trainer.updater.get_iterator('main')
     n = len(iterator.dataset)
@@ -674,8 +677,7 @@ def share_anew(arrays, trainer, rank):
     iterator.reset()            # to a new order
     position = int(arrays[POSITION_KEY]) * n // len(arrays[ORDER_KEY])
     detail = np.array(int(arrays[EPOCH_KEY]) + position / n)
-    return of_root(arrays) | state_of_rank(trainer) | {
-        EPOCH_KEY: arrays[EPOCH_KEY], POSITION_KEY: np.array(position)} | {
+    return of_root(arrays) | state_of_rank(trainer) | {POSITION_KEY: np.array(position)} | {
         key: detail for key in of_root(arrays)
         if key.startswith('extension') and key.endswith('/previous_epoch_detail')}
 
@@ -690,6 +692,9 @@ def load_trainer(arrays, trainer, path, rank=0, ranks=1):
         rank, ranks (int): This process's rank, and how many there are. Where the snapshot is of
             another number of ranks, the trainer comes only near to where it was taken.
 
+    Returns:
+        bool: Whether the run was ever on another number of ranks.
+
     Raises:
         SnapshotError: If they do not fit the trainer.
     """
@@ -700,7 +705,8 @@ def load_trainer(arrays, trainer, path, rank=0, ranks=1):
             arrays = of_rank(arrays, rank)
         else:
             arrays = share_anew(arrays, trainer, rank)
-        check_state(arrays, trainer.updater, had['ranks_changed'] or had['ranks'] != ranks)
+        ranks_changed = had['ranks_changed'] or had['ranks'] != ranks
+        check_state(arrays, trainer.updater, ranks_changed)
         with warnings.catch_warnings():
             # of triggers of extensions that the run did not have, as a terminal's progress bar
             warnings.simplefilter('ignore')
@@ -711,6 +717,7 @@ def load_trainer(arrays, trainer, path, rank=0, ranks=1):
     except Exception as error:      # whatever Chainer makes of arrays that do not fit
         raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '
                             'use another snapshot') from None
+    return ranks_changed
 
 
 def check_state(arrays, updater, ranks_changed=False):

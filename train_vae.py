@@ -8,6 +8,7 @@ graph).
 
 import argparse
 import contextlib
+import functools
 import json
 import math
 import os
@@ -89,7 +90,7 @@ def train_vae(args, device, resumed, comm=None):
     updater, score, kind = make_updater(args, train_iter, optimizer, device)
 
     # trainer
-    stop, writer = UntilStopped(args.epoch), snapshot.Writer(args.keep, args.resume)
+    stop, writer = UntilStopped(args.epoch, comm), snapshot.Writer(args.keep, args.resume)
     trainer = training.Trainer(updater, stop, args.out if rank == 0 else os.curdir)
     trainer.extend(extensions.Evaluator(
         test_iter, model, device=device, eval_func=score))
@@ -98,11 +99,13 @@ def train_vae(args, device, resumed, comm=None):
         'checksum': digits.checksum, 'device': 'CPU' if device.xp is np else 'GPU',
         'trained_by': kind.split()[0], 'ranks': ranks, 'ranks_changed': False}
     state = snapshot.RunState(
-        settings, None if device.xp is np else device.xp.random.seed, rank)
+        settings, None if device.xp is np else device.xp.random.seed, comm)
     trainer.extend(state)
     due = snapshot_trigger(args.snapshot_every, args.epoch)
-    if comm is not None:                # what all ranks have a part in
-        extend_together(comm, trainer, stop, state, due, len(digits.test))
+    if comm is not None:                # what all ranks do together
+        average(comm, trainer, stop)
+        trainer.extend(functools.partial(state.gather), name='gather', trigger=due,
+                       priority=0)      # after all else but the snapshot
     if rank == 0:
         trainer.extend(make_check_finite(args.resume))
         trainer.extend(LogReport())
@@ -116,7 +119,8 @@ def train_vae(args, device, resumed, comm=None):
 
     # run
     if resumed:
-        together(comm, load, resumed, trainer, digits, args.resume, rank, settings)
+        settings['ranks_changed'] = together(
+            comm, load, resumed, trainer, digits, args.resume, rank, settings)
         if updater.epoch >= args.epoch:
             if rank == 0:
                 report_no_more(trainer, args)
@@ -127,8 +131,7 @@ def train_vae(args, device, resumed, comm=None):
     with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
         trainer.run(show_loop_exception_msg=False)
         if stop.signum:
-            if comm is not None:
-                state.gather(comm, trainer)
+            state.gather(trainer)
             if rank == 0 and updater.iteration not in (0, writer.iteration):
                 writer.interrupt(trainer)
     if rank > 0:
@@ -160,21 +163,24 @@ def load(arrays, trainer, digits, path, rank, settings):
         digits (mnist.Digits): Those of this run.
         path (str): Where the arrays come from.
         rank (int): This process's.
-        settings (dict): Those of this run; `ranks_changed` is put right.
+        settings (dict): Those of this run.
+
+    Returns:
+        bool: Whether the run was ever on another number of ranks.
 
     Raises:
         SnapshotError: If the snapshot does not fit.
     """
     had = snapshot.settings(arrays, path)
     snapshot.check_digits(had, digits, path)
-    snapshot.load_trainer(arrays, trainer, path, rank, settings['ranks'])
-    settings['ranks_changed'] = had['ranks_changed'] or had['ranks'] != settings['ranks']
+    ranks_changed = snapshot.load_trainer(arrays, trainer, path, rank, settings['ranks'])
     for key, how in (('device', 'on a {}'), ('trained_by', 'by the {} updater'),
                      ('ranks', 'by {} rank(s)')):
         if had[key] != settings[key] and rank == 0:
             print(f'warning: {path} was trained {how.format(had[key])}; '
                   f'{how.format(settings[key])} the run goes on, but not to exactly the same '
                   'result', file=sys.stderr)
+    return ranks_changed
 
 
 def prepare_folder(args, trainer, settings, graph):
@@ -219,8 +225,8 @@ def start_ranks(argv):
     scan.add_argument('--communicator', nargs='?', const='')
     if scan.parse_known_args(argv)[0].communicator is None:
         return None
-    started, place = (max(int(os.environ.get(name, '0')) for name in names) for names in (
-        ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
+    started = int(os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE') or 1)
+    place = int(os.environ.get('PMI_RANK') or os.environ.get('OMPI_COMM_WORLD_RANK') or 0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')     # of mpi4py, about what the lines below tell
@@ -271,10 +277,13 @@ def ending_together(comm):
     try:
         yield
     except BaseException as error:
-        if comm is not None and not getattr(error, 'agreed', False):
+        if comm is not None and comm.size > 1 and not getattr(error, 'agreed', False):
             import mpi4py.run
 
-            mpi4py.run.set_abort_status(compat.exit_status(error))      # once this rank has ended
+            status = compat.exit_status(error)
+            mpi4py.run.set_abort_status(status)         # for when this rank has ended
+            if comm.rank > 0 and isinstance(error, KeyboardInterrupt):
+                raise SystemExit(status) from None      # rank 0 was interrupted, too, and says it
         raise
 
 
@@ -288,6 +297,9 @@ def together(comm, function, *args):
 
     Returns:
         What the function returns, here.
+
+    Raises:
+        BaseException: What the function raises; SystemExit on all ranks but the first that fails.
     """
     if comm is None:
         return function(*args)
@@ -296,7 +308,7 @@ def together(comm, function, *args):
         result = function(*args)
     except BaseException as caught:
         error, status = caught, (compat.exit_status(caught),)
-    statuses = comm.bcast_obj(comm.gather_obj(status))
+    statuses = of_all(comm, status)
     failed = [rank for rank, status in enumerate(statuses) if status is not None]
     if not failed:
         return result
@@ -310,8 +322,15 @@ def on_root(comm, function, *args):
     """Call a function on rank 0 only, as `together` does, and return its result on all ranks."""
     if comm is None or comm.size == 1:
         return function(*args)
-    result = together(comm, function if comm.rank == 0 else lambda *args: None, *args)
-    return comm.bcast_obj((result,) if comm.rank == 0 else None)[0]
+    if comm.rank > 0:
+        together(comm, bool)            # nothing that could fail
+        return comm.bcast_obj(None)[0]
+    return comm.bcast_obj((together(comm, function, *args),))[0]
+
+
+def of_all(comm, value):
+    """Return the values of all ranks as a list, on each of them."""
+    return comm.bcast_obj(comm.gather_obj(value))
 
 
 def scatter(comm, optimizer, train, test, seed):
@@ -325,8 +344,8 @@ def scatter(comm, optimizer, train, test, seed):
             on as a single process would.
 
     Returns:
-        tuple: The multi-node optimizer, and this rank's share of train and test; shares of train
-        are of one size, so that all ranks come to the end of an epoch together.
+        tuple: The multi-node optimizer, and views of this rank's share of train and test; shares
+        of train are of one size, so that all ranks come to the end of an epoch together.
     """
     import chainermn
 
@@ -335,39 +354,37 @@ def scatter(comm, optimizer, train, test, seed):
     optimizer.is_changed(optimizer.target)      # else the first update would only do that bcast
     if comm.size > 1:
         np.random.seed([seed, comm.rank])
-    share_cores(comm.intra_size)
+    share_cores(comm)
     first, last = chainermn.scatter_index(len(train), comm)
     first_test, last_test = chainermn.scatter_index(len(test), comm, force_equal_length=False)
     return optimizer, train[first:last], test[first_test:last_test]
 
 
-def share_cores(n):
-    """Let BLAS take no more threads than an n-th of the cores, as n ranks are on this host."""
+def share_cores(comm):
+    """Let BLAS take no more threads than this rank's part of the cores that it has with others."""
     import threadpoolctl
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = (os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else
+             set(range(os.cpu_count())))
+    ranks = of_all(comm, (comm.inter_rank, cores)).count((comm.inter_rank, cores))
     for library in threadpoolctl.ThreadpoolController().select(user_api='blas').lib_controllers:
-        library.set_num_threads(min(library.num_threads, max(1, cores // n)))
+        library.set_num_threads(min(library.num_threads, max(1, len(cores) // ranks)))
 
 
-def extend_together(comm, trainer, stop, state, due, n_test):
-    """Extend a trainer with what all ranks do together.
+def average(comm, trainer, stop):
+    """Let what a trainer observes be of all ranks, and a signal to any of them stop all.
 
-    After each iteration the losses become their means over all ranks, and a signal that came to
-    any stops all; the test losses become means over all test digits; for each snapshot rank 0
-    gathers what the others have for themselves.
+    After each iteration the losses become their means over all ranks, and the test losses those
+    over all test digits, of which the ranks may have shares of different sizes.
 
     Args:
         comm (chainermn.CommunicatorBase): That of all ranks.
         trainer (Trainer): That of this rank, with an evaluator.
         stop (UntilStopped): Its stop trigger.
-        state (snapshot.RunState): Its extension for the snapshots.
-        due (callable): Of the trainer; tells whether a snapshot is due.
-        n_test (int): Test digits of all ranks together.
     """
     import chainermn
 
-    def average(trainer):
+    def agree(trainer):
         keys = [f'main/{name}' for name in snapshot.LOSSES]
         here = [float(trainer.observation[key].array) for key in keys]
         caught = [stop.caught == signum for signum in STOPPING]
@@ -379,13 +396,11 @@ def extend_together(comm, trainer, stop, state, due, n_test):
 
     evaluator = trainer.get_extension('validation')
     evaluate = evaluator.evaluate
-    weight = comm.size * len(evaluator.get_iterator('main').dataset) / n_test
+    share = len(evaluator.get_iterator('main').dataset)
+    weight = comm.size * share / comm.allreduce_obj(share)
     evaluator.evaluate = lambda: {key: mean * weight for key, mean in evaluate().items()}
     chainermn.create_multi_node_evaluator(evaluator, comm)
-    stop.alone, stop.silent = False, comm.rank > 0
-    trainer.extend(average, trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR + 1)
-    trainer.extend(lambda trainer: state.gather(comm, trainer), name='gather', trigger=due,
-                   priority=0)          # after all else but the snapshot
+    trainer.extend(agree, trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR + 1)
 
 
 # The command line -------------------------------------------------------------------------------
@@ -550,15 +565,21 @@ class UntilStopped(triggers.IntervalTrigger):
     """Stop trigger: after so many epochs, or after the iteration in which a signal came.
 
     A subclass of IntervalTrigger because ProgressBar asks its stop trigger for the length.
+
+    Args:
+        epochs (int): After which the run ends.
+        comm (chainermn.CommunicatorBase): Where this is one of several ranks, that of all.
+
+    Attributes:
+        caught (int): The signal that came to this process, or None.
+        signum (int): The one that stops the run: of several ranks, once all know of it.
     """
 
-    caught = None       # the signal that came to this process
-    signum = None       # the one that stops the run: of several ranks, once all know of it
-    alone = True        # whether this is the only rank
-    silent = False
+    caught = signum = None
 
-    def __init__(self, epochs):
+    def __init__(self, epochs, comm=None):
         super().__init__(epochs, 'epoch')
+        self.comm = comm
 
     def __call__(self, trainer):
         """Tell whether the run is over."""
@@ -567,11 +588,11 @@ class UntilStopped(triggers.IntervalTrigger):
     def on_signal(self, signum, frame):
         """Remember the signal; the same again has its default effect, at once."""
         self.caught = signum
-        if self.alone:
+        if self.comm is None:
             self.signum = signum
         signal.signal(signum, signal.SIG_DFL)
-        if self.silent:
-            return
+        if self.comm is not None and self.comm.rank > 0:
+            return                                  # rank 0 says it
         with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
             os.write(2, b'\n' * os.isatty(2)
                      + b'stopping after this iteration; once more quits at once\n')

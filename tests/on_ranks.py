@@ -10,6 +10,7 @@ import chainer
 from chainer import iterators, optimizers, training
 from chainer.training import extensions
 import numpy as np
+import threadpoolctl
 
 import net
 import train_vae
@@ -73,6 +74,8 @@ def steps_alone():
 def evaluation(folder):
     """Score shares of 31 digits, of different sizes, by how bright they are."""
     comm = train_vae.start_ranks(NAIVE)
+    threadpoolctl.threadpool_limits(2 * comm.size)      # what BLAS would take of so many cores
+    os.sched_getaffinity = lambda pid: set(range(2 * comm.size))
     digits = np.random.RandomState(0).uniform(0, 1, (31, 784)).astype(np.float32)
     optimizer, train, test = train_vae.scatter(comm, make(0), digits, digits, 0)
     model = optimizer.target
@@ -84,11 +87,12 @@ def evaluation(folder):
         training.StandardUpdater(iterators.SerialIterator(train, 5), optimizer))
     trainer.extend(extensions.Evaluator(
         iterators.SerialIterator(test, 7, repeat=False, shuffle=False), model, eval_func=score))
-    train_vae.extend_together(comm, trainer, train_vae.UntilStopped(1), None, None, 31)
-    trainer.get_extension('validation').name = 'validation'
+    train_vae.average(comm, trainer, train_vae.UntilStopped(1, comm))
     found = trainer.get_extension('validation')()
-    np.savez(f'{folder}/rank{comm.rank}.npz', size=len(test), **{
-        key.rpartition('/')[2]: value for key, value in found.items()})
+    threads = [library['num_threads'] for library in threadpoolctl.threadpool_info()
+               if library['user_api'] == 'blas']
+    np.savez(f'{folder}/rank{comm.rank}.npz', size=len(test), threads=threads,
+             loss=found['validation/main/loss'])
 
 
 def running(folder, *argv):
@@ -100,44 +104,48 @@ def running(folder, *argv):
 
 
 def watched(folder, *argv):
-    """Run train_vae.py; leave each epoch's parameters, and the noise of all iterations."""
-    plain, noise, params = np.random.standard_normal, [], []
+    """Run train_vae.py; leave each epoch's parameters, and all iterations' noise and losses."""
+    plain, noise, params, losses = np.random.standard_normal, [], [], []
 
     def standard_normal(shape):
         noise.append(plain(shape))
         return noise[-1]
 
-    def extend(comm, trainer, *args):
+    def extend(comm, trainer, stop):
+        def watch_loss(trainer):
+            losses.append(float(trainer.observation['main/loss'].array))
+
         def watch(trainer):
             model = trainer.updater.get_optimizer('main').target
             params.append(np.concatenate(
                 [chainer.get_device('@numpy').send(param.array).ravel()
                  for param in model.params()]))
 
-        together(comm, trainer, *args)
+        average(comm, trainer, stop)
+        trainer.extend(watch_loss, trigger=lambda trainer: True, priority=10**6)     # its own
         trainer.extend(watch, trigger=lambda trainer: trainer.updater.is_new_epoch)
 
-    together, train_vae.extend_together = train_vae.extend_together, extend
+    average, train_vae.average = train_vae.average, extend
     np.random.standard_normal = standard_normal
     status = train_vae.cli(list(argv))
     from mpi4py import MPI
 
     np.savez(f'{folder}/rank{MPI.COMM_WORLD.rank}.npz', params=params,
-             noise=[array[0, 0] for array in noise])
+             noise=[array[0, 0] for array in noise], losses=losses)
     sys.exit(status)
 
 
 def failing(folder, *argv):
     """Run train_vae.py, where rank 1 finds no memory in its tenth iteration."""
-    def extend(comm, trainer, *args):
+    def extend(comm, trainer, stop):
         def fail(trainer):
             if comm.rank == 1 and trainer.updater.iteration == 10:
                 raise MemoryError('so many bytes')
 
-        together(comm, trainer, *args)
+        average(comm, trainer, stop)
         trainer.extend(fail, name='fail', trigger=(1, 'iteration'))
 
-    together, train_vae.extend_together = train_vae.extend_together, extend
+    average, train_vae.average = train_vae.average, extend
     sys.exit(train_vae.cli(list(argv)))
 
 

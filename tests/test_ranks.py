@@ -1,7 +1,9 @@
 """train_vae.py --communicator: several processes under a real mpiexec train one model."""
 
 import contextlib
+import gzip
 import importlib.util
+import itertools
 import os
 import shutil
 import signal
@@ -11,13 +13,14 @@ import sys
 import compat  # repairs what chainer imports
 
 from chainer.backends import cuda
-from conftest import SMALL, write_files
+from conftest import SMALL, idx, make_digits, write_files
 import numpy as np
 import on_ranks
 import pytest
 from test_resume import check_same, needs_posix, state_of, wait_for
 from test_train_vae import log_of
 
+import mnist
 import snapshot
 import train_vae
 
@@ -30,23 +33,29 @@ NAIVE = on_ranks.NAIVE
 pytestmark = pytest.mark.usefixtures('pictures')
 
 
-def start(n, *argv):
-    """Start n ranks of a script, with one thread each and a process group of their own."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(n, *argv):
+    """Have n ranks of a script run within a `with` block, with one thread each."""
+    process = subprocess.Popen(
         [MPIEXEC, '-n', str(n), sys.executable, *map(str, argv)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True, env={
+        stderr=subprocess.PIPE, text=True, env={
             **os.environ, 'PYTHONPATH': ROOT, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1',
             'OMPI_ALLOW_RUN_AS_ROOT': '1', 'OMPI_ALLOW_RUN_AS_ROOT_CONFIRM': '1'})
+    try:
+        yield process
+    finally:
+        process.terminate()             # SIGTERM, as mpiexec has ranks to end
+        try:
+            process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
 
 
 def run(n, *argv):
-    """Run n ranks of a script to their end; return status, stdout, stderr."""
-    process = start(n, *argv)
-    try:
-        return process.communicate(timeout=120), process.returncode
-    finally:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """Run n ranks of a script to their end; return stdout, stderr and status."""
+    with started(n, *argv) as process:
+        return *process.communicate(timeout=120), process.returncode
 
 
 def ours(err):
@@ -57,7 +66,7 @@ def ours(err):
 
 def finish(n, *argv):
     """Run n ranks of a script to their end, which must be a good one; return stdout."""
-    (out, err), status = run(n, *argv)
+    out, err, status = run(n, *argv)
     assert (status, ours(err)) == (0, [])
     return out
 
@@ -94,6 +103,7 @@ def test_shares_of_different_sizes_give_the_mean_over_all_digits(tmp_path):
     digits = np.random.RandomState(0).uniform(0, 1, (31, 784)).astype(np.float32)
     one, other = results(tmp_path)
     assert (one['size'], other['size']) == (16, 15)
+    assert set(one['threads']) == set(other['threads']) == {2}      # of 4 cores for both
     expected = digits.sum(axis=1, dtype=np.float64).mean()
     np.testing.assert_allclose([one['loss'], other['loss']], expected, rtol=1e-6)
 
@@ -117,10 +127,13 @@ RUN = [*SMALL, '-b', '7', '-e', '6', '--seed', '3']       # batches end in mid-e
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory, idx_files):
+def whole(tmp_path_factory):
     """Return digits, folder and stdout of a run of two ranks that nothing disturbs."""
     base = tmp_path_factory.mktemp('ranks')
-    data, out = write_files(base / 'data', idx_files), base / 'run'
+    arrays = *make_digits(61, 0), *make_digits(31, 1)           # no even shares
+    data, out = base / 'data', base / 'run'
+    write_files(data, {name: gzip.compress(idx(array))
+                       for name, array in zip(mnist.SHA256, arrays, strict=True)})
     text = finish(2, on_ranks.__file__, 'watched', base, *NAIVE, '--data-dir', data, *RUN,
                   '-o', out)
     return data, out, text
@@ -134,11 +147,15 @@ def test_one_rank_prints_and_logs(whole):
     assert 'device   CPU, 2 ranks on 1 host, by naive\n' in text
     assert 'updater  standard (' in text
     assert 'minibatches of 7 a rank, 14 in all' in text
-    assert ': 60 to train, 30 to test\n' in text
+    assert ': 61 to train, 31 to test\n' in text
     log = log_of(out)
     assert [row['epoch'] for row in log] == [1, 2, 3, 4, 5, 6]
-    assert log[-1]['iteration'] == -(-6 * 30 // 7)        # of 30 digits on each rank
-    assert log[-1]['main/loss'] < log[0]['main/loss']
+    ends = [-(-epoch * 31 // 7) for epoch in range(7)]      # of 31 digits on each rank
+    assert [row['iteration'] for row in log] == ends[1:]
+    losses = np.array([of_rank['losses'] for of_rank in results(out.parent)])   # (2, iterations)
+    assert (losses[0] != losses[1]).all()
+    means = [losses[:, a:b].mean() for a, b in itertools.pairwise(ends)]
+    np.testing.assert_allclose([row['main/loss'] for row in log], means, rtol=1e-6)
     assert log[-1]['validation/main/loss'] < log[0]['validation/main/loss']
     assert not list(out.glob('.*.part'))
 
@@ -169,11 +186,11 @@ def test_resumes_exactly(whole, tmp_path, how):
     if how == 'snapshot':
         train(2, '--data-dir', data, *RUN, '-e', '3', '-o', out)
     else:
-        process = start(2, train_vae.__file__, *NAIVE, '--data-dir', data, *RUN, '-o', out,
-                        '-e', 10**6)
-        wait_for(out / 'snapshot_epoch_2', process)
-        process.send_signal(signal.SIGINT)
-        text, _ = process.communicate(timeout=60)
+        with started(2, train_vae.__file__, *NAIVE, '--data-dir', data, *RUN, '-o', out,
+                     '-e', 10**6) as process:
+            wait_for(out / 'snapshot_epoch_2', process)
+            process.send_signal(signal.SIGINT)
+            text, _ = process.communicate(timeout=60)
         if process.returncode != 130:
             pytest.skip('this mpiexec kills its ranks at Ctrl-C')
         said = text.splitlines()[-1]
@@ -195,12 +212,12 @@ def test_resumes_exactly(whole, tmp_path, how):
 def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
     data, _, _ = whole
     out = tmp_path / 'run'
-    process = start(2, on_ranks.__file__, 'running', tmp_path, *NAIVE, '--data-dir', data, *RUN,
-                    '-o', out, '-e', 10**6)
-    wait_for(out / 'snapshot_epoch_2', process)
-    pids = [int((tmp_path / f'pid{rank}').read_text()) for rank in (0, 1)]
-    os.kill(pids[rank], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)        # else some would wait for ever
+    with started(2, on_ranks.__file__, 'running', tmp_path, *NAIVE, '--data-dir', data, *RUN,
+                 '-o', out, '-e', 10**6) as process:
+        wait_for(out / 'snapshot_epoch_2', process)
+        pids = [int((tmp_path / f'pid{rank}').read_text()) for rank in (0, 1)]
+        os.kill(pids[rank], signal.SIGKILL)
+        _, err = process.communicate(timeout=60)    # else some would wait for ever
     assert process.returncode != 0
     assert ours(err) == []              # mpiexec tells
     for pid in pids:
@@ -216,7 +233,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
 @pytest.mark.slow
 def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
     data, _, _ = whole
-    (_, err), status = run(2, on_ranks.__file__, 'failing', tmp_path, *NAIVE, '--data-dir', data,
+    _, err, status = run(2, on_ranks.__file__, 'failing', tmp_path, *NAIVE, '--data-dir', data,
                            *RUN, '-o', tmp_path / 'run')
     assert status == 2
     assert ours(err) == [
@@ -229,20 +246,55 @@ def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
 @pytest.mark.parametrize('before, after', [(2, 1), (1, 2)])
 def test_another_number_of_ranks_goes_on_and_says_so(
         cli, whole, small_run, tmp_path, before, after):
-    data, of_two, _ = whole
+    _, of_two, _ = whole
     out = shutil.copytree(of_two, tmp_path / 'two') if before == 2 else small_run
     epoch = snapshot.epoch_of(snapshot.newest(str(out)))
     flags = ['--resume', '-o', out, '-e', epoch + 2]
     if after == 1:
         status, _, err = cli(*flags, '--updater', 'standard')
     else:
-        (_, err), status = run(2, train_vae.__file__, *NAIVE, *flags, '--data-dir', data)
+        _, err, status = run(2, on_ranks.__file__, 'watched', tmp_path, *NAIVE, *flags)
+        one, other = results(tmp_path)
+        assert not set(one['noise'][1:]) & set(other['noise'][1:])
     assert status == 0
     assert (f'was trained by {before} rank(s); by {after} rank(s) the run goes on, but not to '
             'exactly the same result\n') in err
     assert [row['epoch'] for row in log_of(out)] == list(range(1, epoch + 3))
     assert snapshot.read_iteration(snapshot.newest(str(out))) > log_of(out)[epoch - 1]['iteration']
-    assert cli('--resume', '-o', out, '-e', epoch + 3, '--updater', 'standard')[0] == 0
+    for more in (3, 4, 5):              # each from a snapshot of the one before
+        assert cli('--resume', '-o', out, '-e', epoch + more, '--updater', 'standard')[0] == 0
+
+
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.parametrize('change, line', [
+    ({'updater/model:main/le1/W': lambda arrays: 0.9 * arrays['updater/model:main/le1/W'],
+      'updater/iterator:main/current_position': lambda arrays: np.array(0)}, None),
+    ({'updater/iterator:main/order': None}, 'is damaged, or of another version'),
+    ({'updater/iterator:main/order': lambda arrays: np.zeros(31, int)},
+     'is damaged, or of another version (its order of the digits cannot be)'),
+    ({'extensions/run/random_position': lambda arrays: np.array(9999)},
+     'is damaged, or of another version (its random state cannot be)'),
+])
+def test_a_snapshot_with_a_bad_part_of_a_rank(whole, tmp_path, change, line):
+    _, of_two, _ = whole
+    out = shutil.copytree(of_two, tmp_path / 'run')
+    path = snapshot.newest(str(out))
+    arrays = snapshot.read(path)
+    for key, make in change.items():
+        arrays.pop(f'extensions/run/rank1/{key}', None)
+        if make is not None:
+            arrays[f'extensions/run/rank1/{key}'] = make(arrays)
+    snapshot.write_npz(path, arrays, '')
+    _, err, status = run(2, on_ranks.__file__, 'watched', tmp_path, *NAIVE, '--resume', path,
+                         '-e', '7')
+    if line is None:                    # what is not a rank's own is no one's
+        assert (status, ours(err)) == (0, [])
+        one, other = results(tmp_path)
+        assert np.array_equal(one['params'], other['params'])
+    else:
+        said, = ours(err)
+        assert (status, said.startswith(f'train_vae.py: error: {path} {line}')) == (2, True)
 
 
 # Bad input ------------------------------------------------------------------------------------
@@ -260,7 +312,7 @@ def test_another_number_of_ranks_goes_on_and_says_so(
     ('--communicator naive --resume -o no_such', 'there is no snapshot in no_such'),
 ])
 def test_one_rank_says_what_is_wrong(tmp_path, flags, line):
-    (_, err), status = run(2, train_vae.__file__, '-o', tmp_path / 'run', *flags.split())
+    _, err, status = run(2, train_vae.__file__, '-o', tmp_path / 'run', *flags.split())
     assert status == 2
     said, = ours(err)
     assert said.startswith(f'train_vae.py: error: {line}')
