@@ -134,7 +134,7 @@ class Noise:
         patch.setattr(net.F, 'gaussian', lambda mu, ln_var: gaussian(
             mu, ln_var, eps=self.state.standard_normal(mu.shape).astype(np.float32)))
         run_state = snapshot.RunState
-        patch.setattr(snapshot, 'RunState', lambda settings, _: run_state(settings, self.seed))
+        patch.setattr(snapshot, 'RunState', lambda settings, *_: run_state(settings, self.seed))
         self.state, self.seeds = np.random.RandomState(), []
 
     def seed(self, value):

@@ -57,9 +57,21 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'data_dir': inside['data_dir'], 'checksum': inside['checksum'], 'binary': False,
         'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
-        'trained_by': 'fast'}
+        'trained_by': 'fast', 'ranks': 1, 'ranks_changed': False}
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.load(data_dir=inside['data_dir']).checksum
+
+
+def test_each_rank_seeds_the_noise_of_a_gpu_for_itself():
+    seeds, trainer = {}, SimpleNamespace(updater=SimpleNamespace(iteration=7))
+    for rank in (None, 0, 1, 2):
+        comm = None if rank is None else SimpleNamespace(rank=rank)
+        state = snapshot.RunState({'seed': 2**32 - 1}, lambda seed, of=rank: seeds.update(
+            {of: seed}), comm)
+        state(trainer)
+    assert seeds[None] == seeds[0] == (2**32 - 1 << 32) + 7
+    assert len({seeds[0], seeds[1], seeds[2]}) == 3
+    assert all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds.values())
 
 
 def test_it_holds_no_objects(small_run):

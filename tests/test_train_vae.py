@@ -247,7 +247,8 @@ def test_defaults_are_the_articles():
         'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100, 'dim_z': 20, 'dim_h': 500,
         'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None, 'binary': False, 'test': False,
         'dataset': 'auto', 'data_dir': None, 'activation': 'softplus', 'seed': 0,
-        'updater': 'fast', 'snapshot_every': 1, 'keep': 5, 'overwrite': False}
+        'updater': 'fast', 'snapshot_every': 1, 'keep': 5, 'overwrite': False,
+        'communicator': None}
 
 
 FLAGS = {
