@@ -120,6 +120,19 @@ def test_one_rank_trains_as_one_process_does(data_dir, tmp_path, cli):
         assert row == pytest.approx(own, rel=1e-6)
 
 
+@needs_mpi
+@pytest.mark.slow
+@pytest.mark.skipif('MNIST_DIR' not in os.environ, reason='needs MNIST in $MNIST_DIR')
+def test_an_epoch_of_mnist_on_two_ranks_ends_as_one_process_does(tmp_path, cli):
+    flags = ['--data-dir', os.environ['MNIST_DIR'], '-e', '1', '--seed', '0']
+    train(2, *flags, '-b', '50', '-o', tmp_path / 'two')
+    assert cli(*flags, '-b', '100', '-o', tmp_path / 'one')[0] == 0
+    (two,), (one,) = (log_of(tmp_path / name) for name in ('two', 'one'))
+    assert two['iteration'] == one['iteration'] == 600
+    for key in ('main/loss', 'validation/main/loss'):
+        assert abs(two[key] - one[key]) < 0.5       # other seeds: up to 1.5
+
+
 # Runs -----------------------------------------------------------------------------------------
 
 
