@@ -115,7 +115,7 @@ def test_one_rank_trains_as_one_process_does(data_dir, tmp_path, cli):
     train(1, *flags, '-o', tmp_path / 'rank')
     assert cli(*flags, '-o', tmp_path / 'alone')[0] == 0
     rank, alone = (state_of(tmp_path / name / 'snapshot_epoch_2') for name in ('rank', 'alone'))
-    assert {key for key in alone if alone[key] != rank[key]} == {'log'}
+    assert {key for key in alone if alone[key] != rank[key]} <= {'log'}
     for row, own in zip(log_of(tmp_path / 'rank'), log_of(tmp_path / 'alone'), strict=True):
         assert row == pytest.approx(own, rel=1e-6)
 
