@@ -38,7 +38,7 @@ examples:
   train_vae.py -z 2 -o results/z2                     z = 2, for its plots of the latent space
   train_vae.py --dataset digits -o results/digits     small digits that need no download
   train_vae.py --resume -o results/mnist              go on where that run ended
-  mpiexec -n 4 train_vae.py --communicator naive      four processes train one model
+  mpiexec -n 4 python train_vae.py --communicator naive -b 25       four processes, one model
 """
 
 
@@ -46,7 +46,7 @@ def main(argv=None):
     """Train as the command line `argv` (default: the program's) says; return the exit status."""
     comm = start_ranks(argv)            # None without --communicator
     with ending_together(comm), contextlib.ExitStack() as held:
-        args, resumed = on_root(comm, parse_arguments, argv)
+        args, resumed = on_root(comm, parse_arguments, argv, 1 if comm is None else comm.size)
         device = together(comm, get_device, comm, args.gpu)
         comm = together(comm, choose_communicator, comm, args.communicator)
         on_root(comm, held.enter_context, snapshot.claim(args.out, args.overwrite, args.resume))
@@ -151,7 +151,16 @@ def load_digits(args, ranks):
     if ranks > len(digits.test):
         raise compat.UserError(f'{len(digits.test)} test digits are too few for {ranks} ranks; '
                                'start fewer')
+    if ranks > 1 and ranks * args.batch_size > len(digits.train):
+        print(f'warning: {describe_step(args.batch_size, ranks)}, are more than all digits, so '
+              'that a step takes more than an epoch; give a smaller -b', file=sys.stderr)
     return digits
+
+
+def describe_step(batch_size, ranks):
+    """Return in words what so many ranks see in a step, with so many digits each."""
+    in_all = '' if ranks == 1 else f' a rank, {ranks * batch_size} in all'
+    return f'minibatches of {batch_size}{in_all}'
 
 
 def load(arrays, trainer, digits, path, rank, settings):
@@ -174,12 +183,13 @@ def load(arrays, trainer, digits, path, rank, settings):
     had = snapshot.settings(arrays, path)
     snapshot.check_digits(had, digits, path)
     ranks_changed = snapshot.load_trainer(arrays, trainer, path, rank, settings['ranks'])
-    for key, how in (('device', 'on a {}'), ('trained_by', 'by the {} updater'),
-                     ('ranks', 'by {} rank(s)')):
-        if had[key] != settings[key] and rank == 0:
-            print(f'warning: {path} was trained {how.format(had[key])}; '
-                  f'{how.format(settings[key])} the run goes on, but not to exactly the same '
-                  'result', file=sys.stderr)
+    before, now = ((f'on a {of["device"]}', f'by the {of["trained_by"]} updater',
+                    f'with {describe_step(of["batch_size"], of["ranks"])}')
+                   for of in (had, settings))
+    for then, here in zip(before, now, strict=True):
+        if then != here and rank == 0:
+            print(f'warning: {path} was trained {then}; {here} the run goes on, but not to '
+                  'exactly the same result', file=sys.stderr)
     return ranks_changed
 
 
@@ -219,17 +229,35 @@ def start_ranks(argv):
         chainermn.CommunicatorBase: By which they agree on what follows; None without that flag.
 
     Raises:
-        UserError: If mpi4py or an MPI is missing, or mpiexec is of another MPI.
+        UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or that flag is.
     """
-    scan = argparse.ArgumentParser(add_help=False)
-    scan.add_argument('--communicator', nargs='?', const='')
-    if scan.parse_known_args(argv)[0].communicator is None:
-        return None
     started = int(os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE') or 1)
     place = int(os.environ.get('PMI_RANK') or os.environ.get('OMPI_COMM_WORLD_RANK') or 0)
+    scan = argparse.ArgumentParser(add_help=False)
+    scan.add_argument('--communicator', nargs='?', const='')
+    wanted = scan.parse_known_args(argv)[0].communicator is not None
+    if not wanted and started == 1:
+        return None
+    try:
+        if not wanted:
+            raise compat.UserError(f'mpiexec started {started} processes; add --communicator '
+                                   'naive, or pure_nccl for GPUs')
+        return connect(started)
+    except compat.UserError:
+        if place > 0:
+            raise SystemExit(2) from None           # the first process tells
+        raise
+
+
+def connect(started):
+    """Return a communicator of the processes that mpiexec started, so many.
+
+    Raises:
+        UserError: If mpi4py or an MPI is missing, or mpiexec is of another MPI.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')     # of mpi4py, about what the lines below tell
+            warnings.simplefilter('ignore')         # of mpi4py, about what is told below
             import chainermn
 
             comm = chainermn.create_communicator('naive')
@@ -237,9 +265,8 @@ def start_ranks(argv):
             return comm
         why = f'mpiexec, which started {started} processes, is of another MPI than mpi4py'
     except (ImportError, RuntimeError) as error:
-        why = f'it needs mpi4py and an MPI ({str(error).splitlines()[0]})'
-    if place > 0:
-        raise SystemExit(2)             # one process tells
+        cause = str(error).splitlines()[0].partition(': ChainerMN')[0]
+        why = f'it needs mpi4py and an MPI ({cause})'
     raise compat.UserError(f'--communicator: {why}; pip install mpi4py mpich, and use its mpiexec')
 
 
@@ -440,7 +467,7 @@ def build_parser():
     add('-e', '--epoch', type=count, default=100, metavar='N',
         help='epochs to train (default: 100)')
     add('-b', '--batch-size', type=count, default=100, metavar='N',
-        help='digits in a minibatch (default: 100)')
+        help='digits in a minibatch, of each process (default: 100)')
     add('-z', '--dim-z', type=count, default=20, metavar='N',
         help='dimensions of the latent variable z (default: 20)')
     add('--dim-h', type=count, default=500, metavar='N',
@@ -469,7 +496,8 @@ def build_parser():
              'minibatches of its own: naive on CPUs, pure_nccl on GPUs')
     add('--updater', choices=('fast', 'standard'), default='fast',
         help="fast: the training step compiled by Numba, where that is installed; standard: "
-             "Chainer's own, which takes twice the time (default: fast)")
+             "Chainer's own, which takes twice the time, and with --communicator the only one "
+             '(default: fast)')
     add('--snapshot-every', type=count, default=snapshot.EVERY, metavar='N',
         help=f'epochs from one snapshot to the next (default: {snapshot.EVERY})')
     add('--keep', type=count, default=snapshot.KEEP, metavar='N',
@@ -479,8 +507,13 @@ def build_parser():
     return parser
 
 
-def parse_arguments(argv):
+def parse_arguments(argv, ranks=1):
     """Parse the command line; where it resumes, settings not given are the snapshot's own.
+
+    Args:
+        argv (list of str): The command line, or None for the program's own.
+        ranks (int): How many processes train together. On another number of them than the
+            snapshot's, --batch-size may change, too.
 
     Returns:
         tuple: The arguments, and the arrays of the snapshot to go on from, or None.
@@ -508,8 +541,9 @@ def parse_arguments(argv):
     snapshot.check_activation(settings, net.ACTIVATIONS, path)
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
-    fixed = ('dim_z', 'dim_h', 'activation', 'batch_size', 'beta', 'k', 'binary', 'test', 'seed')
-    free = ('epoch', 'snapshot_every', 'keep', 'updater')
+    fixed = ['dim_z', 'dim_h', 'activation', 'beta', 'k', 'binary', 'test', 'seed']
+    free = ['epoch', 'snapshot_every', 'keep', 'updater']
+    (fixed if ranks == settings['ranks'] else free).append('batch_size')
     parser.set_defaults(out=os.path.dirname(path) or '.',
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
@@ -722,9 +756,13 @@ class Plain:
 class PlotReport(training.Extension):
     """Redraws OUT/loss.png after an epoch, at most every half minute; `main` draws the last."""
 
-    trigger = 1, 'epoch'
+    priority = -200         # after the snapshot, which is worth more where the run is killed
     seconds = 30
     due = -math.inf
+
+    def trigger(self, trainer):
+        """Fire after an epoch; without a state, which the snapshot before would hold too early."""
+        return trainer.updater.is_new_epoch
 
     def __call__(self, trainer):
         """Draw, if that is due."""
@@ -770,11 +808,11 @@ def report_no_more(trainer, args):
 def print_header(args, device, digits, kind, comm, epoch):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
     where = 'CPU' if device.xp is np else f'GPU {args.gpu}'
-    batch = f'minibatches of {args.batch_size}'
+    batch = describe_step(args.batch_size, 1 if comm is None else comm.size)
     if comm is not None:
         hosts = f'{comm.inter_size} host{"s" * (comm.inter_size > 1)}'
-        where += f', {comm.size} rank{"s" * (comm.size > 1)} on {hosts}, by {args.communicator}'
-        batch += f' a rank, {comm.size * args.batch_size} in all'
+        where += f', 1 rank of {args.communicator} (mpiexec -n N starts more)' if (
+            comm.size == 1) else f', {comm.size} ranks on {hosts}, by {args.communicator}'
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'

@@ -262,7 +262,7 @@ def test_another_number_of_ranks_goes_on_and_says_so(
     _, of_two, _ = whole
     out = shutil.copytree(of_two, tmp_path / 'two') if before == 2 else small_run
     epoch = snapshot.epoch_of(snapshot.newest(str(out)))
-    flags = ['--resume', '-o', out, '-e', epoch + 2]
+    flags = ['--resume', '-o', out, '-e', epoch + 2, '-b', 20 // after]
     if after == 1:
         status, _, err = cli(*flags, '--updater', 'standard')
     else:
@@ -270,8 +270,10 @@ def test_another_number_of_ranks_goes_on_and_says_so(
         one, other = results(tmp_path)
         assert not set(one['noise'][1:]) & set(other['noise'][1:])
     assert status == 0
-    assert (f'was trained by {before} rank(s); by {after} rank(s) the run goes on, but not to '
-            'exactly the same result\n') in err
+    of = {1: 'minibatches of 20', 2: 'minibatches of 7 a rank, 14 in all'} if before == 2 else {
+        1: 'minibatches of 20', 2: 'minibatches of 10 a rank, 20 in all'}
+    assert (f'was trained with {of[before]}; with {of[after]} the run goes on, but not to exactly '
+            'the same result\n') in err
     assert [row['epoch'] for row in log_of(out)] == list(range(1, epoch + 3))
     assert snapshot.read_iteration(snapshot.newest(str(out))) > log_of(out)[epoch - 1]['iteration']
     for more in (3, 4, 5):              # each from a snapshot of the one before
@@ -332,10 +334,15 @@ def test_one_rank_says_what_is_wrong(tmp_path, flags, line):
     assert not (tmp_path / 'run').exists()
 
 
-def test_more_ranks_than_test_digits(data_dir):
+def test_more_ranks_than_test_digits(data_dir, capsys):
     with pytest.raises(compat.UserError, match='30 test digits are too few for 31 ranks'):
         train_vae.load_digits(
             train_vae.build_parser().parse_args(['--data-dir', str(data_dir)]), 31)
+    args = train_vae.build_parser().parse_args(['--data-dir', str(data_dir), '-b', '20'])
+    assert len(train_vae.load_digits(args, 3).train) == 60
+    assert capsys.readouterr().err == ''
+    train_vae.load_digits(args, 4)
+    assert capsys.readouterr().err.startswith('warning: minibatches of 20 a rank, 80 in all, are ')
 
 
 def test_without_mpi4py(cli, monkeypatch, tmp_path):
@@ -348,6 +355,16 @@ def test_without_mpi4py(cli, monkeypatch, tmp_path):
     assert 'pip install mpi4py mpich' in err
     monkeypatch.setenv('PMI_RANK', '1')
     assert cli(*NAIVE, '-o', tmp_path / 'run') == (2, '', '')   # rank 0 has said it
+    assert not (tmp_path / 'run').exists()
+
+
+def test_mpiexec_without_communicator(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+    status, out, err = cli('-o', tmp_path / 'run')
+    assert (status, out, err) == (2, '', 'train_vae.py: error: mpiexec started 2 processes; add '
+                                  '--communicator naive, or pure_nccl for GPUs\n')
+    monkeypatch.setenv('OMPI_COMM_WORLD_RANK', '1')
+    assert cli('-o', tmp_path / 'run') == (2, '', '')
     assert not (tmp_path / 'run').exists()
 
 

@@ -73,12 +73,17 @@ def test_loss_png_shows_both_curves_in_three_panels(finished):
 @pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
 def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
         cli, data_dir, tmp_path, monkeypatch, seconds, drawn):
-    rows = []
+    rows, snapshots = [], []
+
+    def plot_losses(trainer):
+        rows.append(len(trainer.get_extension('LogReport').log))
+        snapshots.append(len(list((tmp_path / 'run').glob('snapshot_epoch_*'))))
+
     monkeypatch.setattr(train_vae.PlotReport, 'seconds', seconds)
-    monkeypatch.setattr(train_vae, 'plot_losses', lambda trainer: rows.append(
-        len(trainer.get_extension('LogReport').log)))
+    monkeypatch.setattr(train_vae, 'plot_losses', plot_losses)
     cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
     assert rows == {4: [1, 2, 3, 4], 2: [1, 4]}[drawn]
+    assert snapshots == rows            # they come first
 
 
 def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatch, cli, data_dir):
