@@ -69,7 +69,7 @@ class Ours:
         self.model.to_device(device)
         self.optimizer = optimizers.Adam().setup(self.model)
         iterator = iterators.SerialIterator(train, batch_size)
-        args = argparse.Namespace(updater=kind, beta=1.0, k=1)
+        args = argparse.Namespace(updater=kind, communicator=None, beta=1.0, k=1)
         self.updater, self.evaluate, self.kind = train_vae.make_updater(
             args, iterator, self.optimizer, device)
         self.test, self.batch_size, self.device = test, batch_size, device
