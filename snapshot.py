@@ -81,6 +81,7 @@ class RunState(training.Extension):
         self.settings = settings
         self.seed_noise = seed_noise
         self.comm = comm
+        self.rank = 0 if comm is None else comm.rank
         self.others = []        # what the snapshot needs of the ranks 1, 2, ...
 
     def trigger(self, trainer):
@@ -95,8 +96,8 @@ class RunState(training.Extension):
     def __call__(self, trainer):
         """Seed the noise of the next iteration."""
         seed = (self.settings['seed'] << 32) + trainer.updater.iteration
-        if self.comm is not None and self.comm.rank > 0:
-            mixed = np.random.SeedSequence([seed, self.comm.rank])
+        if self.rank > 0:
+            mixed = np.random.SeedSequence([seed, self.rank])
             seed = int(mixed.generate_state(1, np.uint64)[0])
         self.seed_noise(seed)
 
@@ -655,7 +656,7 @@ def of_root(arrays):
     return {key: array for key, array in arrays.items() if not key.startswith(others)}
 
 
-def share_anew(arrays, trainer, rank):
+def share_anew(arrays, trainer):
     """Return the arrays of a snapshot for another number of ranks than it was taken on.
 
     Each rank begins its own share anew, as far in as the snapshot was, in an order and with noise
@@ -665,15 +666,13 @@ def share_anew(arrays, trainer, rank):
     Args:
         arrays (dict): As from `read`.
         trainer (Trainer): That of this rank, fresh.
-        rank (int): This process's.
 
     Raises:
         KeyError, TypeError, ValueError: If they are no snapshot's.
     """
     iterator = trainer.updater.get_iterator('main')
-    n = len(iterator.dataset)
-    np.random.seed([trainer.get_extension('run').settings['seed'], rank,
-                    int(arrays[ITERATION_KEY])])
+    n, state = len(iterator.dataset), trainer.get_extension('run')
+    np.random.seed([state.settings['seed'], state.rank, int(arrays[ITERATION_KEY])])
     iterator.reset()            # to a new order
     position = int(arrays[POSITION_KEY]) * n // len(arrays[ORDER_KEY])
     detail = np.array(int(arrays[EPOCH_KEY]) + position / n)
@@ -682,31 +681,28 @@ def share_anew(arrays, trainer, rank):
         if key.startswith('extension') and key.endswith('/previous_epoch_detail')}
 
 
-def load_trainer(arrays, trainer, path, rank=0, ranks=1):
+def load_trainer(arrays, had, trainer, path):
     """Bring a Trainer, random state included, to where a snapshot was taken.
+
+    Where that was on another number of ranks, it comes only near to there, and its `RunState` keeps
+    that in mind.
 
     Args:
         arrays (dict): As from `read`.
+        had (dict): The settings in them, as from `settings`.
         trainer (Trainer): Trainer of the same model and extensions, with a `RunState`.
         path (str): Where the arrays come from, for the message.
-        rank, ranks (int): This process's rank, and how many there are. Where the snapshot is of
-            another number of ranks, the trainer comes only near to where it was taken.
-
-    Returns:
-        bool: Whether the run was ever on another number of ranks.
 
     Raises:
         SnapshotError: If they do not fit the trainer.
     """
     load_model(arrays, trainer.updater.get_optimizer('main').target, path)
-    had = settings(arrays, path)
+    state = trainer.get_extension('run')
+    same = had['ranks'] == state.settings['ranks']
     try:
-        if had['ranks'] == ranks:
-            arrays = of_rank(arrays, rank)
-        else:
-            arrays = share_anew(arrays, trainer, rank)
-        ranks_changed = had['ranks_changed'] or had['ranks'] != ranks
-        check_state(arrays, trainer.updater, ranks_changed)
+        arrays = of_rank(arrays, state.rank) if same else share_anew(arrays, trainer)
+        state.settings['ranks_changed'] = had['ranks_changed'] or not same
+        check_state(arrays, trainer.updater, state.settings['ranks_changed'])
         with warnings.catch_warnings():
             # of triggers of extensions that the run did not have, as a terminal's progress bar
             warnings.simplefilter('ignore')
@@ -717,10 +713,9 @@ def load_trainer(arrays, trainer, path, rank=0, ranks=1):
     except Exception as error:      # whatever Chainer makes of arrays that do not fit
         raise SnapshotError(f'{path} is damaged, or of another version ({describe(error)}); '
                             'use another snapshot') from None
-    return ranks_changed
 
 
-def check_state(arrays, updater, ranks_changed=False):
+def check_state(arrays, updater, ranks_changed):
     """Make sure that the arrays of a snapshot are a state that `updater` can be in.
 
     Args:

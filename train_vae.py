@@ -119,8 +119,7 @@ def train_vae(args, device, resumed, comm=None):
 
     # run
     if resumed:
-        settings['ranks_changed'] = together(
-            comm, load, resumed, trainer, digits, args.resume, rank, settings)
+        together(comm, load, resumed, trainer, digits, args.resume)
         if updater.epoch >= args.epoch:
             if rank == 0:
                 report_no_more(trainer, args)
@@ -163,7 +162,7 @@ def describe_step(batch_size, ranks):
     return f'minibatches of {batch_size}{in_all}'
 
 
-def load(arrays, trainer, digits, path, rank, settings):
+def load(arrays, trainer, digits, path):
     """Bring a trainer to where a snapshot was taken; warn where it will go on otherwise.
 
     Args:
@@ -171,26 +170,21 @@ def load(arrays, trainer, digits, path, rank, settings):
         trainer (Trainer): That of this run.
         digits (mnist.Digits): Those of this run.
         path (str): Where the arrays come from.
-        rank (int): This process's.
-        settings (dict): Those of this run.
-
-    Returns:
-        bool: Whether the run was ever on another number of ranks.
 
     Raises:
         SnapshotError: If the snapshot does not fit.
     """
+    state = trainer.get_extension('run')
     had = snapshot.settings(arrays, path)
     snapshot.check_digits(had, digits, path)
-    ranks_changed = snapshot.load_trainer(arrays, trainer, path, rank, settings['ranks'])
+    snapshot.load_trainer(arrays, had, trainer, path)
     before, now = ((f'on a {of["device"]}', f'by the {of["trained_by"]} updater',
                     f'with {describe_step(of["batch_size"], of["ranks"])}')
-                   for of in (had, settings))
+                   for of in (had, state.settings))
     for then, here in zip(before, now, strict=True):
-        if then != here and rank == 0:
+        if then != here and state.rank == 0:
             print(f'warning: {path} was trained {then}; {here} the run goes on, but not to '
                   'exactly the same result', file=sys.stderr)
-    return ranks_changed
 
 
 def prepare_folder(args, trainer, settings, graph):
