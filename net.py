@@ -7,7 +7,7 @@ Encoder and decoder are multi-layer perceptrons of two hidden layers each. After
 D = 784 pixels, H hidden units, Z latent dimensions.
 """
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import compat  # noqa: F401  (lets chainer import)
 
 import chainer
 from chainer import computational_graph

@@ -18,16 +18,14 @@ import sys
 import time
 import warnings
 
-import compat  # repairs what chainer imports
+from support import compat, mnist, snapshot  # lets chainer import
 
 import chainer
 from chainer import iterators, optimizers, training
 from chainer.training import extensions, triggers
 import numpy as np
 
-import mnist
 import net
-import snapshot
 
 TEST_K = 10         # Monte Carlo samples that score the test set, as in the article's log
 NEWEST = object()   # --resume without a file
@@ -573,7 +571,7 @@ def make_updater(args, iterator, optimizer, device):
         why = 'as all ranks step together'
     elif args.updater == 'fast':
         try:
-            import updater as fast  # loads Numba, which takes half a second
+            from support import updater as fast  # loads Numba, which takes half a second
 
             why = fast.obstacle(optimizer)
             if not why:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-import compat  # repairs what chainer imports
+from support import compat, mnist, snapshot  # lets chainer import
 
 import chainer
 from chainer.backends import cuda
@@ -31,9 +31,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import mnist
 import net
-import snapshot
 
 BATCH = 1000            # digits encoded or decoded at once
 MOST = 5000             # test digits in a scatter plot and in the projector,

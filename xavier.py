@@ -4,7 +4,7 @@ Glorot & Bengio (2010), "Understanding the difficulty of training deep feedforwa
 networks", equation 16.
 """
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import compat  # noqa: F401  (lets chainer import)
 
 from chainer import backend, initializer
 import numpy as np

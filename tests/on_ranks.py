@@ -4,7 +4,7 @@ import os
 import sys
 import types
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import compat  # noqa: F401  (lets chainer import)
 
 import chainer
 from chainer import iterators, optimizers, training

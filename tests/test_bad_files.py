@@ -18,7 +18,7 @@ import tracemalloc
 from types import SimpleNamespace
 import zipfile
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import mnist, snapshot  # lets chainer import
 
 from conftest import SMALL, idx, make_digits
 from hypothesis import given
@@ -29,8 +29,6 @@ from test_mnist import Marker, check_tiny, fill_cache, npy
 from test_resume import state_of
 from test_snapshot import last
 
-import mnist
-import snapshot
 import train_vae
 import visualize
 

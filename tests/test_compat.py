@@ -1,14 +1,14 @@
 """Chainer under compat.py: it imports, it is quiet, and nothing else of NumPy changes."""
 
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import compat
+from support import compat
 
 import chainer
 import chainer.functions as F
+from conftest import ROOT
 import numpy as np
 import pytest
 
@@ -16,14 +16,14 @@ import pytest
 def python(code, *flags):
     """Run code in a fresh interpreter in the project's folder; return its stdout, stderr."""
     run = subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True,
-                         timeout=120, check=False, cwd=os.path.dirname(compat.__file__))
+                         timeout=120, check=False, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     return run.stdout, run.stderr
 
 
 def test_import_is_quiet_even_when_chainer_is_compiled_anew(tmp_path):
     # a cache of bytecode elsewhere makes Python compile Chainer, and find its invalid escapes
-    out, err = python('import compat, chainer; print(chainer.__version__)',
+    out, err = python('from support import compat; import chainer; print(chainer.__version__)',
                       '-W', 'always', '-X', f'pycache_prefix={tmp_path}')
     assert (out, err) == ('7.8.1\n', '')
 
@@ -32,7 +32,7 @@ def test_import_needs_neither_pkg_resources_nor_distutils():
     python('import sys\n'
            'for name in ("pkg_resources", "distutils", "numpy.distutils"):\n'
            '    sys.modules[name] = None\n'
-           'import compat, chainer')
+           'from support import compat; import chainer')
 
 
 def test_nothing_that_numpy_has_is_changed():
@@ -40,7 +40,7 @@ def test_nothing_that_numpy_has_is_changed():
                     'import numpy as np\n'
                     'before = dict(vars(np))\n'
                     'had = hasattr(np, "sctypes")\n'
-                    'import compat\n'
+                    'from support import compat\n'
                     'changed = [k for k in before if vars(np).get(k) is not before[k]]\n'
                     'added = set(vars(np)) - set(before)\n'
                     'print(changed, "sctypes" in added, had)')
@@ -51,7 +51,7 @@ def test_nothing_that_numpy_has_is_changed():
 
 def test_warning_filters_are_the_users():
     out, _ = python('import warnings\nbefore = warnings.filters[:]\nimport numpy\n'
-                    'mid = warnings.filters[:]\nimport compat\n'
+                    'mid = warnings.filters[:]\nfrom support import compat\n'
                     'print(warnings.filters[:] == mid)')
     assert out == 'True\n'
 

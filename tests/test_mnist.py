@@ -13,16 +13,14 @@ import threading
 import time
 import zipfile
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import mnist  # lets chainer import
 
 import chainer
-from conftest import idx, make_digits
+from conftest import ROOT, idx, make_digits
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn.datasets import load_digits
-
-import mnist
 
 
 def check_tiny(digits):
@@ -348,13 +346,13 @@ mnist.snapshot.os.fsync = fsync
                                        ('good', HALF_WRITTEN)])
 def test_a_killed_download_leaves_no_half_file(server, tmp_path, way, hang):
     port = server(way).server_port
-    code = ('import time, compat, chainer, mnist\n'
+    code = ('import time; from support import mnist; import chainer\n'
             f'chainer.dataset.set_dataset_root({str(tmp_path / "cache")!r})\n'
             f'mnist.MIRRORS = ("http://127.0.0.1:{port}/{way}/",)\n'
             f'mnist.SHA256 = {mnist.SHA256!r}\n'
             f'{hang}\nmnist.load("mnist")')
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, cwd=os.path.dirname(mnist.__file__))
+                               stderr=subprocess.DEVNULL, cwd=ROOT)
     with process.stdout:
         assert process.stdout.readline() == b'half\n'
     deadline = time.monotonic() + 60

@@ -3,7 +3,7 @@
 from collections import Counter
 import re
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import compat  # noqa: F401  (lets chainer import)
 
 import chainer
 from chainer import computational_graph, gradient_check

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-import compat  # repairs what chainer imports
+from support import compat, mnist, snapshot  # lets chainer import
 
 from chainer.backends import cuda
 from conftest import SMALL, idx, make_digits, write_files
@@ -20,8 +20,6 @@ import pytest
 from test_resume import check_same, needs_posix, state_of, wait_for
 from test_train_vae import log_of
 
-import mnist
-import snapshot
 import train_vae
 
 MPIEXEC = shutil.which('mpiexec', path=os.path.dirname(sys.executable)) or shutil.which('mpiexec')

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import snapshot  # lets chainer import
 
 from chainer.backends import cuda
 from conftest import SMALL, write_files
@@ -19,7 +19,6 @@ import pytest
 from test_train_vae import STOPPING, check_refused, log_of
 
 import net
-import snapshot
 import train_vae
 
 pytestmark = pytest.mark.usefixtures('pictures')

@@ -7,7 +7,7 @@ import os
 from types import SimpleNamespace
 import zipfile
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import mnist, snapshot  # lets chainer import
 
 import chainer
 import numpy as np
@@ -15,9 +15,7 @@ import pytest
 from test_mnist import Marker
 from test_net import Article
 
-import mnist
 import net
-import snapshot
 
 
 def last(out):

@@ -10,7 +10,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import mnist, snapshot  # lets chainer import
 
 import chainer
 from chainer.backends import cuda
@@ -21,9 +21,7 @@ import pytest
 from test_mnist import DAMAGES, fill_cache
 from test_snapshot import last, rewrite
 
-import mnist
 import net
-import snapshot
 import train_vae
 import visualize
 

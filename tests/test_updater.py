@@ -7,7 +7,7 @@ import sys
 import time
 import types
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import snapshot  # lets chainer import
 
 import chainer
 from chainer import iterators, optimizers, training
@@ -19,10 +19,9 @@ import pytest
 from test_resume import check_same, needs_posix, state_of, stopping_at
 
 import net
-import snapshot
 import train_vae
 
-updater = pytest.importorskip('updater', reason='needs Numba')
+updater = pytest.importorskip('support.updater', reason='needs Numba')
 DIGITS = np.random.RandomState(1).uniform(0, 1, (60, 784)).astype(np.float32)
 SETTINGS = {
     'softplus': {},

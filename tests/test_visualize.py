@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import mnist, snapshot  # lets chainer import
 
 from chainer import functions as F
 from chainer.backends import cuda
@@ -24,8 +24,6 @@ from test_net import Reference
 from test_snapshot import last, rewrite
 from test_train_vae import check_refused
 
-import mnist
-import snapshot
 import visualize
 
 HAS_DOT = shutil.which('dot') is not None

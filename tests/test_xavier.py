@@ -1,6 +1,6 @@
 """Xavier against the formula of Glorot & Bengio, and against statistics of its draws."""
 
-import compat  # noqa: F401  (repairs what chainer imports)
+from support import compat  # noqa: F401  (lets chainer import)
 
 import chainer
 from chainer.backends import cuda

@@ -54,7 +54,7 @@ class Ours:
     """
 
     def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', kind='fast'):
-        import compat  # noqa: F401  (repairs what chainer imports)
+        from support import compat  # noqa: F401  (lets chainer import)
 
         import chainer
         from chainer import iterators, optimizers
@@ -115,9 +115,9 @@ class Ours:
 
     def snapshot(self):
         """Write a snapshot, as after `logged`."""
-        from chainer import serializers
+        from support import snapshot
 
-        import snapshot
+        from chainer import serializers
 
         arrays = serializers.npz.serialize(self.ran)
         snapshot.Writer(1)(snapshot.EPOCH_PREFIX + '1', self.folder.name, arrays)
@@ -277,7 +277,7 @@ def main():
 def save_digits(data_dir, path):
     """Write train and test digits for all contestants; return the path."""
     sys.path[:0] = [ROOT]
-    import mnist
+    from support import mnist
 
     digits = mnist.prepare(mnist.load('mnist', data_dir))
     np.savez(path, train=digits.train, test=digits.test)

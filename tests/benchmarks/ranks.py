@@ -37,11 +37,10 @@ PAYS = 1.2                              # what twice the hosts must speed up a s
 def serve(data_dir, seconds):
     """Be one of the ranks; rank 0 prints [seconds of a step, of its exchange] by batch size."""
     sys.path[:0] = [ROOT]
-    import compat  # noqa: F401  (repairs what chainer imports)
+    from support import mnist  # lets chainer import
 
     from chainer import iterators, optimizers
 
-    import mnist
     import net
     import train_vae
 

@@ -19,7 +19,7 @@ import tempfile
 import warnings
 import zipfile
 
-import compat  # repairs what chainer imports
+from support import compat  # lets chainer import
 
 from chainer import serializers, training
 from chainer.training.extensions import snapshot_writers

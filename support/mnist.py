@@ -17,12 +17,10 @@ import time
 from typing import NamedTuple
 import zlib
 
-import compat  # repairs what chainer imports
+from support import compat, snapshot  # lets chainer import
 
 import chainer
 import numpy as np
-
-import snapshot  # for its safe reading, and writing, of an npz
 
 SIDE = 28                   # pixels
 TINY = 100                  # digits to train and to test on with --test

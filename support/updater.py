@@ -22,7 +22,7 @@ import os
 import sys
 import types
 
-import compat  # repairs what chainer imports
+from support import compat  # lets chainer import
 
 import chainer
 from chainer import training

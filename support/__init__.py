@@ -1,0 +1,1 @@
+"""What the article does not talk about: what makes its four scripts run today, safe and fast."""
