@@ -1,6 +1,6 @@
 """The Variational Autoencoder of the article (section 2), and its loss (section 3).
 
-    x --encode--> q(z|x) = N(mu, sigma^2) --sample--> z --decode--> p(x|z) = Bernoulli(y)
+    x --encode--> q(z|x) = N(mu, sigma^2) --z = mu + eps * sigma--> z --decode--> p(x|z)
 
 Encoder and decoder are multi-layer perceptrons of two hidden layers each. After Kingma & Welling,
 "Auto-Encoding Variational Bayes" (arXiv:1312.6114), appendix C. Shapes in the comments: N digits,
@@ -36,14 +36,14 @@ class VAE(chainer.Chain):
         self.act_func = act_func
         with self.init_scope():
             # encoder
-            self.le1 = linear(n_in, n_h)
-            self.le2 = linear(n_h, n_h)
-            self.le3_mu = linear(n_h, n_latent)
-            self.le3_ln_var = linear(n_h, n_latent)
+            self.le1 = L.Linear(n_in, n_h, initialW=Xavier(n_in, n_h))
+            self.le2 = L.Linear(n_h, n_h, initialW=Xavier(n_h, n_h))
+            self.le3_mu = L.Linear(n_h, n_latent, initialW=Xavier(n_h, n_latent))
+            self.le3_ln_var = L.Linear(n_h, n_latent, initialW=Xavier(n_h, n_latent))
             # decoder
-            self.ld1 = linear(n_latent, n_h)
-            self.ld2 = linear(n_h, n_h)
-            self.ld3 = linear(n_h, n_in)
+            self.ld1 = L.Linear(n_latent, n_h, initialW=Xavier(n_latent, n_h))
+            self.ld2 = L.Linear(n_h, n_h, initialW=Xavier(n_h, n_h))
+            self.ld3 = L.Linear(n_h, n_in, initialW=Xavier(n_h, n_in))
 
     def __call__(self, x, sigmoid=True):
         """Reconstruct digits through the mean of q(z|x), without noise.
@@ -67,11 +67,16 @@ class VAE(chainer.Chain):
         Returns:
             tuple of Variable: mu and ln_var = log(sigma^2), each (N, Z) float32.
         """
-        x = named('x', chainer.as_variable(x))                  # (N, D)
-        h1 = named('enc_h1', self.act_func(self.le1(x)))        # (N, H)
-        h2 = named('enc_h2', self.act_func(self.le2(h1)))       # (N, H)
-        mu = named('z_mu', self.le3_mu(h2))                     # (N, Z)
-        ln_var = named('z_ln_var', self.le3_ln_var(h2))         # (N, Z)
+        x = chainer.as_variable(x)
+        x.name = 'x'                                            # (N, D)
+        h1 = self.act_func(self.le1(x))
+        h1.name = 'enc_h1'                                      # (N, H)
+        h2 = self.act_func(self.le2(h1))
+        h2.name = 'enc_h2'                                      # (N, H)
+        mu = self.le3_mu(h2)
+        mu.name = 'z_mu'                                        # (N, Z)
+        ln_var = self.le3_ln_var(h2)
+        ln_var.name = 'z_ln_var'                                # (N, Z)
         return mu, ln_var
 
     def decode(self, z, sigmoid=True):
@@ -82,30 +87,30 @@ class VAE(chainer.Chain):
             sigmoid (bool): False leaves out the last sigmoid.
 
         Returns:
-            Variable: (N, D) float32: the probability that each pixel is on, or its logit.
+            Variable: (N, D) float32: the probability y that each pixel is on, or its logit.
         """
-        h1 = named('dec_h1', self.act_func(self.ld1(z)))        # (N, H)
-        h2 = named('dec_h2', self.act_func(self.ld2(h1)))       # (N, H)
-        h3 = named('dec_h3', self.ld3(h2))                      # (N, D)
+        h1 = self.act_func(self.ld1(z))
+        h1.name = 'dec_h1'                                      # (N, H)
+        h2 = self.act_func(self.ld2(h1))
+        h2.name = 'dec_h2'                                      # (N, H)
+        h3 = self.ld3(h2)
+        h3.name = 'dec_h3'                                      # (N, D)
         return F.sigmoid(h3) if sigmoid else h3
 
     def get_loss_func(self, C=1.0, k=1):
-        """Make the loss to minimize: the negative ELBO (article, section 3).
+        """Make the loss to minimize: the negative ELBO, -L(x, z) (article, section 3).
 
-        With eps_l ~ N(0, I) and z_l = mu + eps_l * sigma (the reparameterization trick),
-
-            loss = -1/k sum_l log p(x|z_l) + C * KL[q(z|x) || p(z)]
-
-        summed over pixels, mean over the minibatch, in nats a digit: Kingma & Welling, equation 10
-        and appendix B. The noise comes from the global generator of NumPy or CuPy.
+            log p(x) >= L(x, z) = E_q[log p(x|z)] - KL[q(z|x) || p(z)],  p(z) = N(0, I)
 
         Args:
             C (float): Weight of the KL divergence; 1 gives the ELBO, 0 no regularization.
             k (int): Monte Carlo samples of z for each digit.
 
         Returns:
-            callable: lf(x), of pixels (N, D) float32, returns the loss, a scalar Variable. Each
-            call sets `rec_loss`, `latent_loss` and `loss` on the model, and reports them.
+            callable: lf(x), of pixels (N, D) float32, returns the loss, a scalar Variable: summed
+            over pixels, mean over the minibatch, in nats a digit. Each call sets `rec_loss`,
+            `latent_loss` and `loss` on the model, and reports them. The noise comes from the
+            global generator of NumPy or CuPy.
 
         Raises:
             ValueError: If k is less than 1.
@@ -116,16 +121,23 @@ class VAE(chainer.Chain):
         def lf(x):
             x = chainer.as_variable(x)                          # one leaf for both of its uses
             mu, ln_var = self.encode(x)
-            n = len(mu)
+            batchsize = len(mu)
+            # reconstruction error, -E_q[log p(x|z)]: its mean over k samples of z
             rec_loss = 0
             for _ in six.moves.range(k):
-                z = named('z', F.gaussian(mu, ln_var))          # (N, Z), reparameterized
-                logits = self.decode(z, sigmoid=False)          # (N, D)
-                rec_loss += F.bernoulli_nll(x, logits) / (k * n)
-            latent_loss = C * F.gaussian_kl_divergence(mu, ln_var) / n
-            self.rec_loss = named('reconstruction error', rec_loss)
-            self.latent_loss = named('latent loss', latent_loss)
-            self.loss = named('loss', self.rec_loss + self.latent_loss)
+                # reparameterization trick: z = mu + eps * sigma, eps ~ N(0, I)
+                z = F.gaussian(mu, ln_var)
+                z.name = 'z'                                    # (N, Z)
+                # -log p(x|z) = -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)]     (appendix C.1)
+                logits = self.decode(z, sigmoid=False)          # (N, D); y = sigmoid(logits)
+                rec_loss += F.bernoulli_nll(x, logits) / (k * batchsize)
+            self.rec_loss = rec_loss
+            self.rec_loss.name = 'reconstruction error'
+            # KL[q(z|x) || p(z)] = 1/2 sum_j [mu_j^2 + sigma_j^2 - log sigma_j^2 - 1] (appendix B)
+            self.latent_loss = C * F.gaussian_kl_divergence(mu, ln_var) / batchsize
+            self.latent_loss.name = 'latent loss'
+            self.loss = self.rec_loss + self.latent_loss
+            self.loss.name = 'loss'
             chainer.report({'rec_loss': self.rec_loss, 'latent_loss': self.latent_loss,
                             'loss': self.loss}, self)
             return self.loss
@@ -149,14 +161,3 @@ def draw_graph(model, x, C=1.0, k=1):
         loss = model.get_loss_func(C, k)(x)
     np.random.set_state(state)
     return computational_graph.build_computational_graph([loss]).dump()
-
-
-def linear(n_in, n_out):
-    """Make a fully connected layer with Xavier weights and zero bias."""
-    return L.Linear(n_in, n_out, initialW=Xavier(n_in, n_out))
-
-
-def named(name, variable):
-    """Give `variable` the name that the computational graph shows, and return it."""
-    variable.name = name
-    return variable

@@ -6,7 +6,7 @@ that needs it, and imports chainer once with its import-time warnings silenced. 
 installed NumPy still has is left as it is.
 
 Below stands what both commands, train_vae.py and visualize.py, need to meet their user:
-`get_device`, which says which CuPy a GPU needs, and `Parser` and `run`, whose errors are one line.
+`get_device`, which says which CuPy a GPU needs, `Parser` and `command`, whose errors are one line.
 """
 
 import argparse
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: error: {printable(message)}{mend}\n')
 
 
-def run(prog, main, argv=None):
+def command(prog, main, argv=None):
     """Run the command `prog`; where it fails, say why in one line on stderr.
 
     Args:
@@ -143,7 +143,7 @@ def run(prog, main, argv=None):
 
 
 def exit_status(error):
-    """Return the exit status of a program that ends by this exception, as `run` says."""
+    """Return the exit status of a program that ends by this exception, as `command` says."""
     if isinstance(error, SystemExit):
         return error.code
     if isinstance(error, KeyboardInterrupt):

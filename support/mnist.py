@@ -1,8 +1,9 @@
 """Where the digits come from: a folder, Chainer's dataset cache, a mirror, or the bundled digits.
 
-Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `load` scales to
-float32 in [0, 1] without rounding them to black and white, and a label each. Files are only ever
-read as numbers, nothing is unpickled; what a file claims to hold is checked before memory is taken.
+Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `get_digits`
+scales to float32 in [0, 1] without rounding them to black and white, and a label each. Files are
+only ever read as numbers, nothing is unpickled; what a file claims to hold is checked before memory
+is taken.
 """
 
 import gzip
@@ -17,7 +18,7 @@ import time
 from typing import NamedTuple
 import zlib
 
-from support import compat, snapshot  # lets chainer import
+from support import compat, files  # lets chainer import
 
 import chainer
 import numpy as np
@@ -60,21 +61,36 @@ class Digits(NamedTuple):
     test_labels: np.ndarray     # (M,) int32
 
 
-def load(dataset='auto', data_dir=None):
-    """Return the digits that `--dataset` and `--data-dir` ask for.
+def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
+    """Return the digits that `--dataset`, `--data-dir`, `--test` and `--binary` ask for.
 
     Args:
         dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else falls
             back to the bundled digits with a warning on stderr; 'mnist' fails where 'auto' would
             fall back; 'digits' takes the bundled ones and never touches the network.
         data_dir (str): A folder of four IDX files, plain or .gz, which is then the only source.
+        tiny (bool): Only the first `TINY` to train and to test.
+        binary (bool): Pixels rounded to 0 or 1.
 
     Returns:
-        Digits: The training and the test set.
+        Digits: The training and the test set; the checksum is that of all digits, unrounded.
 
     Raises:
         DatasetError: If there are no such digits.
     """
+    digits = from_source(dataset, data_dir)
+    if tiny:
+        digits = digits._replace(
+            train=digits.train[:TINY], train_labels=digits.train_labels[:TINY],
+            test=digits.test[:TINY], test_labels=digits.test_labels[:TINY])
+    if binary:
+        digits = digits._replace(**{part: (getattr(digits, part) >= 0.5).astype(np.float32)
+                                    for part in ('train', 'test')})
+    return digits
+
+
+def from_source(dataset, data_dir):
+    """Return the digits of `get_digits`, all of them, in their grays."""
     if data_dir is not None:
         folder = os.path.abspath(data_dir)
         return to_digits(f'IDX files in {data_dir}', 'mnist', folder, read_folder(data_dir))
@@ -111,27 +127,6 @@ def to_digits(title, dataset, data_dir, arrays):
     labels = [array.astype(np.int32) for array in arrays[1::2]]
     return Digits(title, dataset, data_dir, checksum.hexdigest(),
                   scaled[0], labels[0], scaled[1], labels[1])
-
-
-def prepare(digits, tiny=False, binary=False):
-    """Return the digits as a run with these settings sees them.
-
-    Args:
-        digits (Digits): As from `load`.
-        tiny (bool): `--test`: only the first `TINY` to train and to test.
-        binary (bool): `--binary`: pixels rounded to 0 or 1.
-
-    Returns:
-        Digits: The same in all else, checksum included.
-    """
-    if tiny:
-        digits = digits._replace(
-            train=digits.train[:TINY], train_labels=digits.train_labels[:TINY],
-            test=digits.test[:TINY], test_labels=digits.test_labels[:TINY])
-    if binary:
-        digits = digits._replace(**{part: (getattr(digits, part) >= 0.5).astype(np.float32)
-                                    for part in ('train', 'test')})
-    return digits
 
 
 # The bundled digits -------------------------------------------------------------------------
@@ -252,7 +247,7 @@ def read_cache():
     arrays = []
     for path in cache_paths():
         try:
-            npz = snapshot.read_npz(path, most=CACHE_BYTES)
+            npz = files.read_npz(path, most=CACHE_BYTES)
             pixels, labels = npz['x'], npz['y']
             if (pixels.dtype, labels.dtype) != (np.uint8, np.uint8) or not labels.size \
                     or labels.ndim != 1 or pixels.shape != (len(labels), SIDE * SIDE):
@@ -262,7 +257,7 @@ def read_cache():
         except MemoryError:
             raise
         except Exception as error:      # whatever zipfile and NumPy make of a damaged file
-            print(f'warning: {path} is damaged ({snapshot.describe(error)}); fetching MNIST again',
+            print(f'warning: {path} is damaged ({files.describe(error)}); fetching MNIST again',
                   file=sys.stderr)
             return None
         arrays += [pixels, labels]
@@ -365,7 +360,7 @@ def keep(arrays):
     try:
         for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            snapshot.write_npz(path, {'x': pixels, 'y': labels},
-                               'CHAINER_DATASET_ROOT moves the cache', np.savez_compressed)
-    except (snapshot.SnapshotError, OSError) as error:
+            files.write_npz(path, {'x': pixels, 'y': labels},
+                            'CHAINER_DATASET_ROOT moves the cache', np.savez_compressed)
+    except (files.FileError, OSError) as error:
         print(f'warning: MNIST could not be kept in the cache ({error})', file=sys.stderr)

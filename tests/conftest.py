@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 
-from support import mnist  # lets chainer import
+from support import extensions, mnist  # lets chainer import
 
 import chainer
 from hypothesis import HealthCheck, settings
@@ -46,7 +46,7 @@ def pictures():
 def no_picture(request, monkeypatch):
     """Leave that picture out elsewhere, as it takes more time than the run."""
     if 'pictures' not in request.fixturenames:
-        monkeypatch.setattr(train_vae, 'plot_losses', lambda trainer: None)
+        monkeypatch.setattr(extensions, 'plot_losses', lambda trainer: None)
 
 
 def idx(array):

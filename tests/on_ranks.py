@@ -4,7 +4,9 @@ import os
 import sys
 import types
 
-from support import compat  # noqa: F401  (lets chainer import)
+from support import ranks  # lets chainer import
+from support.extensions import UntilStopped
+from support.updater import fast
 
 import chainer
 from chainer import iterators, optimizers, training
@@ -31,6 +33,11 @@ def noise_of(rows):
     return lambda shape: generator.standard_normal((BATCH, DIM_Z))[rows]
 
 
+def args_of(batch_size):
+    """Return what `scatter` needs of a command line."""
+    return types.SimpleNamespace(seed=0, batch_size=batch_size)
+
+
 def step(updater):
     """Take all steps; return the parameters."""
     for _ in range(STEPS):
@@ -41,19 +48,20 @@ def step(updater):
 
 def steps(folder):
     """Train for some steps on this rank's parts of minibatches, with its part of their noise."""
-    comm = train_vae.start_ranks(NAIVE)
+    comm = ranks.start(NAIVE)
     part = BATCH // comm.size
     digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
     minibatches = digits.reshape(STEPS, comm.size, part, 784)
     of_ranks = minibatches.swapaxes(0, 1).reshape(-1, 784)      # one rank's after the other's
     optimizer = make(comm.rank)         # weights of its own, until it hears from rank 0
-    optimizer, train, _ = train_vae.scatter(comm, optimizer, of_ranks, digits[:10], 0)
+    optimizer, train, _ = comm.scatter(optimizer, of_ranks, digits[:10], args_of(part))
     np.random.standard_normal = noise_of(slice(comm.rank * part, (comm.rank + 1) * part))
-    args = types.SimpleNamespace(updater='fast', communicator='naive', beta=2.0, k=2)
-    updater, _, kind = train_vae.make_updater(
-        args, iterators.SerialIterator(train, part, shuffle=False), optimizer, None)
-    assert type(updater) is training.StandardUpdater
-    assert kind.startswith('standard (')
+    standard = training.StandardUpdater(
+        iterators.SerialIterator(train, part, shuffle=False), optimizer, device='@numpy',
+        loss_func=optimizer.target.get_loss_func(2.0, 2))
+    updater = fast(standard, None, 2.0, 2)
+    assert updater is standard
+    assert updater.kind.startswith('standard (')
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))
 
 
@@ -73,21 +81,22 @@ def steps_alone():
 
 def evaluation(folder):
     """Score shares of 31 digits, of different sizes, by how bright they are."""
-    comm = train_vae.start_ranks(NAIVE)
+    comm = ranks.start(NAIVE)
     threadpoolctl.threadpool_limits(2 * comm.size)      # what BLAS would take of so many cores
     os.sched_getaffinity = lambda pid: set(range(2 * comm.size))
     digits = np.random.RandomState(0).uniform(0, 1, (31, 784)).astype(np.float32)
-    optimizer, train, test = train_vae.scatter(comm, make(0), digits, digits, 0)
+    optimizer, train, test = comm.scatter(make(0), digits, digits, args_of(5))
     model = optimizer.target
 
     def score(x):
         chainer.report({'loss': (x.sum(axis=1).mean(), len(x))}, model)
 
     trainer = training.Trainer(
-        training.StandardUpdater(iterators.SerialIterator(train, 5), optimizer))
+        training.StandardUpdater(iterators.SerialIterator(train, 5), optimizer), UntilStopped(1))
     trainer.extend(extensions.Evaluator(
         iterators.SerialIterator(test, 7, repeat=False, shuffle=False), model, eval_func=score))
-    train_vae.average(comm, trainer, train_vae.UntilStopped(1, comm))
+    trainer.extend(extensions.snapshot(), name='snapshot')
+    comm.join(trainer)
     found = trainer.get_extension('validation')()
     threads = [library['num_threads'] for library in threadpoolctl.threadpool_info()
                if library['user_api'] == 'blas']
@@ -97,7 +106,7 @@ def evaluation(folder):
 
 def running(folder, *argv):
     """Run train_vae.py; leave this rank's process id."""
-    rank = train_vae.start_ranks(NAIVE).rank
+    rank = ranks.start(NAIVE).rank
     with open(f'{folder}/pid{rank}', 'w') as file:
         file.write(str(os.getpid()))
     sys.exit(train_vae.cli(list(argv)))
@@ -111,7 +120,7 @@ def watched(folder, *argv):
         noise.append(plain(shape))
         return noise[-1]
 
-    def extend(comm, trainer, stop):
+    def extend(comm, trainer):
         def watch_loss(trainer):
             losses.append(float(trainer.observation['main/loss'].array))
 
@@ -121,11 +130,11 @@ def watched(folder, *argv):
                 [chainer.get_device('@numpy').send(param.array).ravel()
                  for param in model.params()]))
 
-        average(comm, trainer, stop)
+        join(comm, trainer)
         trainer.extend(watch_loss, trigger=lambda trainer: True, priority=10**6)     # its own
         trainer.extend(watch, trigger=lambda trainer: trainer.updater.is_new_epoch)
 
-    average, train_vae.average = train_vae.average, extend
+    join, ranks.Ranks.join = ranks.Ranks.join, extend
     np.random.standard_normal = standard_normal
     status = train_vae.cli(list(argv))
     from mpi4py import MPI
@@ -137,15 +146,15 @@ def watched(folder, *argv):
 
 def failing(folder, *argv):
     """Run train_vae.py, where rank 1 finds no memory in its tenth iteration."""
-    def extend(comm, trainer, stop):
+    def extend(comm, trainer):
         def fail(trainer):
             if comm.rank == 1 and trainer.updater.iteration == 10:
                 raise MemoryError('so many bytes')
 
-        average(comm, trainer, stop)
+        join(comm, trainer)
         trainer.extend(fail, name='fail', trigger=(1, 'iteration'))
 
-    average, train_vae.average = train_vae.average, extend
+    join, ranks.Ranks.join = ranks.Ranks.join, extend
     sys.exit(train_vae.cli(list(argv)))
 
 

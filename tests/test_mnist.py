@@ -16,7 +16,7 @@ import zipfile
 from support import mnist  # lets chainer import
 
 import chainer
-from conftest import ROOT, idx, make_digits
+from conftest import ROOT, idx, make_digits, write_files
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -44,23 +44,23 @@ def test_folder(data_dir, plain):
         for path in data_dir.iterdir():
             path.with_suffix('').write_bytes(gzip.decompress(path.read_bytes()))
             path.unlink()
-    digits = mnist.load(data_dir=str(data_dir))
+    digits = mnist.get_digits(data_dir=str(data_dir))
     check_tiny(digits)
     assert (digits.dataset, digits.data_dir) == ('mnist', str(data_dir))
 
 
 def test_folder_is_kept_as_an_absolute_path(data_dir, monkeypatch):
     monkeypatch.chdir(data_dir.parent)
-    assert mnist.load(data_dir='data').data_dir == str(data_dir)
+    assert mnist.get_digits(data_dir='data').data_dir == str(data_dir)
 
 
 def test_checksum_tells_datasets_apart(data_dir):
-    before = mnist.load(data_dir=str(data_dir)).checksum
-    assert mnist.load(data_dir=str(data_dir)).checksum == before
+    before = mnist.get_digits(data_dir=str(data_dir)).checksum
+    assert mnist.get_digits(data_dir=str(data_dir)).checksum == before
     pictures, _ = make_digits(60, 0)
     pictures[3, 20, 20] ^= 1
     (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(gzip.compress(idx(pictures)))
-    assert mnist.load(data_dir=str(data_dir)).checksum != before
+    assert mnist.get_digits(data_dir=str(data_dir)).checksum != before
 
 
 PICTURES = make_digits(60, 0)[0]
@@ -88,23 +88,23 @@ def test_damaged_folder(data_dir, damage):
     content, message = DAMAGES[damage]
     (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(content)
     with pytest.raises(mnist.DatasetError, match=message) as error:
-        mnist.load(data_dir=str(data_dir))
+        mnist.get_digits(data_dir=str(data_dir))
     assert '\n' not in str(error.value)
 
 
 def test_missing_folder_and_files(tmp_path, data_dir):
     with pytest.raises(mnist.DatasetError, match='is not a folder'):
-        mnist.load(data_dir=str(tmp_path / 'nowhere'))
+        mnist.get_digits(data_dir=str(tmp_path / 'nowhere'))
     (data_dir / 't10k-labels-idx1-ubyte.gz').unlink()
     with pytest.raises(mnist.DatasetError, match='neither t10k-labels-idx1-ubyte nor '):
-        mnist.load(data_dir=str(data_dir))
+        mnist.get_digits(data_dir=str(data_dir))
 
 
 # The bundled digits -------------------------------------------------------------------------
 
 
 def test_bundled_digits_have_mnists_format():
-    digits = mnist.load('digits')
+    digits = mnist.get_digits('digits')
     assert (digits.dataset, digits.data_dir) == ('digits', None)
     assert digits.train.shape == (1500, 784)
     assert digits.test.shape == (297, 784)
@@ -135,7 +135,7 @@ def test_bundled_digits_never_touch_network_or_cache(monkeypatch):
 
     monkeypatch.setattr('socket.socket', touch)
     monkeypatch.setattr(mnist, 'read_cache', touch)
-    assert len(mnist.load('digits').train) == 1500
+    assert len(mnist.get_digits('digits').train) == 1500
 
 
 # Chainer's cache ----------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def fill_cache():
 @pytest.mark.parametrize('dataset', ['auto', 'mnist'])
 def test_cache_is_chainers_own(dataset):
     fill_cache()
-    digits = mnist.load(dataset)
+    digits = mnist.get_digits(dataset)
     check_tiny(digits)
     assert (digits.dataset, digits.data_dir) == ('mnist', None)
     for ours, labels, theirs in zip((digits.train, digits.test),
@@ -217,7 +217,7 @@ def test_damaged_cache_is_never_used(tmp_path, capsys):
         with open(path, 'wb') as file:
             file.write(content)
         with pytest.raises(mnist.DatasetError, match='could not be downloaded'):
-            mnist.load('mnist')
+            mnist.get_digits('mnist')
         assert f'{path} is damaged' in capsys.readouterr().err, name
     assert not (tmp_path / 'marker').exists()
 
@@ -294,11 +294,11 @@ def cached():
 
 def test_download_fills_chainers_cache(server, capsys):
     asked = server('good', '404').asked
-    check_tiny(mnist.load('mnist'))
+    check_tiny(mnist.get_digits('mnist'))
     assert 'Downloading MNIST from http://127.0.0.1' in capsys.readouterr().err
     assert cached() == ['test.npz', 'train.npz']
     assert asked == ['good'] * 4
-    check_tiny(mnist.load('auto'))                  # from the cache
+    check_tiny(mnist.get_digits('auto'))            # from the cache
     assert len(asked) == 4
 
 
@@ -309,7 +309,7 @@ FAILURES = {'404': 'answered 404', 'short': 'broke off', 'wrong': 'SHA-256 is wr
 @pytest.mark.parametrize('way', FAILURES)
 def test_next_mirror_helps(server, way):
     server(way, 'good')
-    check_tiny(mnist.load('mnist'))
+    check_tiny(mnist.get_digits('mnist'))
     assert cached() == ['test.npz', 'train.npz']
 
 
@@ -317,7 +317,7 @@ def test_next_mirror_helps(server, way):
 def test_no_mirror_helps(server, way, capsys):
     server(way, way)
     with pytest.raises(mnist.DatasetError) as error:
-        mnist.load('mnist')
+        mnist.get_digits('mnist')
     assert str(error.value).count(FAILURES[way]) == 2
     assert '--data-dir' in str(error.value)
     assert cached() == []
@@ -325,7 +325,7 @@ def test_no_mirror_helps(server, way, capsys):
 
 def test_offline_auto_falls_back_in_seconds(capsys):
     start = time.monotonic()
-    digits = mnist.load('auto')
+    digits = mnist.get_digits('auto')
     assert time.monotonic() - start < 2 * mnist.CONTACT_SECONDS     # the limit that is promised
     assert digits.dataset == 'digits'
     err = capsys.readouterr().err
@@ -338,7 +338,7 @@ HALF_WRITTEN = """
 def fsync(descriptor):
     print('half', flush=True)
     time.sleep(60)
-mnist.snapshot.os.fsync = fsync
+mnist.files.os.fsync = fsync
 """
 
 
@@ -350,7 +350,7 @@ def test_a_killed_download_leaves_no_half_file(server, tmp_path, way, hang):
             f'chainer.dataset.set_dataset_root({str(tmp_path / "cache")!r})\n'
             f'mnist.MIRRORS = ("http://127.0.0.1:{port}/{way}/",)\n'
             f'mnist.SHA256 = {mnist.SHA256!r}\n'
-            f'{hang}\nmnist.load("mnist")')
+            f'{hang}\nmnist.get_digits("mnist")')
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL, cwd=ROOT)
     with process.stdout:
@@ -376,7 +376,7 @@ class Terminal(io.StringIO):
 def test_progress_bar_on_a_terminal_only(server, monkeypatch, screen, bars):
     server('good')
     monkeypatch.setattr(sys, 'stderr', screen)
-    mnist.load('mnist')
+    mnist.get_digits('mnist')
     assert screen.getvalue().count('100%|') == bars
 
 
@@ -384,7 +384,7 @@ def test_a_bad_proxy_is_no_mirror(monkeypatch, capsys):
     for name in ('http_proxy', 'HTTP_PROXY'):
         monkeypatch.setenv(name, 'http://..bad..:99')
     with pytest.raises(mnist.DatasetError, match='cannot be reached'):
-        mnist.load('mnist')
+        mnist.get_digits('mnist')
     assert capsys.readouterr().err == ''
 
 
@@ -392,19 +392,42 @@ def test_unwritable_cache_is_only_a_warning(server, tmp_path, capsys):
     server('good')
     (tmp_path / 'file').touch()
     chainer.dataset.set_dataset_root(str(tmp_path / 'file' / 'cache'))  # no folder can be there
-    check_tiny(mnist.load('mnist'))
+    check_tiny(mnist.get_digits('mnist'))
     assert 'could not be kept in the cache' in capsys.readouterr().err
 
 
-def test_digits_as_a_tiny_or_binary_run_sees_them():
+def test_digits_as_a_tiny_or_binary_run_sees_them(monkeypatch):
     whole = mnist.bundled()
-    tiny = mnist.prepare(whole, tiny=True)
+    monkeypatch.setattr(mnist, 'from_source', lambda dataset, data_dir: whole)
+    tiny = mnist.get_digits(tiny=True)
     assert [len(array) for array in tiny[4:]] == [100] * 4
     np.testing.assert_array_equal(tiny.test, whole.test[:100])
-    binary = mnist.prepare(whole, binary=True)
+    binary = mnist.get_digits(binary=True)
     for rounded, pixels in ((binary.train, whole.train), (binary.test, whole.test)):
         assert rounded.dtype == np.float32
         assert np.abs(rounded - pixels).max() <= 0.5
         assert np.unique(rounded).tolist() == [0, 1]
     assert tiny.checksum == binary.checksum == whole.checksum
-    assert mnist.prepare(whole) is whole
+    assert mnist.get_digits() is whole
+
+
+@pytest.mark.parametrize('binary', [False, True])
+@pytest.mark.parametrize('tiny', [False, True])
+def test_tiny_and_binary_digits_are_those_of_the_files(tmp_path, tiny, binary):
+    arrays = *make_digits(130, 0), *make_digits(110, 1)
+    data = write_files(tmp_path / 'data', {name: gzip.compress(idx(array))
+                                           for name, array in zip(mnist.SHA256, arrays,
+                                                                  strict=True)})
+    digits = mnist.get_digits('mnist', str(data), tiny, binary)
+    pixels = [array.reshape(-1, 784)[:100 if tiny else None] for array in arrays[::2]]
+    for found, grays in zip((digits.train, digits.test), pixels, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, grays > 127 if binary else grays / 255, rtol=1e-6)
+    for found, labels in zip((digits.train_labels, digits.test_labels), arrays[1::2], strict=True):
+        assert found.tolist() == labels[:100 if tiny else None].tolist()
+    assert (digits.dataset, digits.data_dir) == ('mnist', str(data))
+    sha256 = hashlib.sha256()               # of all digits, whatever a run sees of them
+    for shape, content in (('(130, 784)', arrays[0]), ('(130,)', arrays[1]),
+                           ('(110, 784)', arrays[2]), ('(110,)', arrays[3])):
+        sha256.update(shape.encode() + content.tobytes())
+    assert digits.checksum == sha256.hexdigest()

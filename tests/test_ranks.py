@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from support import compat, mnist, snapshot  # lets chainer import
+from support import compat, files, mnist, ranks, snapshot  # lets chainer import
 
 from chainer.backends import cuda
 from conftest import SMALL, idx, make_digits, write_files
@@ -209,7 +209,7 @@ def test_resumes_exactly(whole, tmp_path, how):
                              '--communicator naive')
         at = snapshot.read_iteration(snapshot.newest(str(out)))
         assert f', iteration {at}; go on with: ' in said
-        epochs = snapshot.epoch_of(max(out.glob('snapshot_epoch_*'), key=snapshot.epoch_of)) + 2
+        epochs = files.epoch_of(max(out.glob('snapshot_epoch_*'), key=files.epoch_of)) + 2
         undisturbed = tmp_path / 'undisturbed'
         train(2, '--data-dir', data, *RUN, '-o', undisturbed, '-e', epochs)
     train(2, '--resume', '-o', out, '-e', '6' if how == 'snapshot' else epochs)
@@ -234,7 +234,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    epochs = snapshot.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = files.epoch_of(snapshot.newest(str(out))) + 2
     train(2, '--resume', '-o', out, '-e', epochs)
     train(2, '--data-dir', data, *RUN, '-o', tmp_path / 'undisturbed', '-e', epochs)
     check_same(out, tmp_path / 'undisturbed')
@@ -249,7 +249,7 @@ def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
     assert status == 2
     assert ours(err) == [
         'train_vae.py: error: not enough memory; try smaller sizes (so many bytes)']
-    assert snapshot.epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
+    assert files.epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
 
 
 @needs_mpi
@@ -259,7 +259,7 @@ def test_another_number_of_ranks_goes_on_and_says_so(
         cli, whole, small_run, tmp_path, before, after):
     _, of_two, _ = whole
     out = shutil.copytree(of_two, tmp_path / 'two') if before == 2 else small_run
-    epoch = snapshot.epoch_of(snapshot.newest(str(out)))
+    epoch = files.epoch_of(snapshot.newest(str(out)))
     flags = ['--resume', '-o', out, '-e', epoch + 2, '-b', 20 // after]
     if after == 1:
         status, _, err = cli(*flags, '--updater', 'standard')
@@ -298,7 +298,7 @@ def test_a_snapshot_with_a_bad_part_of_a_rank(whole, tmp_path, change, line):
         arrays.pop(f'extensions/run/rank1/{key}', None)
         if make is not None:
             arrays[f'extensions/run/rank1/{key}'] = make(arrays)
-    snapshot.write_npz(path, arrays, '')
+    files.write_npz(path, arrays, '')
     _, err, status = run(2, on_ranks.__file__, 'watched', tmp_path, *NAIVE, '--resume', path,
                          '-e', '7')
     if line is None:                    # what is not a rank's own is no one's
@@ -332,15 +332,25 @@ def test_one_rank_says_what_is_wrong(tmp_path, flags, line):
     assert not (tmp_path / 'run').exists()
 
 
-def test_more_ranks_than_test_digits(data_dir, capsys):
+def test_more_ranks_than_test_digits(capsys):
     with pytest.raises(compat.UserError, match='30 test digits are too few for 31 ranks'):
-        train_vae.load_digits(
-            train_vae.build_parser().parse_args(['--data-dir', str(data_dir)]), 31)
-    args = train_vae.build_parser().parse_args(['--data-dir', str(data_dir), '-b', '20'])
-    assert len(train_vae.load_digits(args, 3).train) == 60
+        ranks.check_shares(60, 30, 31, 100)
+    ranks.check_shares(60, 30, 3, 20)
     assert capsys.readouterr().err == ''
-    train_vae.load_digits(args, 4)
+    ranks.check_shares(60, 30, 4, 20)
     assert capsys.readouterr().err.startswith('warning: minibatches of 20 a rank, 80 in all, are ')
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_ranks_that_are_too_many_for_the_digits_say_so_once(tmp_path):
+    data = write_files(tmp_path / 'data', {
+        name: gzip.compress(idx(array)) for name, array in zip(
+            mnist.SHA256, (*make_digits(10, 0), *make_digits(1, 1)), strict=True)})
+    _, err, status = run(2, train_vae.__file__, *NAIVE, '--data-dir', data, '-o', tmp_path / 'run')
+    assert (status, ours(err)) == (2, [
+        'train_vae.py: error: 1 test digits are too few for 2 ranks; start fewer'])
+    assert not (tmp_path / 'run').exists()
 
 
 def test_without_mpi4py(cli, monkeypatch, tmp_path):

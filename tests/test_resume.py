@@ -9,9 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
-from support import snapshot  # lets chainer import
+from support import extensions, files, ranks, resume, snapshot  # lets chainer import
 
+import chainer
 from chainer.backends import cuda
 from conftest import SMALL, write_files
 import numpy as np
@@ -29,7 +31,7 @@ def state_of(path):
     """Return every array of a snapshot as bytes, with its dtype and shape, but no elapsed time."""
     arrays = snapshot.read(str(path))
     del arrays['_snapshot_elapsed_time']
-    rows = json.loads(str(arrays.pop(snapshot.LOG_KEY)))
+    rows = json.loads(str(arrays.pop(resume.LOG_KEY)))
     assert all(row.pop('elapsed_time') > 0 for row in rows)
     return {'log': rows} | {key: (array.dtype.str, array.shape, array.tobytes())
                             for key, array in arrays.items()}
@@ -55,8 +57,8 @@ def stopping_at(iteration):
         return plain(self, trainer)
 
     with pytest.MonkeyPatch.context() as patch:
-        plain = train_vae.UntilStopped.__call__
-        patch.setattr(train_vae.UntilStopped, '__call__', call)
+        plain = extensions.UntilStopped.__call__
+        patch.setattr(extensions.UntilStopped, '__call__', call)
         yield
 
 
@@ -125,6 +127,19 @@ def test_stopped_before_the_first_iteration(cli, data_dir, tmp_path):
     assert cli(*start)[0] == 0
 
 
+class OnGPU:
+    """An updater that seems to be on a GPU, where `random` makes the noise."""
+
+    def __init__(self, updater, random):
+        self.updater = updater
+        self.device = SimpleNamespace(xp=SimpleNamespace(random=random))
+
+    @property
+    def kind(self):
+        """Tell how it trains."""
+        return resume.kind_of(self.updater)
+
+
 class Noise:
     """A generator without a state to save, in place of CuPy's, for the noise of `F.gaussian`."""
 
@@ -132,8 +147,9 @@ class Noise:
         gaussian = net.F.gaussian
         patch.setattr(net.F, 'gaussian', lambda mu, ln_var: gaussian(
             mu, ln_var, eps=self.state.standard_normal(mu.shape).astype(np.float32)))
-        run_state = snapshot.RunState
-        patch.setattr(snapshot, 'RunState', lambda settings, *_: run_state(settings, self.seed))
+        run_state = resume.RunState
+        patch.setattr(resume, 'RunState', lambda settings, updater, comm: run_state(
+            settings | {'device': 'GPU'}, OnGPU(updater, self), comm))
         self.state, self.seeds = np.random.RandomState(), []
 
     def seed(self, value):
@@ -154,6 +170,41 @@ def test_noise_of_a_generator_without_a_state_follows_from_seed_and_iteration(
         assert cli(*start, '-o', tmp_path / 'run')[0] == 143
     assert cli('--resume', '-o', tmp_path / 'run')[0] == 0
     check_same(tmp_path / 'run', tmp_path / 'whole')
+
+
+def test_each_rank_seeds_the_noise_of_a_gpu_for_itself():
+    seeds, trainer = {}, SimpleNamespace(updater=SimpleNamespace(iteration=7))
+    for rank in (None, 0, 1, 2):
+        comm = ranks.Alone() if rank is None else SimpleNamespace(rank=rank)
+        random = SimpleNamespace(seed=lambda seed, of=rank: seeds.update({of: seed}))
+        state = resume.RunState({'seed': 2**32 - 1}, OnGPU(None, random), comm)
+        state(trainer)
+    assert seeds[None] == seeds[0] == (2**32 - 1 << 32) + 7
+    assert len({seeds[0], seeds[1], seeds[2]}) == 3
+    assert all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds.values())
+
+
+@pytest.mark.parametrize('device, fires', [('CPU', False), ('GPU', True)])
+def test_noise_is_seeded_on_a_gpu_alone(device, fires):
+    seeds, trainer = [], SimpleNamespace(updater=SimpleNamespace(iteration=0))
+    state = resume.RunState({'seed': 5, 'device': device},
+                            OnGPU(None, SimpleNamespace(seed=seeds.append)), ranks.Alone())
+    state.initialize(trainer)
+    assert (state.trigger(trainer), seeds) == (fires, [5 << 32] * fires)
+
+
+def test_a_snapshot_tells_which_updater_trains_now():
+    updater = SimpleNamespace(kind='fast (somehow)')
+    state = resume.RunState({'seed': 5, 'trained_by': None}, updater, ranks.Alone())
+    for kind, name in (('fast (somehow)', 'fast'), ('standard (as it is)', 'standard'),
+                       ('standard', 'standard')):
+        updater.kind = kind
+        target = {}
+        state.serialize(chainer.serializers.DictionarySerializer(target))
+        assert json.loads(str(target['settings'])) == state.now() == {
+            'seed': 5, 'trained_by': name}
+    del updater.kind                        # Chainer's own has none
+    assert state.now()['trained_by'] == 'standard'
 
 
 @needs_posix
@@ -208,7 +259,7 @@ def endless(data_dir, tmp_path):
 
 def check_goes_on(out, data_dir, whole):
     """Assert that a run goes on to the end that it would have had."""
-    epochs = snapshot.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = files.epoch_of(snapshot.newest(str(out))) + 2
     finish('--resume', '-o', out, '-e', epochs)
     finish('--data-dir', data_dir, '-o', whole, *SLOW, '-e', epochs)
     check_same(out, whole)
@@ -234,7 +285,7 @@ def test_a_snapshot_that_finds_no_room(data_dir, tmp_path, endless):
     room = (out / 'snapshot_epoch_2').stat().st_size // 2
     resource.prlimit(endless.pid, resource.RLIMIT_FSIZE, (room, room))
     _, err = endless.communicate(timeout=60)
-    whole = sorted(map(snapshot.epoch_of, snapshot.find(str(out))))
+    whole = sorted(map(files.epoch_of, files.find_snapshots(str(out))))
     check_refused((endless.returncode, '', err),
                   f'cannot write {out / "snapshot_epoch_"}{whole[-1] + 1} (File too large); '
                   'put that right, then go on with --resume')
@@ -271,7 +322,7 @@ def test_a_disk_that_fills_up(cli, data_dir, small_disk, tmp_path):
     check_refused((process.returncode, '', err), 'cannot write ', '(No space left on device); ')
     assert not list(out.glob('.*.part'))
     (small_disk / 'other').unlink()
-    epochs = snapshot.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = files.epoch_of(snapshot.newest(str(out))) + 2
     finish('--resume', '-o', out, '-e', epochs)
     finish(*small, '-o', tmp_path / 'whole', '-e', epochs)
     check_same(out, tmp_path / 'whole')
@@ -302,17 +353,18 @@ def undisturbed(tmp_path_factory, idx_files):
 
 def go_on(data, out):
     """Start a run, or go on with it from its newest snapshot."""
-    has_snapshot = out.exists() and snapshot.find(str(out))
+    has_snapshot = out.exists() and files.find_snapshots(str(out))
     return start(*(['--resume'] if has_snapshot else ['--data-dir', data, *KILLED]), '-o', out)
 
 
 def check_whole(out):
     """Assert that all snapshots there are whole; return what a kill hit."""
     parts = list(out.glob('.*.part'))
-    for path in snapshot.find(str(out)) if out.exists() else []:
-        snapshot.settings(snapshot.read(path), path)
+    for path in files.find_snapshots(str(out)) if out.exists() else []:
+        snapshot.read_settings(snapshot.read(path), path)
     if not parts:
-        return 'between files' if out.exists() and snapshot.find(str(out)) else 'no snapshot yet'
+        is_there = out.exists() and files.find_snapshots(str(out))
+        return 'between files' if is_there else 'no snapshot yet'
     return 'in ' + parts[0].name.split('.')[1].rstrip('0123456789')
 
 

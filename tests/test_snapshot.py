@@ -1,13 +1,12 @@
-"""What a run leaves behind: whole files, readable by the article's class, never unpickled."""
+"""What a run leaves behind: readable by the article's class, found and checked, never unpickled."""
 
 import contextlib
 import errno
 import json
 import os
-from types import SimpleNamespace
 import zipfile
 
-from support import mnist, snapshot  # lets chainer import
+from support import files, mnist, snapshot  # lets chainer import
 
 import chainer
 import numpy as np
@@ -32,7 +31,7 @@ def rewrite(path, target, **changes):
 
 def test_the_articles_class_loads_it(small_run):
     arrays = snapshot.read(last(small_run))
-    found = snapshot.settings(arrays, '')
+    found = snapshot.read_settings(arrays, '')
     article = Article(784, 2, 16, net.ACTIVATIONS['softplus'])
     chainer.serializers.load_npz(last(small_run), article, path='updater/model:main/')
     ours = net.VAE(784, 2, 16, net.ACTIVATIONS[found['activation']])
@@ -57,19 +56,7 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'ranks': 1, 'ranks_changed': False}
     assert os.path.isabs(inside['data_dir'])
-    assert inside['checksum'] == mnist.load(data_dir=inside['data_dir']).checksum
-
-
-def test_each_rank_seeds_the_noise_of_a_gpu_for_itself():
-    seeds, trainer = {}, SimpleNamespace(updater=SimpleNamespace(iteration=7))
-    for rank in (None, 0, 1, 2):
-        comm = None if rank is None else SimpleNamespace(rank=rank)
-        state = snapshot.RunState({'seed': 2**32 - 1}, lambda seed, of=rank: seeds.update(
-            {of: seed}), comm)
-        state(trainer)
-    assert seeds[None] == seeds[0] == (2**32 - 1 << 32) + 7
-    assert len({seeds[0], seeds[1], seeds[2]}) == 3
-    assert all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds.values())
+    assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
 
 
 def test_it_holds_no_objects(small_run):
@@ -125,16 +112,6 @@ def test_newest_of_damaged_files_alone(small_run, capsys):
     assert second.startswith(f'warning: passed over: {small_run / "snapshot_epoch_2"}')
 
 
-def test_find_takes_names_literally(tmp_path):
-    out = tmp_path / 'a[1]*'
-    out.mkdir()
-    for name in ('snapshot_epoch_1', 'snapshot_epoch_1.bak', 'snapshot_epoch_best',
-                 'my_snapshot_epoch_2', '.snapshot_epoch_3.part', 'snapshot_interrupted'):
-        (out / name).touch()
-    assert sorted(snapshot.find(str(out))) == [
-        str(out / 'snapshot_epoch_1'), str(out / 'snapshot_interrupted')]
-
-
 def test_cleaning_up_goes_by_number_and_leaves_what_is_not_its_own(tmp_path):
     later, own = 'snapshot_epoch_99', [f'snapshot_epoch_{n}' for n in range(5, 12)]
     others = ['snapshot_epoch_1.bak', 'snapshot_epoch_best', 'snapshot_interrupted']
@@ -157,91 +134,10 @@ def test_an_interrupted_snapshot_goes_when_a_later_one_is_whole(small_run):
 
 
 def test_a_snapshot_that_vanishes_before_it_is_deleted_does_no_harm(tmp_path, monkeypatch):
-    monkeypatch.setattr(snapshot, 'find', lambda out: [str(tmp_path / 'snapshot_epoch_1')] * 9)
+    monkeypatch.setattr(files, 'find_snapshots',
+                        lambda out: [str(tmp_path / 'snapshot_epoch_1')] * 9)
     snapshot.Writer(5)('snapshot_epoch_9', str(tmp_path), {snapshot.ITERATION_KEY: np.array(1)})
     assert (tmp_path / 'snapshot_epoch_9').exists()
-
-
-def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
-    debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part',
-              '.loss.png.1.part', '.args.json.1.part', '.cg.dot.1.part']
-    others = ['.map.png.77.part', '.snapshot_epoch_3.part', 'snapshot_epoch_3.77.part', '.part']
-    for name in debris + others:
-        (small_run / name).touch()
-    before = {path.name for path in small_run.iterdir()}
-    for _ in range(2):
-        with snapshot.claim(str(small_run), resumed=last(small_run)):
-            assert {path.name for path in small_run.iterdir()} == before - set(debris)
-            with pytest.raises(snapshot.SnapshotError, match='in use by another run'), \
-                    snapshot.claim(str(small_run)):
-                pass
-    with pytest.raises(RuntimeError), snapshot.claim(str(small_run), overwrite=True):
-        raise RuntimeError
-    with snapshot.claim(str(small_run), overwrite=True):
-        pass
-
-
-def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
-    with snapshot.claim(str(tmp_path / 'new')):
-        pass
-    assert not (tmp_path / 'new').exists()
-    (tmp_path / 'old').mkdir()
-    with snapshot.claim(str(tmp_path / 'old')):
-        pass
-    assert (tmp_path / 'old').exists()
-    with snapshot.claim(str(tmp_path / 'used')):
-        snapshot.write_text(str(tmp_path / 'used'), 'log', '[]')
-    assert (tmp_path / 'used' / 'log').exists()
-
-
-def test_a_folder_that_cannot_be_locked(tmp_path):
-    (tmp_path / '.lock').mkdir()
-    with pytest.raises(snapshot.SnapshotError, match=r'cannot lock .*name another folder'), \
-            snapshot.claim(str(tmp_path)):
-        pass
-
-
-def test_room_for_the_order_of_many_digits(tmp_path, monkeypatch):
-    model = net.VAE(784, 2, 16)
-    bytes_ = 3 * sum(param.array.nbytes for param in model.params()) + 8 * 60_000
-    for free, fits in ((bytes_, True), (bytes_ - 1, False)):
-        monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out, free=free:
-                            SimpleNamespace(free=free))
-        with contextlib.nullcontext() if fits else pytest.raises(snapshot.SnapshotError):
-            snapshot.check_room(str(tmp_path), model, 60_000, 5, False, 1)
-
-
-def test_room_is_that_of_real_snapshots(small_run, monkeypatch):
-    """Two are there. The estimate is some 20 kB short of a snapshot, for the settings and names."""
-    size = os.path.getsize(last(small_run))
-    for keep, overwrite, more, new in [
-            (5, False, 1, 1), (5, False, 2, 2), (5, False, 9, 4), (3, False, 9, 2),
-            (2, False, 9, 1), (1, False, 9, 1), (5, True, 1, 1), (5, True, 9, 6), (1, True, 9, 2)]:
-        for snapshots, fits in ((new, True), (new - 1, False)):
-            free = snapshots * size - 2 * size * overwrite
-            monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out, free=free:
-                                SimpleNamespace(free=free))
-            with (contextlib.nullcontext() if fits else pytest.raises(
-                    snapshot.SnapshotError, match=f'MB free, and {new} new snapshots take ')):
-                snapshot.check_room(str(small_run), net.VAE(784, 2, 16), 60, keep, overwrite, more)
-
-
-def test_replacing_is_all_or_nothing(tmp_path):
-    path = tmp_path / 'file'
-    path.write_bytes(b'old')
-    with pytest.raises(RuntimeError), snapshot.replacing(str(path)) as file:
-        file.write(b'half')
-        raise RuntimeError
-    with pytest.raises(snapshot.SnapshotError, match=r'cannot write .*No space left'), \
-            snapshot.replacing(str(path)) as file:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert [p.name for p in tmp_path.iterdir()] == ['file']
-    assert path.read_bytes() == b'old'
-    with snapshot.replacing(str(path)) as file:
-        file.write(b'new')
-        assert path.read_bytes() == b'old'
-    assert [p.name for p in tmp_path.iterdir()] == ['file']
-    assert path.read_bytes() == b'new'
 
 
 def test_writer_refuses_weights_that_are_not_finite(tmp_path):
@@ -253,6 +149,17 @@ def test_writer_refuses_weights_that_are_not_finite(tmp_path):
                 'good snapshot: old; ')):
             snapshot.Writer(5, 'old')(name, str(tmp_path), bad)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_finite_is_told_where_the_folder_cannot_be_read_too(tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files.os, 'scandir', fail)
+    for resumed, named in (('old', 'old'), (None, 'none')):
+        error = snapshot.not_finite('test loss', 3, 7, str(tmp_path), resumed)
+        assert str(error).startswith('the test loss is not finite in epoch 3, iteration 7; '
+                                     f'stopped, last good snapshot: {named}; ')
 
 
 def test_a_pickle_is_not_run(tmp_path):
@@ -302,10 +209,10 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
     {'updater': 'slow'}, {'trained_by': 'slow'}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
-    good = snapshot.settings(arrays, '')
+    good = snapshot.read_settings(arrays, '')
     arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps({**good, **change}))
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
-        snapshot.settings(arrays, 'FILE')
+        snapshot.read_settings(arrays, 'FILE')
 
 
 @pytest.mark.parametrize('key, array', [
@@ -321,14 +228,14 @@ def test_settings_without_weights_of_their_sizes_are_refused(small_run, key, arr
         arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(found | {'n_in': 1, 'dim_h': 10**5}))
         arrays[snapshot.MODEL_PREFIX + 'le3_mu/W'] = np.zeros((2, 10**5), np.float32)
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
-        snapshot.settings(arrays, 'FILE')
+        snapshot.read_settings(arrays, 'FILE')
 
 
 @pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"dim_z": 2}'])
 def test_settings_that_are_none_are_refused(small_run, text):
     arrays = {**snapshot.read(last(small_run)), snapshot.SETTINGS_KEY: np.array(text)}
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
-        snapshot.settings(arrays, 'FILE')
+        snapshot.read_settings(arrays, 'FILE')
 
 
 def test_weights_of_another_model_leave_ours_alone(small_run):
@@ -359,19 +266,11 @@ def test_weights_are_float32(small_run, dtype, fits):
     assert np.array_equal(model.ld3.W.array, good) == fits
 
 
-def test_a_compressed_file_of_many_zeros_is_not_a_bomb_yet(tmp_path):
-    weights = np.zeros((2, 2**20), np.float32)
-    weights[0] = np.random.RandomState(0).normal(size=2**20)
-    np.savez_compressed(tmp_path / 'file.npz', x=weights)
-    assert os.path.getsize(tmp_path / 'file.npz') < weights.nbytes / 1.9
-    assert np.array_equal(snapshot.read(str(tmp_path / 'file.npz'))['x'], weights)
-
-
 def test_no_memory_is_not_taken_for_damage(small_run, monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(snapshot, 'check_claims', fail)
+    monkeypatch.setattr(files, 'check_claims', fail)
     with pytest.raises(MemoryError):
         snapshot.newest(str(small_run))
 

@@ -10,13 +10,12 @@ import sys
 import time
 from types import SimpleNamespace
 
-from support import mnist, snapshot  # lets chainer import
+from support import extensions, files, mnist, options, snapshot  # lets chainer import
 
 import chainer
 from chainer.backends import cuda
 from conftest import SMALL, make_digits
 import numpy as np
-from PIL import Image
 import pytest
 from test_mnist import DAMAGES, fill_cache
 from test_snapshot import last, rewrite
@@ -58,32 +57,6 @@ def test_out(finished):
     assert rows[1]['main/loss'] < rows[0]['main/loss']
 
 
-def test_loss_png_shows_both_curves_in_three_panels(finished):
-    with Image.open(finished / 'loss.png') as picture:
-        pixels = np.asarray(picture.convert('RGB')).astype(int)
-    assert pixels.shape == (340, 1000, 3)
-    for color in ((0x3F, 0x90, 0xDA), (0xBD, 0x1F, 0x01)):
-        near = abs(pixels - color).sum(2) < 30
-        assert all(near[:, third].sum() > 30
-                   for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
-
-
-@pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
-def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
-        cli, data_dir, tmp_path, monkeypatch, seconds, drawn):
-    rows, snapshots = [], []
-
-    def plot_losses(trainer):
-        rows.append(len(trainer.get_extension('LogReport').log))
-        snapshots.append(len(list((tmp_path / 'run').glob('snapshot_epoch_*'))))
-
-    monkeypatch.setattr(train_vae.PlotReport, 'seconds', seconds)
-    monkeypatch.setattr(train_vae, 'plot_losses', plot_losses)
-    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
-    assert rows == {4: [1, 2, 3, 4], 2: [1, 4]}[drawn]
-    assert snapshots == rows            # they come first
-
-
 def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatch, cli, data_dir):
     dot = (finished / 'cg.dot').read_text()
     assert dot.count('label="x: (20, 784), float32"') == 1
@@ -97,7 +70,7 @@ def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatc
 
 def test_the_trained_run_is_the_plain_trainers(finished, data_dir):
     """The first epoch's loss is that of a loop written out by hand, its random draws included."""
-    digits = mnist.load(data_dir=str(data_dir)).train
+    digits = mnist.get_digits(data_dir=str(data_dir)).train
     np.random.seed(0)
     model = net.VAE(784, 2, 16, net.ACTIVATIONS['softplus'])
     optimizer = chainer.optimizers.Adam().setup(model)
@@ -117,7 +90,7 @@ def test_validation_is_the_elbo_mean_over_digits(cli, data_dir, tmp_path):
     model = net.VAE(784, 2, 16, net.ACTIVATIONS['softplus'])
     path = tmp_path / 'run' / 'snapshot_epoch_1'
     snapshot.load_model(snapshot.read(str(path)), model, '')
-    x = mnist.load(data_dir=str(data_dir)).test
+    x = mnist.get_digits(data_dir=str(data_dir)).test
     mu, ln_var = (h.array.astype(float) for h in model.encode(x))
     kl = (0.5 * (mu ** 2 + np.exp(ln_var) - 1 - ln_var)).sum(1).mean()
     (row,) = log_of(tmp_path / 'run')
@@ -140,7 +113,7 @@ def test_validation_is_the_elbo_mean_over_digits(cli, data_dir, tmp_path):
     ('--snapshot-every 50', [7]), ('-b 150', [2, 5, 7])])       # 2.5 epochs an iteration
 def test_snapshots_kept(cli, data_dir, tmp_path, flags, kept):
     cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7', *flags.split())
-    assert sorted(map(snapshot.epoch_of, snapshot.find(str(tmp_path / 'run')))) == kept
+    assert sorted(map(files.epoch_of, files.find_snapshots(str(tmp_path / 'run')))) == kept
 
 
 def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
@@ -148,15 +121,15 @@ def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
     cli('--data-dir', data_dir, '-o', run, *SMALL, '-e', '4', '--snapshot-every', '2',
         '--keep', '2')
     cli('--resume', '-o', run, '-e', '7')
-    assert list(map(snapshot.epoch_of, snapshot.find(str(run)))) == [6, 7]
+    assert list(map(files.epoch_of, files.find_snapshots(str(run)))) == [6, 7]
     cli('--resume', '-o', run, '-e', '10', '--keep', '9', '--snapshot-every', '1')
-    assert list(map(snapshot.epoch_of, snapshot.find(str(run)))) == [6, 7, 8, 9, 10]
+    assert list(map(files.epoch_of, files.find_snapshots(str(run)))) == [6, 7, 8, 9, 10]
 
 
 def test_a_run_that_sees_no_room_does_not_start(cli, data_dir, small_run, monkeypatch):
     before = {path.name: path.read_bytes() for path in small_run.iterdir()}
     free = [0]
-    monkeypatch.setattr(snapshot.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr(files.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
     start = ['--data-dir', data_dir, *SMALL, '-o']
     check_refused(cli('--resume', '-o', small_run, '-e', '3'), '0.0 MB free, and 1 new snapshots')
     check_refused(cli(*start, small_run, '--overwrite', '-e', '9'), 'and 6 new snapshots take')
@@ -245,13 +218,13 @@ def test_help_teaches(cli):
 
 
 def test_defaults_are_the_articles():
-    args, _ = train_vae.parse_arguments([])
+    args = options.parse(train_vae.build_parser(), [])
     assert vars(args) == {
         'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100, 'dim_z': 20, 'dim_h': 500,
         'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None, 'binary': False, 'test': False,
         'dataset': 'auto', 'data_dir': None, 'activation': 'softplus', 'seed': 0,
         'updater': 'fast', 'snapshot_every': 1, 'keep': 5, 'overwrite': False,
-        'communicator': None}
+        'communicator': None, 'resumed': None, 'is_newest': False}
 
 
 FLAGS = {
@@ -378,13 +351,13 @@ def test_overwrite_replaces_them(cli, data_dir, small_run):
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
 def test_overwrite_leaves_nothing_of_the_run_before(cli, data_dir, small_run, monkeypatch):
-    plain = train_vae.LogReport.__call__
+    plain = extensions.LogReport.__call__
 
     def call(self, trainer):
         plain(self, trainer)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train_vae.LogReport, '__call__', call)
+    monkeypatch.setattr(extensions.LogReport, '__call__', call)
     assert cli('--data-dir', data_dir, '-o', small_run, *SMALL, '--overwrite')[0] == 143
     assert {path.name for path in small_run.iterdir()} == {
         '.lock', 'args.json', 'cg.dot', 'snapshot_interrupted'}
@@ -549,19 +522,6 @@ def test_a_ctrl_c_among_the_imports_shows_no_traceback(command):
     assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, '', 'interrupted\n')
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
-def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, monkeypatch):
-    def fail(trainer):
-        raise OSError('no picture')
-
-    monkeypatch.setattr(train_vae.PlotReport, '__call__',
-                        lambda *args: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(train_vae, 'plot_losses', fail)
-    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL), 'no picture')
-    assert snapshot.read_iteration(str(tmp_path / 'run' / 'snapshot_epoch_1')) == 3
-    assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
-
-
 # What bad input gets ------------------------------------------------------------------------
 
 
@@ -676,7 +636,7 @@ def test_gpu_without_cupy_names_what_to_install(cli):
 
 def test_too_large_a_model(cli, data_dir, tmp_path, monkeypatch):
     check_refused(cli('--dim-h', 10**15), 'is not a positive whole number of at most 1000000')
-    monkeypatch.setattr(snapshot, 'MOST', 10**15)
+    monkeypatch.setattr(options, 'count', options.positive(int, 10**15))
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', '--dim-h', 10**15),
                   'not enough memory')
 

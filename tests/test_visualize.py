@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 
-from support import mnist, snapshot  # lets chainer import
+from support import mnist, pictures, snapshot  # lets chainer import
 
 from chainer import functions as F
 from chainer.backends import cuda
@@ -19,8 +19,9 @@ from matplotlib.text import Text
 import numpy as np
 from PIL import Image
 import pytest
-from scipy import integrate, ndimage, stats
+from scipy import integrate, stats
 from test_net import Reference
+from test_pictures import check_colors, frames, tiles
 from test_snapshot import last, rewrite
 from test_train_vae import check_refused
 
@@ -63,10 +64,10 @@ def write_digits(folder, *arrays):
                                 for name, array in zip(mnist.SHA256, arrays, strict=True)})
 
 
-def load(out):
+def read_run(out):
     """Return the model and the digits of a run, as the figures get them."""
     args = visualize.parse_arguments(['-o', str(out)])
-    return visualize.load(args)[:2]
+    return visualize.read_run(args)[:2]
 
 
 def as_reference(model, activation='softplus'):
@@ -76,30 +77,9 @@ def as_reference(model, activation='softplus'):
             lambda z: 1 / (1 + np.exp(-reference.decode(z).reshape(-1, 784))))
 
 
-def frames(path):
-    """Return the frames of a picture as arrays (height, width, 3), and their milliseconds."""
-    with Image.open(path) as image:
-        arrays, durations = [], []
-        for i in range(getattr(image, 'n_frames', 1)):
-            image.seek(i)
-            arrays.append(np.asarray(image.convert('RGB')).astype(int))
-            durations.append(image.info.get('duration'))
-    return arrays, durations
-
-
-def tiles(array, zoom):
-    """Find the squares of 28 * zoom pixels on white, row by row; return them at (N, 784)."""
-    labelled, _ = ndimage.label(array.min(axis=2) < 255)
-    found = [array[box] for box in ndimage.find_objects(labelled)
-             if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
-    for tile in found:
-        np.testing.assert_array_equal(tile, np.kron(tile[::zoom, ::zoom], np.ones((zoom, zoom, 1))))
-    return np.array([tile[::zoom, ::zoom, 0].ravel() for tile in found])
-
-
-def check_tiles(array, zoom, pictures, error=2):
-    """Make sure that the tiles show these pictures, (N, 784) in [0, 1], to so many grays."""
-    np.testing.assert_allclose(tiles(array, zoom), 255 * pictures, atol=error)
+def check_tiles(array, zoom, wanted, error=2):
+    """Make sure that the tiles show what is wanted, (N, 784) in [0, 1], to so many grays."""
+    np.testing.assert_allclose(tiles(array, zoom), 255 * wanted, atol=error)
 
 
 # The files --------------------------------------------------------------------------------------
@@ -147,18 +127,18 @@ def test_a_gif_loops_and_rests_at_both_ends(drawn, name, each, ends):
 def test_a_gif_has_the_colours_of_the_palette(drawn, name, used):
     for array in frames(drawn[0] / name)[0][-1:]:
         for i in used:
-            color = 255 * np.array(visualize.PALETTE[i])
+            color = 255 * np.array(pictures.PALETTE[i])
             assert np.sum(np.abs(array - color).max(axis=2) < 16) > 20, i
 
 
 @pytest.fixture
 def captured(monkeypatch):
     """Return a function that draws a figure and returns its Figure, or those of all frames."""
-    def run(draw, model=None, digits=None, **options):
+    def run(draw, model=None, digits=None, **keywords):
         seen = []
-        monkeypatch.setattr(visualize, 'save', lambda figure, path: seen.append(figure))
-        monkeypatch.setattr(visualize, 'save_gif', lambda figures, *_, **__: seen.extend(figures))
-        draw(model, digits, '', **options)
+        monkeypatch.setattr(pictures, 'save', lambda figure, path: seen.append(figure))
+        monkeypatch.setattr(pictures, 'save_gif', lambda figures, *_, **__: seen.extend(figures))
+        draw(model, digits, '', **keywords)
         return seen
     return run
 
@@ -167,7 +147,7 @@ def captured(monkeypatch):
 
 
 def test_reconstructions_stand_beside_their_digits(drawn):
-    model, digits = load(drawn[0])
+    model, digits = read_run(drawn[0])
     encode, decode = as_reference(model)
     x = digits.test[:10]
     pairs = np.stack([x, decode(encode(x))], axis=1).reshape(20, 784)
@@ -178,7 +158,7 @@ def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run,
     status, _, err = draw('digits', 'reconstruction', '-s', last(other_run).replace('_2', '_1'),
                           '-o', tmp_path)
     assert (status, err) == (0, '')
-    model, digits = load(other_run)
+    model, digits = read_run(other_run)
     assert np.unique(digits.test).tolist() == [0, 1]
     encode, decode = as_reference(model, 'tanh')
     places = [digits.test_labels.tolist().index(label) for label in range(10)]
@@ -189,11 +169,11 @@ def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run,
 
 
 def test_samples_come_from_the_prior(drawn, monkeypatch):
-    model, digits = load(drawn[0])
+    model, digits = read_run(drawn[0])
     seen = []
     monkeypatch.setattr(visualize, 'decode', lambda model, z: seen.append(z) or z)
-    monkeypatch.setattr(visualize, 'sheet', lambda *args, **kwargs: None)
-    monkeypatch.setattr(visualize, 'save', lambda *args: None)
+    monkeypatch.setattr(pictures, 'sheet', lambda *args, **kwargs: None)
+    monkeypatch.setattr(pictures, 'save', lambda *args: None)
     visualize.samples(model, digits, '')
     assert seen[0].shape == (100, 2)
     assert stats.kstest(seen[0].ravel(), 'norm').pvalue > 0.01
@@ -210,7 +190,7 @@ def walk_of(model, digits, start, end, t):
 
 
 def test_the_walk_goes_from_0_to_7(drawn):
-    wanted = walk_of(*load(drawn[0]), 0, 7, np.arange(81) / 80)
+    wanted = walk_of(*read_run(drawn[0]), 0, 7, np.arange(81) / 80)
     check_tiles(frames(drawn[0] / 'interpolation_0to7.png')[0][0], 3, wanted)
     arrays, _ = frames(drawn[0] / 'interpolation_0to7.gif')
     for array, picture in zip(arrays, wanted, strict=True):
@@ -225,14 +205,14 @@ def test_start_and_end_choose_the_walk_and_the_name(draw, drawn, tmp_path):
         assert (status, out, err) == (0, f'{tmp_path / "interpolation_3to5.png"}\n', '')
     assert {path.name for path in tmp_path.iterdir()} == {'interpolation_3to5.png',
                                                           'snapshot_epoch_2'}
-    wanted = walk_of(*load(drawn[0]), 3, 5, np.arange(81) / 80)
+    wanted = walk_of(*read_run(drawn[0]), 3, 5, np.arange(81) / 80)
     check_tiles(frames(tmp_path / 'interpolation_3to5.png')[0][0], 3, wanted)
     assert draw('interpolation', *flags)[1].split() == [
         str(tmp_path / f'interpolation_3to5.{kind}') for kind in ('png', 'gif')]
 
 
 def test_every_digit_walks_to_every_digit_and_back(drawn):
-    model, digits = load(drawn[0])
+    model, digits = read_run(drawn[0])
     arrays, _ = frames(drawn[0] / 'interpolation_all.gif')
     for i, t in ((0, 0), (13, 13 / 40), (40, 1), (67, 13 / 40)):
         wanted = [walk_of(model, digits, start, end, np.array([t]))[0]
@@ -245,7 +225,7 @@ def texts_of(figure):
 
 
 def test_titles_say_what_a_tile_is(captured, drawn):
-    model, digits = load(drawn[0])
+    model, digits = read_run(drawn[0])
     figure, = captured(visualize.walk_sheet, model, digits, start=3, end=5)
     assert texts_of(figure) == [f't = {i / 80:.4f}' for i in range(81)] + ['from a 3 to a 5']
     figures = captured(visualize.walk_gif, model, digits, start=3, end=5)
@@ -264,9 +244,9 @@ def test_titles_say_what_a_tile_is(captured, drawn):
 @pytest.fixture
 def scatter_axes(captured):
     """Return a function that draws a scatter plot of a run and returns its axes."""
-    def run(out, draw=visualize.scatter, **options):
-        model, digits = load(out)
-        figure, = captured(draw, model, digits, **options)
+    def run(out, draw=visualize.scatter, **keywords):
+        model, digits = read_run(out)
+        figure, = captured(draw, model, digits, **keywords)
         figure.canvas.draw()
         return figure.axes[0], model, digits
     return run
@@ -290,15 +270,6 @@ def test_numerals_stand_at_the_means_of_their_classes(scatter_axes, drawn):
     check_colors(axes.figure.legends[0], axes.collections[0], digits.test_labels)
 
 
-def check_colors(legend, collection, labels):
-    """Make sure that each point has the colour that the legend gives to its label."""
-    colors = {int(text.get_text()): handle.get_color()
-              for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
-    assert len(set(colors.values())) == len(colors)
-    for color, label in zip(collection.get_facecolors(), labels, strict=True):
-        assert tuple(color[:3]) == colors[label]
-
-
 def test_a_big_test_set_is_thinned_out_over_its_whole_length(scatter_axes, captured, drawn,
                                                              monkeypatch):
     monkeypatch.setattr(visualize, 'MOST', 12)
@@ -307,9 +278,6 @@ def test_a_big_test_set_is_thinned_out_over_its_whole_length(scatter_axes, captu
     assert len(axes.collections[0].get_offsets()) == 12
     assert captured(visualize.tsne, model, digits)[0].axes[0].collections[0].get_offsets().shape \
         == (8, 2)
-    x, labels = visualize.spaced(digits, 4)
-    np.testing.assert_array_equal(x, digits.test[[0, 10, 19, 29]])
-    np.testing.assert_array_equal(labels, digits.test_labels[[0, 10, 19, 29]])
 
 
 @pytest.mark.parametrize('run', ['finished', 'other_run'])
@@ -320,21 +288,6 @@ def test_numerals_do_not_overlap(scatter_axes, run, request):
     width, height = Text.get_window_extent(next(iter(texts))).size                  # of a line
     dx, dy = np.abs(centres[:, None] - centres)[np.triu_indices(10, 1)].T
     assert ((dx > width) | (dy > 0.75 * height)).all()
-
-
-def test_numerals_that_are_apart_stay_where_they_are():
-    points = np.array([[0, 0], [1, 0], [0, 1.0]])
-    np.testing.assert_allclose(visualize.spread(points, 0.9), points, atol=1e-5)
-
-
-@pytest.mark.parametrize('points', [
-    np.random.RandomState(0).uniform(size=(10, 2)), [[0, 0], [1e-3, 0]], [[1, 1]] * 10])
-def test_numerals_too_near_are_spread(points):
-    points = np.array(points)
-    moved = visualize.spread(points, 0.3)
-    distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(len(points))
-    assert distances.min() > 0.29
-    np.testing.assert_allclose(moved.mean(axis=0), points.mean(axis=0), atol=0.2)
 
 
 def test_the_arrow_goes_from_a_0_to_a_7(scatter_axes, drawn):
@@ -365,7 +318,7 @@ def test_the_circles_are_of_the_prior(scatter_axes, drawn):
 
 
 def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, captured):
-    model, digits = load(drawn[0])
+    model, digits = read_run(drawn[0])
     encode, decode = as_reference(model)
     array = frames(drawn[0] / 'map.png')[0][0][32:732, 48:748]
     red = array[..., 0] > array[..., 1] + 60
@@ -393,26 +346,8 @@ def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, captured):
             assert red[y - 2:y + 3, x - 2:x + 3].any()
 
 
-def test_the_ten_colours_differ_for_the_colour_blind():
-    # Machado et al. 2009, severity 1: deuteranopia, protanopia; distances in CIELAB (1976)
-    linear = np.where(np.array(visualize.PALETTE) <= 0.04045, np.array(visualize.PALETTE) / 12.92,
-                      ((np.array(visualize.PALETTE) + 0.055) / 1.055) ** 2.4)
-    for matrix in (np.eye(3),
-                   [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                    [-0.011820, 0.042940, 0.968881]],
-                   [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                    [-0.003882, -0.048116, 1.051998]]):
-        seen = np.clip(linear @ np.array(matrix).T, 0, 1)
-        x, y, z = (seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
-                                    [0.0193, 0.1192, 0.9505]]).T / [0.9505, 1, 1.089]).T
-        f = [np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z)]
-        lab = np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=1)
-        distance = np.linalg.norm(lab[:, None] - lab, axis=2) + 100 * np.eye(10)
-        assert distance.min() > 15
-
-
 def test_tsne_keeps_the_classes_together(monkeypatch, captured, drawn):
-    _, digits = load(drawn[0])
+    _, digits = read_run(drawn[0])
     labels = np.arange(200) % 5
     codes = np.random.RandomState(0).normal(size=(200, 5)) + 20 * np.eye(5)[labels]
     monkeypatch.setattr(visualize, 'encode', lambda model, x: codes)
@@ -428,7 +363,7 @@ def test_tsne_keeps_the_classes_together(monkeypatch, captured, drawn):
 
 
 def test_tensorboard_reads_the_projector(drawn, tmp_path):
-    model, digits = load(drawn[0])
+    model, digits = read_run(drawn[0])
     folder = drawn[0] / 'projector'
     process = subprocess.Popen(
         [sys.executable, '-m', 'tensorboard.main', '--logdir', str(folder), '--host', '127.0.0.1',
@@ -479,7 +414,7 @@ def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
         return run(*args, **kwargs)
 
     monkeypatch.setattr(subprocess, 'run', watched)
-    model, digits = load(other_run)
+    model, digits = read_run(other_run)
     visualize.graph(model, digits, str(tmp_path / 'graph.png'), 2.0, 1, 20)
     for text in (b'z_mu: (20, 3)', b'enc_h1: (20, 12)', b'Tanh', b'_ * 2.0'):
         assert text in seen[0]
@@ -516,7 +451,7 @@ def test_a_graphviz_that_fails(draw, small_run, tmp_path, monkeypatch, content, 
 
 
 def test_figures_without_a_snapshot(draw, tmp_path, monkeypatch):
-    monkeypatch.setattr(visualize, 'load', None)
+    monkeypatch.setattr(visualize, 'read_run', None)
     status, out, err = draw('swiss_roll.png', '-o', tmp_path)
     assert (status, out, err) == (0, f'{tmp_path / "swiss_roll.png"}\n', '')
 
@@ -620,10 +555,10 @@ def test_the_newest_snapshot_and_another_output_folder(draw, small_run, tmp_path
                                 '-s', small_run / f'snapshot_epoch_{number}')
         assert (status, err) == (0, '')
     assert draw('digits', '-o', small_run)[0] == 0
-    pictures = [path.read_bytes() for path in (
+    files = [path.read_bytes() for path in (
         tmp_path / 'new' / '1' / 'digits.png', tmp_path / 'new' / '2' / 'digits.png',
         small_run / 'digits.png')]
-    assert pictures[0] != pictures[1] == pictures[2]
+    assert files[0] != files[1] == files[2]
 
 
 def test_a_figure_that_the_snapshot_does_not_allow(draw, other_run, small_run, tmp_path,
@@ -657,9 +592,9 @@ def test_one_dimension_has_no_plane(draw, data_dir, tmp_path):
 
 
 def test_digits_that_lack_a_class(draw, tmp_path):
-    pictures, labels = make_digits(40, 0)
+    pixels, labels = make_digits(40, 0)
     few = labels < 4
-    data = write_digits(tmp_path / 'data', pictures, labels, pictures[few], labels[few])
+    data = write_digits(tmp_path / 'data', pixels, labels, pixels[few], labels[few])
     out = tmp_path / 'run'
     train(data, out, *SMALL)
     refused(draw('interpolation', '-o', out), 'png: there is no 7 among the test digits',
@@ -678,15 +613,15 @@ def test_digits_that_lack_a_class(draw, tmp_path):
 
 @pytest.mark.parametrize('n, skipped', [(1, 3), (4, 2)])
 def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
-    pictures, labels = make_digits(40, 0)
-    data = write_digits(tmp_path / 'my data', pictures, labels, pictures[:n],
+    pixels, labels = make_digits(40, 0)
+    data = write_digits(tmp_path / 'my data', pixels, labels, pixels[:n],
                         20 * labels[:n])                                # labels beyond 9, too
     out = tmp_path / 'my\nrun'
     train(data, out, '-z', '3', '--dim-h', '8', '-e', '1')
     (tmp_path / 'my data').rename(tmp_path / 'moved')
     monkeypatch.setattr(visualize, 'FIGURES', {
         file: recipe for file, recipe in visualize.FIGURES.items()
-        if file == 'map.png' or (recipe.dims and not recipe.options)})
+        if file == 'map.png' or (recipe.dims and not recipe.keywords)})
     refused(draw('-o', out), 'my data is not a folder')
     status, stdout, err = draw('-o', out, '--data-dir', tmp_path / 'moved')
     assert (status, err) == (0, '')

@@ -57,7 +57,8 @@ class Ours:
         from support import compat  # noqa: F401  (lets chainer import)
 
         import chainer
-        from chainer import iterators, optimizers
+        from chainer import iterators, optimizers, training
+        from chainer.training import extensions
 
         import net
         import train_vae
@@ -69,9 +70,16 @@ class Ours:
         self.model.to_device(device)
         self.optimizer = optimizers.Adam().setup(self.model)
         iterator = iterators.SerialIterator(train, batch_size)
-        args = argparse.Namespace(updater=kind, communicator=None, beta=1.0, k=1)
-        self.updater, self.evaluate, self.kind = train_vae.make_updater(
-            args, iterator, self.optimizer, device)
+        self.updater = training.updaters.StandardUpdater(
+            iterator, self.optimizer, device=device, loss_func=self.model.get_loss_func())
+        evaluator = extensions.Evaluator(
+            iterators.SerialIterator(test, batch_size, repeat=False, shuffle=False), self.model,
+            device=device, eval_func=train_vae.score_func(self.model, train_vae.TEST_K))
+        if kind == 'fast':
+            from support.updater import fast
+
+            self.updater = fast(self.updater, evaluator, test_k=train_vae.TEST_K)
+        self.evaluate, self.kind = evaluator.eval_func, getattr(self.updater, 'kind', 'standard')
         self.test, self.batch_size, self.device = test, batch_size, device
         self.folder = tempfile.TemporaryDirectory()
 
@@ -92,35 +100,35 @@ class Ours:
 
     def logged(self):
         """Train for an epoch with what train_vae.py logs, prints and checks of it."""
-        import train_vae
+        from support import extensions
 
         trainer = self.trainer()
-        trainer.extend(train_vae.make_check_finite(None))
-        trainer.extend(train_vae.LogReport())
-        trainer.extend(train_vae.PrintReport())
+        trainer.extend(extensions.check_finite(None))
+        trainer.extend(extensions.LogReport())
+        trainer.extend(extensions.PrintReport())
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.run()
         self.ran = trainer
 
     def plot(self):
         """Draw loss.png."""
-        import train_vae
+        from support import extensions, snapshot
 
         trainer = self.trainer()
-        trainer.extend(train_vae.LogReport())
+        trainer.extend(extensions.LogReport())
         trainer.get_extension('LogReport').log.extend(
             {'epoch': epoch, **{f'{of}main/{name}': 100.0 for of in ('', 'validation/')
-                                for name in train_vae.snapshot.LOSSES}} for epoch in range(100))
-        train_vae.plot_losses(trainer)
+                                for name in snapshot.LOSSES}} for epoch in range(100))
+        extensions.plot_losses(trainer)
 
     def snapshot(self):
         """Write a snapshot, as after `logged`."""
-        from support import snapshot
+        from support import files, snapshot
 
         from chainer import serializers
 
         arrays = serializers.npz.serialize(self.ran)
-        snapshot.Writer(1)(snapshot.EPOCH_PREFIX + '1', self.folder.name, arrays)
+        snapshot.Writer(1)(files.EPOCH_PREFIX + '1', self.folder.name, arrays)
 
     def score(self):
         """Return the loss of the test digits with k = 10."""
@@ -279,7 +287,7 @@ def save_digits(data_dir, path):
     sys.path[:0] = [ROOT]
     from support import mnist
 
-    digits = mnist.prepare(mnist.load('mnist', data_dir))
+    digits = mnist.get_digits('mnist', data_dir)
     np.savez(path, train=digits.train, test=digits.test)
     return path
 

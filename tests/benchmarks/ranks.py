@@ -37,25 +37,25 @@ PAYS = 1.2                              # what twice the hosts must speed up a s
 def serve(data_dir, seconds):
     """Be one of the ranks; rank 0 prints [seconds of a step, of its exchange] by batch size."""
     sys.path[:0] = [ROOT]
-    from support import mnist  # lets chainer import
+    from support import mnist, ranks  # lets chainer import
 
-    from chainer import iterators, optimizers
+    from chainer import iterators, optimizers, training
 
     import net
-    import train_vae
 
-    comm = train_vae.start_ranks(['--communicator', 'naive'])
+    ours = ranks.start(['--communicator', 'naive'])
+    comm = ours.comm
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[comm.intra_rank]})
-    digits = mnist.prepare(mnist.load('mnist', data_dir))
+    digits = mnist.get_digits('mnist', data_dir)
     np.random.seed(0)
     model = net.VAE(digits.train.shape[1], 20, 500, net.ACTIVATIONS['softplus'])
-    optimizer, train, _ = train_vae.scatter(
-        comm, optimizers.Adam().setup(model), digits.train, digits.test, 0)
-    args = types.SimpleNamespace(updater='standard', communicator='naive', beta=1.0, k=1)
+    optimizer, train, _ = ours.scatter(
+        optimizers.Adam().setup(model), digits.train, digits.test,
+        types.SimpleNamespace(seed=0, batch_size=1))
     times = {'bytes': sum(param.array.nbytes for param in model.params())}
     for batch in BATCHES:
-        updater, _, _ = train_vae.make_updater(
-            args, iterators.SerialIterator(train, batch), optimizer, None)
+        updater = training.updaters.StandardUpdater(
+            iterators.SerialIterator(train, batch), optimizer, loss_func=model.get_loss_func())
         times[batch] = [measure(comm, work, seconds) for work in (
             updater.update, lambda: comm.multi_node_mean_grad(model))]
     if comm.rank == 0:

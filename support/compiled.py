@@ -1,0 +1,365 @@
+"""The step in compiled functions: net.py's mathematics, written out for Numba, and its threads.
+
+Each thread takes its share of a minibatch (`forward` and `backward`: loss and deltas of some
+digits), and then of the weights (`descend`: gradients and Adam of some rows of each). Matrix
+products are BLAS's, on one thread each. updater.py says which function mirrors which line of
+net.py; names and shapes are those of step.py.
+"""
+
+import collections
+from concurrent import futures
+import itertools
+import math
+import os
+
+from support.step import Space, f32, make_space
+
+import numba
+import numba.extending
+import numpy as np
+import scipy.linalg  # noqa: F401  (Numba takes its BLAS, which has to be found below)
+import threadpoolctl
+
+if numba.config.DISABLE_JIT:
+    raise ImportError('NUMBA_DISABLE_JIT is set')
+
+SHARE = 16                                              # digits that are worth a thread
+# A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
+Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
+
+BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
+THREADS = max((library['num_threads'] for library in BLAS.info()), default=1)
+
+
+class Workers:
+    """Threads that share the digits of a minibatch, and the arrays in which they work.
+
+    There are as many as BLAS would take, but each has `SHARE` digits at least.
+
+    Args:
+        model (VAE): The model.
+        k (int): Monte Carlo samples for each digit.
+        count (int): The most threads.
+    """
+
+    def __init__(self, model, k, count=THREADS):
+        self.model, self.k, self.count = model, k, count
+        self.pool = futures.ThreadPoolExecutor(count)
+        self.prepared = None, None, None
+
+    def compile(self, function, args):
+        """Return a function for `call`, compiled for such arguments.
+
+        Calling it spares Numba's look at the type of each argument, which takes long.
+        """
+        signature = tuple(map(numba.typeof, (*args, np.zeros(1, np.int64))))
+        function.compile(signature)
+        return function.get_overload(signature)
+
+    def call(self, function, arguments):
+        """Call a function with each of the arguments, on threads.
+
+        Args:
+            function: As from `compile`; its last argument, given here, is a counter for `barrier`.
+            arguments (list of tuple): A thread's each, of the types that it was compiled for.
+
+        Returns:
+            list: The results.
+        """
+        counter = np.zeros(1, np.int64)
+        others = []
+        try:
+            for args in arguments[1:]:
+                others.append(self.pool.submit(function, *args, counter))
+            return [function(*arguments[0], counter), *(other.result() for other in others)]
+        finally:                            # after a Ctrl-C, say, let nobody wait for this thread
+            counter[0] = len(arguments)
+            futures.wait(others)
+
+    def prepare(self, n):
+        """Return the Space of a minibatch, and each thread's share of the digits and of it.
+
+        Args:
+            n (int): Digits in the minibatch.
+
+        Returns:
+            tuple: The Space, and a list of slice and Space for each thread.
+        """
+        if self.prepared[0] != n:
+            space = make_space(self.model, n, self.k)
+            count = max(1, min(self.count, n // SHARE))
+            ends = [n * i // count for i in range(count + 1)]
+            self.prepared = n, space, [
+                (slice(start, end), Space(*(array[start * len(array) // n:end * len(array) // n]
+                                            for array in space)))
+                for start, end in itertools.pairwise(ends)]
+        return self.prepared[1:]
+
+
+def compiled(function):
+    """Compile a function by Numba at its first call on this installation; Numba keeps the rest."""
+    options = {'nogil': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'reassoc'}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:                    # there is no folder to keep it in
+        return numba.njit(**options)(function)
+
+
+@compiled
+def whole_step(layers, space, kind, k, rec_scale, latent_scale, descents, part, parts, digits,
+               rows, adam, counter):
+    """Do one thread's share of a step: `backward`, and when all have, `descend`.
+
+    Args:
+        layers, space, kind, k, rec_scale, latent_scale, digits, rows: As for `backward`.
+        descents, part, parts, adam: As for `descend`.
+        counter (array): As for `barrier`.
+
+    Returns:
+        tuple of float: As from `forward`.
+    """
+    sums = backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows)
+    barrier(counter, parts)
+    descend(descents, part, parts, adam)
+    return sums
+
+
+@numba.extending.intrinsic
+def add_atomically(context, array, number):
+    """Add an int64 to the only number in an array, for all threads to see; return what it was."""
+    def generate(context, builder, signature, args):
+        pointer = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw('add', pointer, args[1], 'seq_cst')
+
+    return numba.types.int64(array, numba.types.int64), generate
+
+
+if os.name == 'posix':
+    give_way = numba.types.ExternalFunction('sched_yield', numba.types.int32())
+else:
+    @compiled
+    def give_way():
+        """Go on: Windows has no such call."""
+
+
+@compiled
+def barrier(counter, parts):
+    """Wait until all threads have come here: without sleeping, as waking up takes longer.
+
+    Args:
+        counter (array): Of one int64, 0 at first.
+        parts (int): How many threads will come.
+    """
+    add_atomically(counter, 1)
+    while add_atomically(counter, 0) < parts:
+        give_way()                          # to whom this core is due, who may be one of us
+
+
+@compiled
+def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
+    """Compute the loss of some digits, and the deltas of all layers.
+
+    Args:
+        layers (Layers): The weights.
+        space (Space): Its `eps` is the noise; all else is filled.
+        kind (int): The activation, of `ACTIVATIONS`.
+        k (int): Monte Carlo samples for each digit.
+        rec_scale, latent_scale (float32): What a sample's reconstruction error and a digit's KL
+            divergence weigh in the loss.
+        digits (array): All digits, (any, D) float32.
+        rows (array): Numbers of those that count here, (N,) int.
+
+    Returns:
+        tuple of float: As from `forward`.
+    """
+    for i in range(len(rows)):
+        space.x[i] = digits[rows[i]]
+    sums = forward(layers, space, kind, k, rec_scale)
+    np.dot(space.dec_d3, layers.ld3.W, space.dec_back)          # (M, H)
+    multiply(space.dec_d2, space.dec_back)
+    np.dot(space.dec_d2, layers.ld2.W, space.dec_back)          # (M, H)
+    multiply(space.dec_d1, space.dec_back)
+    np.dot(space.dec_d1, layers.ld1.W, space.z_back)            # (M, Z)
+    infer_back(space.mu, space.ln_var, space.sigma, space.eps, space.z_back, k, latent_scale)
+    np.dot(space.mu, layers.le3_mu.W, space.enc_back)           # (N, H)
+    np.dot(space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
+    add(space.enc_back, space.enc_back2)
+    multiply(space.enc_d2, space.enc_back)
+    np.dot(space.enc_d2, layers.le2.W, space.enc_back)          # (N, H)
+    multiply(space.enc_d1, space.enc_back)
+    return sums
+
+
+@compiled
+def forward(layers, space, kind, k, rec_scale, counter=None):
+    """Compute the loss of the digits in `space.x` under the noise in `space.eps`.
+
+    Args:
+        layers, space, kind, k, rec_scale: As for `backward`.
+        counter: Is not used: no thread waits here.
+
+    Returns:
+        tuple of float: The sum of the reconstruction errors of all samples, and that of the KL
+        divergences of all digits.
+    """
+    np.dot(space.x, layers.le1.W.T, space.enc_h1)               # (N, H)
+    activate(space.enc_h1, layers.le1.b, space.enc_d1, kind)
+    np.dot(space.enc_h1, layers.le2.W.T, space.enc_h2)          # (N, H)
+    activate(space.enc_h2, layers.le2.b, space.enc_d2, kind)
+    np.dot(space.enc_h2, layers.le3_mu.W.T, space.mu)           # (N, Z)
+    np.dot(space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)   # (N, Z)
+    latent = infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.sigma,
+                   space.eps, space.z, k)
+    np.dot(space.z, layers.ld1.W.T, space.dec_h1)               # (M, H)
+    activate(space.dec_h1, layers.ld1.b, space.dec_d1, kind)
+    np.dot(space.dec_h1, layers.ld2.W.T, space.dec_h2)          # (M, H)
+    activate(space.dec_h2, layers.ld2.b, space.dec_d2, kind)
+    np.dot(space.dec_h2, layers.ld3.W.T, space.dec_d3)          # (M, D)
+    rec = bernoulli_nll(space.dec_d3, layers.ld3.b, space.x, k, rec_scale)
+    return rec, latent
+
+
+@compiled
+def descend(descents, part, parts, adam):
+    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in some rows of each weight.
+
+    Args:
+        descents (tuple of Descent): The layers.
+        part, parts (int): Which part of the rows, and of how many.
+        adam (Adam): Its numbers, float32.
+    """
+    for layer in descents:
+        size = len(layer.b)
+        start, end = size * part // parts, size * (part + 1) // parts
+        delta = np.empty((len(layer.delta), end - start), np.float32)
+        grad = layer.b_grad[start:end]
+        grad[:] = 0
+        for i in range(len(delta)):
+            for j in range(end - start):
+                delta[i, j] = layer.delta[i, start + j]
+                grad[j] += delta[i, j]
+        np.dot(delta.T, layer.h, layer.W_grad[start:end])
+        update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
+               layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
+        update(layer.b[start:end], grad, layer.b_m[start:end], layer.b_v[start:end], adam)
+
+
+@compiled
+def update(param, grad, m, v, adam):
+    """Update flat arrays by Adam in one pass."""
+    for i in range(len(param)):
+        m[i] += adam.one_minus_beta1 * (grad[i] - m[i])
+        v[i] += adam.one_minus_beta2 * (grad[i] * grad[i] - v[i])
+        param[i] -= adam.alpha_t * m[i] / (np.sqrt(v[i]) + adam.eps)
+
+
+@compiled
+def activate(h, b, d, kind):
+    """Add the bias b to h and activate it in place; fill d with the derivative."""
+    for i in range(len(h)):
+        for j in range(len(b)):
+            a = h[i, j] + b[j]
+            if kind == 2:
+                h[i, j] = f32(0) if a < f32(0) else a           # lets a NaN pass
+                d[i, j] = f32(1) if a > f32(0) else f32(0)
+            elif kind == 1:
+                h[i, j] = tanh(a)
+                d[i, j] = f32(1) - h[i, j] * h[i, j]
+            else:
+                h[i, j], d[i, j] = softplus_and_sigmoid(a)
+
+
+@compiled
+def infer(mu, b_mu, ln_var, b_ln_var, sigma, eps, z, k):
+    """Add the biases to mu and ln_var, fill sigma and z; return the sum of the KL divergences."""
+    latent = 0.0
+    for i in range(len(mu)):
+        for j in range(len(b_mu)):
+            mu[i, j] += b_mu[j]
+            ln_var[i, j] += b_ln_var[j]
+            sigma[i, j] = np.exp(ln_var[i, j] / f32(2))
+            for m in range(i * k, i * k + k):
+                z[m, j] = mu[i, j] + eps[m, j] * sigma[i, j]
+            latent += (mu[i, j] ** 2 + sigma[i, j] ** 2 - ln_var[i, j] - f32(1)) / f32(2)
+    return latent
+
+
+@compiled
+def infer_back(mu, ln_var, sigma, eps, z_back, k, latent_scale):
+    """Replace mu and ln_var by their gradients, given that of z."""
+    for i in range(len(mu)):
+        for j in range(mu.shape[1]):
+            mu[i, j] *= latent_scale
+            ln_var[i, j] = (sigma[i, j] ** 2 - f32(1)) / f32(2) * latent_scale
+            for m in range(i * k, i * k + k):
+                mu[i, j] += z_back[m, j]
+                ln_var[i, j] += z_back[m, j] * eps[m, j] * sigma[i, j] / f32(2)
+
+
+@compiled
+def bernoulli_nll(y, b, x, k, rec_scale):
+    """Add the bias b to the logits y, and replace them by their gradients; return the sum."""
+    rec = 0.0
+    for i in range(len(y)):
+        row, digit = f32(0), x[i // k]
+        for j in range(len(b)):
+            a = y[i, j] + b[j]
+            softplus, sigmoid = softplus_and_sigmoid(a)
+            row += softplus - digit[j] * a
+            y[i, j] = (sigmoid - digit[j]) * rec_scale
+        rec += row
+    return rec
+
+
+@compiled
+def softplus_and_sigmoid(a):
+    """Return log(1 + exp(a)) and its derivative 1 / (1 + exp(-a)), in float32."""
+    e = exp_neg(abs(a))
+    s = e / (e + f32(2))                # log(1 + e) = 2 artanh(s), with 0 <= s <= 1/3
+    s2 = s * s
+    series = f32(1 / 11)
+    for n in (9, 7, 5, 3, 1):
+        series = series * s2 + f32(1 / n)
+    above = f32(0) if a < f32(0) else a                         # lets a NaN pass
+    return above + f32(2) * s * series, (f32(1) if a > f32(0) else e) / (f32(1) + e)
+
+
+@compiled
+def tanh(a):
+    """Return the hyperbolic tangent of a, in float32, to 1e-7."""
+    e = exp_neg(f32(2) * abs(a))
+    t = (f32(1) - e) / (f32(1) + e)
+    return -t if a < f32(0) else t if a >= f32(0) else a        # lets a NaN pass
+
+
+@compiled
+def exp_neg(t):
+    """Return exp(-t) for t >= 0, in float32: 2**whole * 2**rest, where abs(rest) <= 1/2.
+
+    Written out, as a loop over `np.exp` would not become vector instructions.
+    """
+    y = t * f32(-1 / math.log(2))
+    y = y if y > f32(-126) else f32(-126)
+    whole = np.floor(y + f32(0.5))
+    rest = (y - whole) * f32(math.log(2))
+    series = f32(1 / 720)
+    for divisor in (120, 24, 6, 2, 1, 1):
+        series = series * rest + f32(1 / divisor)
+    bits = np.int32((np.int32(whole) + 127) << 23)              # of 2**whole
+    return series * bits.view(np.float32)
+
+
+@compiled
+def add(a, b):
+    """Add b to a, in place."""
+    for i in range(len(a)):
+        for j in range(a.shape[1]):
+            a[i, j] += b[i, j]
+
+
+@compiled
+def multiply(a, b):
+    """Multiply a by b, in place."""
+    for i in range(len(a)):
+        for j in range(a.shape[1]):
+            a[i, j] *= b[i, j]

@@ -1,0 +1,313 @@
+"""What the Trainer does besides: stop, look at the losses, log, print, draw; first and last words.
+
+Each is an extension of Chainer's, or a class of Chainer's with what it lacks; `whole_run` stands
+around `trainer.run()`.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import time
+
+from support import files, resume, snapshot  # lets chainer import
+
+from chainer import training
+from chainer.training import extensions, triggers
+import numpy as np
+
+import net
+
+
+class UntilStopped(triggers.IntervalTrigger):
+    """Stop trigger: after so many epochs, or after the iteration in which a signal came.
+
+    A subclass of IntervalTrigger because ProgressBar asks its stop trigger for the length.
+
+    Args:
+        epochs (int): After which the run ends.
+
+    Attributes:
+        caught (int): The signal that came to this process, or None.
+        signum (int): The one that stops the run, or None.
+        is_agreed (bool): Whether `signum` is set by others, once all ranks know of it.
+        rank (int): This process's; rank 0 speaks.
+        status (int): Exit status of the run.
+    """
+
+    signals = signal.SIGINT, signal.SIGTERM
+    caught = signum = None
+    is_agreed, rank, status = False, 0, 0
+
+    def __init__(self, epochs):
+        super().__init__(epochs, 'epoch')
+
+    def __call__(self, trainer):
+        """Tell whether the run is over."""
+        return self.signum is not None or trainer.updater.epoch >= self.period
+
+    def on_signal(self, signum, frame):
+        """Remember the signal; the same again has its default effect, at once."""
+        self.caught = signum
+        if not self.is_agreed:
+            self.signum = signum
+        signal.signal(signum, signal.SIG_DFL)
+        if self.rank > 0:
+            return
+        with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
+            os.write(2, b'\n' * os.isatty(2)
+                     + b'stopping after this iteration; once more quits at once\n')
+
+    @contextlib.contextmanager
+    def on_signals(self):
+        """Catch Ctrl-C (SIGINT) and SIGTERM within a `with` block."""
+        earlier = {signum: signal.signal(signum, self.on_signal) for signum in self.signals}
+        try:
+            yield
+        finally:
+            for signum, handler in earlier.items():
+                signal.signal(signum, handler)
+
+
+def every(epochs, last):
+    """Make the trigger of snapshots: after every so many epochs, and after the last.
+
+    Args:
+        epochs (int): Epochs from one to the next.
+        last (int): The last epoch of the run.
+
+    Returns:
+        callable: Of the trainer, after an iteration; tells whether a snapshot is due.
+    """
+    def due(trainer):
+        epoch = trainer.updater.epoch
+        before = int(trainer.updater.previous_epoch_detail)
+        return before // epochs < epoch // epochs or epoch >= last
+
+    return due
+
+
+def check_finite(resumed):
+    """Make the extension that stops a run when a loss is not finite.
+
+    Args:
+        resumed (str): The snapshot that the run goes on from, or None.
+
+    Returns:
+        callable: Of the trainer; it raises a FloatingPointError, with the epoch and the iteration,
+        before anything is logged or saved.
+    """
+    @training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR,
+                             default_name='check_finite')
+    def check(trainer):
+        at = trainer.updater
+        for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
+            loss = trainer.observation.get(key)
+            if loss is not None and not math.isfinite(float(getattr(loss, 'array', loss))):
+                raise snapshot.not_finite(name, int(at.previous_epoch_detail) + 1, at.iteration,
+                                          trainer.out, resumed)
+
+    return check
+
+
+class LogReport(extensions.LogReport):
+    """Chainer's log of the epochs, which replaces OUT/log only when it is whole."""
+
+    def __init__(self):
+        super().__init__(log_name=None)     # its own writing may leave a folder behind
+
+    def __call__(self, trainer):
+        """Add up the losses, and after an epoch write their means."""
+        rows = len(self.log)
+        super().__call__(trainer)
+        if len(self.log) > rows:
+            files.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n',
+                             mend=files.GO_ON)
+
+
+class PrintReport(extensions.PrintReport):
+    """Chainer's table of the log, under shorter headings, without escape codes in a file."""
+
+    columns = {                                     # of the log: heading, width, format
+        'epoch': ('epoch', 5, 'd'),
+        'main/loss': ('loss', 8, '.3f'),
+        'main/rec_loss': ('rec_loss', 8, '.3f'),
+        'main/latent_loss': ('latent_loss', 11, '.3f'),
+        'validation/main/loss': ('test loss', 9, '.3f'),
+        'validation/main/rec_loss': ('test rec_loss', 13, '.3f'),
+        'validation/main/latent_loss': ('test latent_loss', 16, '.3f'),
+        'elapsed_time': ('seconds', 7, '.1f')}
+    trigger = 1, 'epoch'
+
+    def __init__(self):
+        super().__init__(list(self.columns), out=sys.stdout if sys.stdout.isatty() else Plain())
+        self._header = '  '.join(f'{name:>{width}}'
+                                 for name, width, _ in self.columns.values()) + '\n'
+        self._templates = [(key, f'{{:>{width + 2 * (key != "epoch")}{form}}}', '')
+                           for key, (_, width, form) in self.columns.items()]
+
+
+class Plain:
+    """Standard output without the escape code by which Chainer erases its progress bar."""
+
+    def write(self, text):
+        """Print `text`."""
+        sys.stdout.write(text.replace('\033[J', ''))
+
+    def flush(self):
+        """Flush standard output."""
+        sys.stdout.flush()
+
+
+class PlotReport(training.Extension):
+    """Redraws OUT/loss.png after an epoch, at most each half minute; `whole_run` draws the last."""
+
+    priority = -200         # after the snapshot, which is worth more where the run is killed
+    seconds = 30
+    due = -math.inf
+
+    def trigger(self, trainer):
+        """Fire after an epoch; without a state, which the snapshot before would hold too early."""
+        return trainer.updater.is_new_epoch
+
+    def __call__(self, trainer):
+        """Draw, if that is due."""
+        if time.monotonic() >= self.due and not trainer.stop_trigger(trainer):
+            plot_losses(trainer)
+            self.due = time.monotonic() + self.seconds
+
+
+def plot_losses(trainer):
+    """Draw OUT/loss.png from the log: the loss and its two terms, in training and test."""
+    from matplotlib import color_sequences
+    from matplotlib.figure import Figure
+
+    blue, _, red, *_ = color_sequences['petroff10']     # as in the figures of visualize.py
+    log = trainer.get_extension('LogReport').log
+    if not log:
+        return
+    figure = Figure(figsize=(10, 3.4), layout='constrained')
+    titles = ('loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)')
+    for axes, title, name in zip(figure.subplots(1, 3), titles, snapshot.LOSSES, strict=True):
+        for label, prefix, color in (('training', 'main/', blue),
+                                     ('test', 'validation/main/', red)):
+            axes.plot([row['epoch'] for row in log], [row[prefix + name] for row in log],
+                      marker='.' if len(log) < 20 else None, color=color, label=label)
+        axes.set(title=title, xlabel='epoch')
+    figure.axes[0].set_ylabel('nats per digit')
+    figure.axes[0].legend()
+    with files.replacing(os.path.join(trainer.out, 'loss.png')) as file:
+        figure.savefig(file, format='png', dpi=100)
+
+
+# First and last words ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def whole_run(trainer, args, digits):
+    """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
+
+    Within, a first Ctrl-C or SIGTERM stops the trainer after its iteration, which
+    `snapshot_interrupted` then keeps. `trainer.stop_trigger.status` is the exit status afterwards.
+
+    Args:
+        trainer (Trainer): That of this rank, which `resume.make_exact` has seen.
+        args (argparse.Namespace): The command line; as from `options.parsed`.
+        digits (mnist.Digits): Those that the run trains on.
+
+    Raises:
+        FileError: If the results have no room in OUT, or cannot be written.
+    """
+    stop, comm = trainer.stop_trigger, args.comm
+    if trainer.updater.epoch >= args.epoch:
+        yield                               # nothing will be done
+        if comm.rank == 0:
+            report_no_more(trainer, args)
+        return
+    comm.on_root(prepare_folder, trainer, args, digits)
+    if comm.rank == 0:
+        print_header(trainer, args, digits)
+    with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
+        yield
+        if stop.signum:
+            trainer.get_extension('run').gather(trainer)
+            if comm.rank == 0:
+                trainer.get_extension('snapshot').writer.interrupt(trainer)
+    if comm.rank == 0:                      # what mpiexec returns is rank 0's
+        stop.status = report_end(trainer, args)
+        plot_losses(trainer)
+
+
+def prepare_folder(trainer, args, digits):
+    """Make sure that the snapshots have room in OUT, and write what a run writes at its start.
+
+    Args:
+        trainer (Trainer): Where the run starts.
+        args (argparse.Namespace): The command line.
+        digits (mnist.Digits): Those that the run trains on.
+
+    Raises:
+        FileError: If they have not, or it cannot be written.
+    """
+    updater = trainer.updater
+    model = updater.get_optimizer('main').target
+    size = 3 * sum(param.array.nbytes for param in model.params()) + 8 * len(digits.train)
+    files.check_room(args.out, size, args.keep, args.overwrite,     # weights, moments; the order
+                     more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
+    if args.overwrite:
+        files.clear(args.out)
+    settings = trainer.get_extension('run').now()
+    files.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
+    x = model.xp.asarray(digits.train[:args.batch_size])
+    files.write_text(args.out, 'cg.dot', net.draw_graph(model, x, args.beta, args.k))
+
+
+def report_no_more(trainer, args):
+    """Say that a resumed run has no epochs left, and draw what a kill may have prevented."""
+    if args.is_newest:
+        plot_losses(trainer)            # a run's last file
+    print(f'{args.resume} is at epoch {trainer.updater.epoch} already; '
+          'go on with a larger --epoch')
+
+
+def print_header(trainer, args, digits):
+    """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
+    where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
+    batch = snapshot.describe_step(args.batch_size, args.comm.size)
+    pixels = '' if not args.binary else ', binary'
+    samples = '' if args.k == 1 else f', k = {args.k}'
+    weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
+    start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
+    print(f"""\
+device   {where}
+updater  {resume.kind_of(trainer.updater)}
+digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
+model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
+z = {args.dim_z}, {args.activation}
+loss     negative ELBO{weight}{samples}, {batch}, Adam, seed {args.seed}
+epochs   {args.epoch}{start}
+results  {args.out}
+""", flush=True)
+
+
+def report_end(trainer, args):
+    """Say how the run ended and what comes next; return the exit status."""
+    updater, signum = trainer.updater, trainer.stop_trigger.signum
+    if updater.epoch >= args.epoch:
+        print(f'finished at epoch {updater.epoch}: '
+              f'{os.path.join(args.out, files.EPOCH_PREFIX + str(updater.epoch))}\n'
+              f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
+        return 0
+    if updater.iteration == 0:
+        print('interrupted before the first iteration; start it again')
+        return 128 + signum
+    gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
+    mpiexec, communicator = ('', '') if args.communicator is None else (
+        f'mpiexec -n {args.comm.size} ', f' --communicator {args.communicator}')
+    print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
+          f'with: {mpiexec}python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}'
+          f'{communicator}')
+    return 128 + signum

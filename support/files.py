@@ -1,0 +1,273 @@
+"""Files that are whole or not there: writing, reading npz without trust, and the folder of a run.
+
+A file is written under another name and renamed. An npz is read without unpickling, and what it
+claims to hold is checked before memory is taken: a stranger's file is only data.
+"""
+
+import contextlib
+import io
+import math
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import warnings
+import zipfile
+
+from support import compat  # lets chainer import
+
+import filelock
+import numpy as np
+
+INTERRUPTED = 'snapshot_interrupted'
+EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
+LOCK = '.lock'                              # file that a running run holds
+GO_ON = 'put that right, then go on with --resume'
+
+
+class FileError(compat.UserError):
+    """A file or folder cannot be used."""
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path, mend='put that right, or name another folder with -o'):
+    """Open a binary file that takes the name `path` only once it is whole and on the disk.
+
+    Args:
+        path (str): The file; until then its name is hidden, and this process's own.
+        mend (str): What helps where it cannot be written, for the message.
+
+    Raises:
+        FileError: If it cannot be written; what was at `path` is then as before.
+    """
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f'.{name}.{os.getpid()}.part')
+    try:
+        with open(part, 'wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(part)
+        if isinstance(error, OSError):
+            cause = error.strerror or error
+            raise FileError(f'cannot write {path} ({cause}); {mend}') from None
+        raise
+    with contextlib.suppress(OSError):      # the new name, too; Windows cannot
+        descriptor = os.open(folder or '.', os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(out, name, text, **options):
+    """Write OUT/name whole, in UTF-8; `options` are for `replacing`."""
+    with replacing(os.path.join(out, name), **options) as file:
+        file.write(text.encode())
+
+
+def write_npz(path, arrays, mend, save=np.savez):
+    """Write arrays as an npz, whole.
+
+    Args:
+        path (str): The file.
+        arrays (dict): The arrays by name.
+        mend (str): As for `replacing`.
+        save (callable): `np.savez`, or `np.savez_compressed`.
+    """
+    content = io.BytesIO()      # where a disk is full, NumPy 1 leaves its zip open and complains
+    save(content, **arrays)
+    with replacing(path, mend) as file:
+        file.write(content.getbuffer())
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def read_npz(path, only=None, most=None):
+    """Read an npz of arrays, without unpickling anything.
+
+    What the file claims to hold is checked before memory is taken.
+
+    Args:
+        path (str): The file.
+        only (str): The one array to read; by default all are read.
+        most (int): Bytes that the arrays may take together; by default 1 MiB, and 4 times the
+            file's own size: random floats barely compress.
+
+    Returns:
+        dict: The arrays by name.
+
+    Raises:
+        OSError, ValueError: If it is missing or damaged; zipfile and NumPy raise others, too.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError('it is no file')       # to open a pipe might wait for ever
+    with open(path, 'rb') as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError('it is no whole npz file')
+        file.seek(0)
+        # not np.load, which would believe the header of an array before the zip
+        with warnings.catch_warnings(), np.lib.npyio.NpzFile(file, allow_pickle=False) as npz:
+            warnings.simplefilter('ignore')     # of NumPy, about an odd header
+            check_claims(npz.zip, most or 2**20 + 4 * os.path.getsize(path))
+            return {key: npz[key] for key in npz.files if only in (None, key)}
+
+
+def check_claims(archive, most):
+    """Make sure that the members of an npz are arrays of the sizes that they claim.
+
+    Args:
+        archive (zipfile.ZipFile): The npz.
+        most (int): Bytes that all may take together.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > most:
+        raise ValueError(f'it claims more than {most} bytes')
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError('it is compressed as no npz is')   # LZMA may claim any memory
+        with archive.open(member) as file:
+            version, _ = np.lib.format.read_magic(file)
+            if version > 2:
+                raise ValueError(f'{member.filename} is no array of numbers')
+            shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == 1 else
+                               np.lib.format.read_array_header_2_0)(file)
+            if dtype.hasobject:
+                raise ValueError('it holds Python objects, which could run code')
+            if not dtype.itemsize or min(shape, default=0) < 0 or member.file_size != (
+                    file.tell() + math.prod(shape) * dtype.itemsize):
+                raise ValueError(f'{member.filename} is not the array that it claims')
+
+
+def describe(error):
+    """Return the first line of an exception's message, or its name where it has none."""
+    return compat.printable((str(error).splitlines() or [type(error).__name__])[0])
+
+
+# The folder of a run ----------------------------------------------------------------------------
+
+
+def find_snapshots(out):
+    """Return the paths of all snapshots in the folder `out`, by their epochs.
+
+    Raises:
+        FileError: If the folder cannot be read.
+    """
+    try:
+        paths = [entry.path for entry in os.scandir(out) if entry.is_file()
+                 and (entry.name == INTERRUPTED or epoch_of(entry.name) >= 0)]
+    except OSError as error:
+        raise FileError(f'cannot read the folder {shlex.quote(out)} ({error.strerror}); '
+                        'give another with -o') from None
+    return sorted(paths, key=epoch_of)
+
+
+def epoch_of(path):
+    """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
+    match = re.fullmatch(EPOCH_PREFIX + '([0-9]+)', os.path.basename(path))
+    return int(match[1]) if match else -1
+
+
+@contextlib.contextmanager
+def claim(out, overwrite=False, resumed=None):
+    """Hold a folder for a run to write to, so that no second run writes there meanwhile.
+
+    Args:
+        out (str): The folder, made if need be, and deleted again where nothing comes to lie in it.
+        overwrite (bool): Whether another run's snapshots in it may be lost.
+        resumed (str): The snapshot that the run goes on from, if it does.
+
+    Raises:
+        FileError: If it cannot be written, is in use, or holds another run's snapshots.
+    """
+    is_new = not os.path.exists(out)
+    make_folder(out, '' if resumed is None else f'--resume {shlex.quote(resumed)} and ')
+    lock = filelock.FileLock(os.path.join(out, LOCK), timeout=0)    # the system's: dies with us
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise FileError(f'{out} is in use by another run; wait for its end, or name another '
+                        'folder with -o') from None
+    except (OSError, NotImplementedError) as error:
+        raise FileError(f'cannot lock {os.path.join(out, LOCK)} ({error}); name another '
+                        'folder with -o') from None
+    try:
+        own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
+        if find_snapshots(out) and not own and not overwrite:
+            ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
+            raise FileError(f'{out} holds the snapshots of an earlier run; {ways}name another '
+                            'folder with -o')
+        for name in os.listdir(out):        # what a run killed in mid-write left
+            if re.fullmatch(r'\.(snapshot_.+|log|loss\.png|args\.json|cg\.dot)\.\d+\.part', name):
+                os.remove(os.path.join(out, name))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if is_new and os.listdir(out) == [LOCK]:
+                os.remove(os.path.join(out, LOCK))
+                os.rmdir(out)
+        lock.release()
+
+
+def check_room(out, size, keep, overwrite, more):
+    """Make sure that the snapshots of a run have room on the disk.
+
+    Args:
+        out (str): The folder of the run.
+        size (int): Bytes of a snapshot.
+        keep (int): How many snapshots are kept, besides the one that is being written.
+        overwrite (bool): Whether those that are there will be deleted.
+        more (int): How many will be written.
+
+    Raises:
+        FileError: If they have not.
+    """
+    old = find_snapshots(out)
+    free = shutil.disk_usage(out).free
+    if overwrite:
+        free += sum(os.path.getsize(path) for path in old)
+        old = []
+    new = max(1, min(keep + 1, len(old) + more) - len(old))
+    needed = new * size
+    if free < needed:
+        raise FileError(
+            f'{out} has {free / 1e6:.1f} MB free, and {new} new snapshots take '
+            f'{needed / 1e6:.1f} MB; make room there, give a smaller --keep, or name another '
+            'folder with -o')
+
+
+def make_folder(out, mend=''):
+    """Make the folder `out`, if need be, and make sure that it can be written to.
+
+    Args:
+        out (str): The folder.
+        mend (str): What else to give with another folder, for the message.
+
+    Raises:
+        FileError: If it cannot.
+    """
+    try:
+        os.makedirs(out, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise FileError(f'cannot write to {shlex.quote(out)} ({error.strerror}); '
+                            f'give {mend}another folder with -o') from None
+
+
+def clear(out):
+    """Delete the snapshots and the log of an earlier run from the folder `out`."""
+    for path in [*find_snapshots(out), *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)

@@ -1,0 +1,348 @@
+"""What several of the article's figures share: batches of digits, sheets, GIFs, scatter plots.
+
+visualize.py says what a figure shows; here stands how it is made. A figure is a matplotlib Figure,
+a picture an array (height, width) of pixels in [0, 1]. Shapes in the comments: N digits of D = 784
+pixels, Z latent dimensions.
+"""
+
+import os
+import shutil
+import subprocess
+
+from support import compat, files, mnist, snapshot  # lets chainer import
+
+import chainer
+from chainer.backends import cuda
+import joblib
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.patheffects import withStroke
+import matplotlib.style
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+BATCH = 1000            # digits encoded or decoded at once
+HOLD = 1000             # milliseconds that a GIF rests at both ends
+DPI = 100               # pixels per inch
+PALETTE = matplotlib.color_sequences['petroff10']   # safe for the colour-blind, arXiv:2107.02270
+RED = '#ff3b30'         # of the walk, across the map and the scatter plot
+HALO = [withStroke(linewidth=3, foreground='white')]
+STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
+         'axes.spines.right': False, 'legend.frameon': False, 'savefig.dpi': DPI,
+         'figure.constrained_layout.w_pad': 0.1, 'figure.constrained_layout.h_pad': 0.1}
+
+
+class FigureError(compat.UserError):
+    """A figure cannot be drawn of this snapshot, or on this machine."""
+
+
+def style():
+    """Return the context in which all figures are drawn, whatever the user's own style."""
+    return matplotlib.style.context(['default', STYLE])
+
+
+def calm_openmp():
+    """Say to scikit-learn's threads, before it is imported, how many they are and how they wait.
+
+    Left to itself, scikit-learn warns at length where it finds no physical cores, and its threads
+    wait so actively that t-SNE is many times slower on a machine that does something else too.
+    """
+    os.environ.setdefault('OMP_NUM_THREADS', str(joblib.cpu_count()))
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+
+# Digits -----------------------------------------------------------------------------------------
+
+
+def first_of_each(digits):
+    """Return, by label, the place of the first test digit of each class."""
+    labels, places = np.unique(digits.test_labels, return_index=True)
+    return dict(zip(labels.tolist(), places.tolist(), strict=True))
+
+
+def spaced(digits, most):
+    """Return up to `most` test digits (N, D), evenly spaced among them, and their labels (N,)."""
+    n = len(digits.test)
+    places = np.linspace(0, n - 1, min(n, most)).round().astype(int)
+    return digits.test[places], digits.test_labels[places]
+
+
+def in_batches(model, function, inputs):
+    """Apply a function of Chainer's to an array, some rows at once, on the model's device.
+
+    Args:
+        model (VAE): Says which device.
+        function (callable): From (N, ...) float32 to a Variable (N, ...).
+        inputs (ndarray): (N, ...).
+
+    Returns:
+        ndarray: (N, ...) float32, on the CPU.
+
+    Raises:
+        snapshot.SnapshotError: If it is not finite.
+    """
+    inputs = np.asarray(inputs, np.float32)
+    with chainer.no_backprop_mode(), np.errstate(all='ignore'):
+        outputs = np.concatenate([
+            cuda.to_cpu(function(model.xp.asarray(inputs[i:i + BATCH])).array)
+            for i in range(0, len(inputs), BATCH)])
+    if not np.isfinite(outputs).all():
+        raise snapshot.SnapshotError('what the model makes of its input is not finite; use another '
+                                     'snapshot')
+    return outputs
+
+
+# Sheets -----------------------------------------------------------------------------------------
+
+
+def figure_of(width, height):
+    """Return an empty figure of so many pixels."""
+    return Figure(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI)
+
+
+def put_pixels(figure, canvas, left=0, bottom=0):
+    """Put an array of [0, 1], nan where nothing is, on a figure, pixel on pixel."""
+    figure.figimage(canvas, left, bottom, cmap='gray', vmin=0, vmax=1, origin='upper')
+
+
+def as_pictures(x):
+    """Return digits (N, D) as pictures (N, 28, 28)."""
+    return x.reshape(-1, mnist.SIDE, mnist.SIDE)
+
+
+def joined(pictures, side):
+    """Join side x side pictures (side * side, 28, 28), row by row, into one square."""
+    rows = pictures.reshape(side, side, mnist.SIDE, mnist.SIDE).swapaxes(1, 2)
+    return rows.reshape(side * mnist.SIDE, side * mnist.SIDE)
+
+
+def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
+    """Lay pictures out in rows, pixel by pixel, white on black.
+
+    Args:
+        pictures (ndarray): (N, height, width) in [0, 1].
+        columns (int): Pictures in a row.
+        titles (list of str): One above each picture.
+        heading (str): One line above them all.
+        zoom (int): Pixels of the sheet, in each direction, for one of a picture.
+        gap (int): Pixels between pictures.
+
+    Returns:
+        Figure: The sheet.
+    """
+    pictures = np.kron(pictures, np.ones((1, zoom, zoom)))
+    n, height, width = pictures.shape
+    above = gap + 14 * (titles is not None)
+    top = 22 * (heading is not None)
+    total_width = columns * (width + gap) + gap
+    total_height = top + -(-n // columns) * (above + height) + gap
+    canvas = np.full((total_height, total_width), np.nan)
+    figure = figure_of(total_width, total_height)
+    for i, picture in enumerate(pictures):
+        x, y = gap + i % columns * (width + gap), top + i // columns * (above + height) + above
+        canvas[y:y + height, x:x + width] = picture
+        if titles:
+            figure.text((x + width / 2) / total_width, 1 - (y - 4) / total_height, titles[i],
+                        size=8, ha='center')
+    if heading:
+        figure.text(0.5, 1 - 19 / total_height, heading, ha='center')
+    put_pixels(figure, canvas)
+    return figure
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+def save(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    with files.replacing(path) as file:
+        figure.savefig(file, format='png', dpi=DPI)
+
+
+def shades(colors):
+    """Return a palette, (n, 3) uint8: 32 grays; colours, each whole, lighter and darker."""
+    mixed = [(1 - share) * 255 * np.array(color) + share * other for color in colors
+             for share, other in ((0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
+    grays = np.linspace(0, 255, 32)[:, None].repeat(3, axis=1)
+    return np.vstack([grays, *mixed]).round().astype(np.uint8)
+
+
+def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1)):
+    """Write figures as a GIF that loops and rests at both ends.
+
+    Args:
+        figures (iterable of Figure): The frames, all of one size.
+        path (str): The file.
+        frames (int): How many they are, for the progress bar.
+        colors (list): Which of `PALETTE` they show, besides grays; by default 32 grays only.
+        milliseconds (int): For each frame that is no rest.
+        rests (tuple of int): Which frames last longer.
+    """
+    palette = Image.new('P', (1, 1))
+    palette.putpalette(shades(colors).tobytes())
+    images = []
+    for figure in tqdm(figures, os.path.basename(path), frames, False, unit='frame', disable=None):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.array(canvas.buffer_rgba())[..., :3]        # (height, width, 3) uint8
+        if not colors:                                          # so that they become exact grays
+            pixels = (np.round(pixels / 255 * 31) / 31 * 255).round().astype(np.uint8)
+        images.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
+    durations = [milliseconds] * len(images)
+    for i in rests:
+        durations[i] = HOLD
+    with files.replacing(path) as file:
+        images[0].save(file, 'GIF', save_all=True, append_images=images[1:], duration=durations,
+                       loop=0)
+
+
+def save_graph(dot, path):
+    """Write a graph in Graphviz's DOT language as PNG.
+
+    Raises:
+        FigureError: If Graphviz is not there, or does not run.
+    """
+    if not shutil.which('dot'):
+        raise FigureError('needs Graphviz: apt install graphviz, brew install graphviz, or '
+                          'https://graphviz.org/download')
+    try:
+        done = subprocess.run(['dot', '-Tpng'], input=dot.encode(), capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        cause = getattr(error, 'stderr', b'').decode(errors='replace') or str(error)
+        raise FigureError('needs Graphviz, which does not run here '
+                          f'({" ".join(cause.split())}); install it anew') from None
+    with files.replacing(path) as file:
+        file.write(done.stdout)
+
+
+def save_projector(mu, labels, pictures, path):
+    """Write codes for TensorBoard's Embedding Projector, which shows a label and picture of each.
+
+    Args:
+        mu (ndarray): The codes, (N, Z).
+        labels (ndarray): (N,).
+        pictures (ndarray): (N, 28, 28) in [0, 1].
+        path (str): The folder, which is TensorBoard's --logdir.
+
+    Returns:
+        list of str: The files in it.
+    """
+    side = int(np.ceil(np.sqrt(len(mu))))
+    sprite = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
+    sprite[:len(mu)] = pictures
+    sprite = Image.fromarray(np.round(joined(sprite, side) * 255).astype(np.uint8))
+    files.make_folder(path)
+    with files.replacing(os.path.join(path, 'sprite.png')) as file:
+        sprite.save(file, 'PNG')
+    rows = ('\t'.join(f'{value:.9g}' for value in row) + '\n' for row in mu)
+    files.write_text(path, 'tensors.tsv', ''.join(rows))
+    files.write_text(path, 'metadata.tsv', ''.join(f'{label}\n' for label in labels))
+    files.write_text(path, 'projector_config.pbtxt', f"""\
+embeddings {{
+  tensor_name: "codes"
+  tensor_shape: {len(mu)}
+  tensor_shape: {mu.shape[1]}
+  tensor_path: "tensors.tsv"
+  metadata_path: "metadata.tsv"
+  sprite {{
+    image_path: "sprite.png"
+    single_image_dim: {mnist.SIDE}
+    single_image_dim: {mnist.SIDE}
+  }}
+}}
+""")
+    return [os.path.join(path, name) for name in (
+        'sprite.png', 'tensors.tsv', 'metadata.tsv', 'projector_config.pbtxt')]
+
+
+# Scatter plots ----------------------------------------------------------------------------------
+
+
+def plane(mu):
+    """Choose a plane of the latent space to draw codes (N, Z) in.
+
+    Returns:
+        tuple: The function from (N, Z) to (N, 2), and the names of both axes. A projection leaves
+        the origin and the circles of N(0, I) where they are.
+    """
+    if mu.shape[1] == 2:
+        return lambda z: z, ('$z_1$', '$z_2$')
+    from sklearn.decomposition import PCA
+
+    if len(mu) < 2:
+        raise FigureError('needs two test digits or more, for principal components')
+    pca = PCA(2, svd_solver='full').fit(mu)
+    return lambda z: z @ pca.components_.T, [
+        f'{nth} principal component of {mu.shape[1]}-dimensional z ({share:.0%} of the variance)'
+        for nth, share in zip(('first', 'second'), pca.explained_variance_ratio_, strict=True)]
+
+
+def scatter_points(axes, points, labels):
+    """Draw points (N, 2 or 3) in the order of the digits, coloured by label, with a legend."""
+    classes = np.unique(labels)
+    colors = [PALETTE[i % 10] for i in np.searchsorted(classes, labels)]
+    size = np.clip(30000 / len(points), 9, 30)                  # square points
+    solid = {'depthshade': False} if points.shape[1] == 3 else {}
+    axes.scatter(*points.T, s=size, c=colors, alpha=0.7, linewidths=0, **solid)
+    handles = [axes.plot([], [], 'o', color=PALETTE[i % 10], label=label)[0]
+               for i, label in enumerate(classes)]
+    axes.figure.legend(handles=handles, loc='outside right center', title='label')
+
+
+def spread(points, gap):
+    """Move points (N, 2) apart, by little, until no two are nearer than `gap`."""
+    points = points + np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
+    for _ in range(1000):
+        apart = points[:, None] - points                        # (N, N, 2)
+        distance = np.linalg.norm(apart, axis=2) + np.eye(len(points)) * gap
+        if distance.min() >= gap * 0.999:
+            break
+        push = np.maximum(gap - distance, 0) / 2 / np.maximum(distance, 1e-9)
+        points += (push[..., None] * apart).sum(axis=1) * 0.5
+    return points
+
+
+def put_numerals(axes, points, labels, gap):
+    """Write the numeral of each class at the mean of its points (N, 2), or beside it with a line.
+
+    Args:
+        gap (float): The least distance between two numerals, in units of the axes.
+    """
+    means = {label: points[labels == label].mean(axis=0) for label in np.unique(labels)}
+    places = spread(np.array(list(means.values())), gap)
+    for (label, mean), place in zip(means.items(), places, strict=True):
+        axes.annotate(str(label), mean, place, size=15, weight='bold', ha='center', va='center',
+                      zorder=5, path_effects=HALO,
+                      arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
+
+
+def put_arrow(axes, start, end):
+    """Draw an arrow between two points (2,), in front of all else."""
+    axes.annotate('', end, start, arrowprops={
+        'arrowstyle': '-|>', 'linewidth': 2, 'color': RED, 'shrinkA': 0, 'shrinkB': 0,
+        'path_effects': HALO, 'mutation_scale': 20})
+
+
+def scatter_plot(points, labels, limit, names):
+    """Draw codes in a plane of the latent space, with the circles of N(0, I), 1 to 3 sigma.
+
+    Args:
+        points (ndarray): (N, 2).
+        labels (ndarray): (N,).
+        limit (float): Where both axes end, on either side of the origin.
+        names (sequence of str): Of both axes.
+
+    Returns:
+        Axes: Of a figure of its own.
+    """
+    figure = Figure(figsize=(7.6, 7.2), layout='constrained')
+    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
+                              xlabel=names[0], ylabel=names[1])
+    for radius in (1, 2, 3):
+        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#888888'))
+    scatter_points(axes, points, labels)
+    put_numerals(axes, points, labels, limit / 13)
+    return axes

@@ -1,0 +1,78 @@
+"""compiled.py's functions against NumPy in float64 and the paper's Adam; its threads."""
+
+import time
+
+from support import step
+
+import numpy as np
+import pytest
+from test_updater import make, model_of
+
+compiled = pytest.importorskip('support.compiled', reason='needs Numba')
+
+
+@pytest.mark.parametrize(('kind', 'function', 'derivative'), [
+    (0, lambda a: np.logaddexp(a, 0), lambda a: 1 / (1 + np.exp(-a))),
+    (1, np.tanh, lambda a: 1 - np.tanh(a) ** 2),
+    (2, lambda a: np.maximum(a, 0), lambda a: (a > 0) * 1.0)])
+def test_activations_are_exact_in_float32(kind, function, derivative):
+    a = np.concatenate([np.linspace(-30, 30, 10001), [0, 88, -88, 1e4, -1e4]]).astype(np.float32)
+    h, d, b = a[None].copy(), np.empty((1, len(a)), np.float32), np.zeros(len(a), np.float32)
+    compiled.activate(h, b, d, kind)
+    a = np.clip(a.astype(np.float64), -700, 1e5)
+    assert np.allclose(h[0], function(a), rtol=5e-7, atol=5e-7)
+    assert np.allclose(d[0], derivative(a), rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize('kind', step.ACTIVATIONS.values())
+def test_what_is_not_finite_shows(kind):
+    h = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
+    compiled.activate(h, np.zeros(4, np.float32), np.empty_like(h), kind)
+    assert np.isnan(h[0, 0])
+    assert list(h[0, 1:3]) == pytest.approx({0: [np.inf, 0], 1: [1, -1], 2: [np.inf, 0]}[kind])
+    y, x = np.array([[0.5, np.nan]], np.float32), np.zeros((1, 2), np.float32)
+    assert np.isnan(compiled.bernoulli_nll(y, np.zeros(2, np.float32), x, 1, np.float32(1)))
+
+
+def test_adam_is_that_of_the_paper():
+    rng = np.random.RandomState(0)
+    grads = rng.standard_normal((5, 7)).astype(np.float32)
+    param, m, v = np.ones(7, np.float32), np.zeros(7, np.float32), np.zeros(7, np.float32)
+    theta, mean, square = np.ones(7), np.zeros(7), np.zeros(7)
+    for t, grad in enumerate(grads, 1):
+        alpha_t = 0.001 * np.sqrt(1 - 0.999 ** t) / (1 - 0.9 ** t)
+        compiled.update(param, grad, m, v, step.Adam(*map(np.float32, (
+            alpha_t, 0.1, 0.001, 1e-8))))
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.999 * square + 0.001 * grad.astype(np.float64) ** 2
+        theta -= alpha_t * mean / (np.sqrt(square) + 1e-8)
+    assert np.allclose(param, theta, rtol=0, atol=1e-6)
+    assert np.allclose(m, mean, rtol=1e-5)
+    assert np.allclose(v, square, rtol=1e-5)
+
+
+@pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
+def test_a_thread_has_sixteen_digits_at_least(n, shares):
+    workers = compiled.Workers(model_of(make('standard')), 2, 3)
+    space, parts = workers.prepare(n)
+    assert len(parts) == shares
+    assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
+                          np.arange(n))
+    assert sum(len(part.z) for _, part in parts) == len(space.z) == 2 * n
+
+
+def test_a_thread_that_fails_leaves_no_other_waiting():
+    def function(is_first, counter):
+        if is_first:
+            raise KeyboardInterrupt
+        deadline = time.monotonic() + 20
+        while counter[0] < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ended.append(counter[0] == 2)
+
+    ended = []
+    workers = compiled.Workers(model_of(make('standard')), 1, 2)
+    with pytest.raises(KeyboardInterrupt):
+        workers.call(function, [(True,), (False,)])
+    workers.pool.shutdown()
+    assert ended == [True]

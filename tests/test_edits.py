@@ -1,0 +1,135 @@
+"""What you read is what runs: a copy of the tree with an edited net.py trains what it then says."""
+
+import os
+import subprocess
+import sys
+
+from support import snapshot
+
+from conftest import ROOT, SMALL
+import pytest
+from test_resume import state_of
+
+pytest.importorskip('numba')
+pytestmark = pytest.mark.skipif(os.name != 'posix', reason='needs symbolic links')
+SCRIPT = """\
+import sys
+from support import extensions
+import train_vae
+extensions.plot_losses = lambda trainer: None
+for kind in ('fast', 'standard'):
+    assert train_vae.cli([*sys.argv[2:], '--updater', kind, '-o', sys.argv[1] + '/' + kind]) == 0
+"""
+NLL = 'F.bernoulli_nll(x, logits)'
+LF = '            x = chainer.as_variable(x)                          # one leaf'
+LE2 = 'h2 = self.act_func(self.le2(h1))'
+LD3 = '            self.ld3 = L.Linear(n_h, n_in, initialW=Xavier(n_h, n_in))\n'
+LOSS = 'self.loss = self.rec_loss + self.latent_loss'
+CALLS = """\
+            self.calls = getattr(self, 'calls', 0) + 1
+            C = 1.0 if self.calls <= 100 else 5.0
+"""
+HALF = 'F.bernoulli_nll(x, logits - 0.5 * (logits - logits.array))'
+EDITS = {       # what: the text of net.py, what takes its place, and the reason that is named
+    'another reconstruction error':
+        (NLL, '1000 * F.mean_squared_error(x, F.sigmoid(logits))', 'VAE.get_loss_func is edited'),
+    'another weight of the KL divergence':
+        ('C * F.gaussian', '2 * C * F.gaussian', 'VAE.get_loss_func is edited'),
+    'a layer more':
+        (LE2, 'h2 = self.act_func(self.le2(self.act_func(self.le2(h1))))', 'VAE.encode is edited'),
+    'a layer of its own more':
+        (LD3, LD3 + '            self.ld4 = L.Linear(n_in, n_in)\n', 'link ld4'),
+    'a layer less': (LE2, 'h2 = self.act_func(h1)', 'VAE.encode is edited'),
+    'tanh in one layer': (LE2, 'h2 = F.tanh(self.le2(h1))', 'VAE.encode is edited'),
+    'dropout': (LE2, 'h2 = F.dropout(self.act_func(self.le2(h1)), 0.2)', 'VAE.encode is edited'),
+    'no sigmoid': ('F.sigmoid(h3) if sigmoid else h3', 'h3', 'VAE.decode is edited'),
+    'mu scaled': ('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)', 'VAE.encode is edited'),
+    'ln_var clipped, far out':
+        ('ln_var = self.le3_ln_var(h2)', 'ln_var = F.clip(self.le3_ln_var(h2), -9., 9.)',
+         'VAE.encode is edited'),
+    'two samples averaged':
+        ('z = F.gaussian(mu, ln_var)', 'z = (F.gaussian(mu, ln_var) + F.gaussian(mu, ln_var)) / 2',
+         'VAE.get_loss_func is edited'),
+    'a penalty on weights':
+        (LOSS, LOSS + ' + 1e-3 * F.sum(self.le1.W ** 2)', 'VAE.get_loss_func is edited'),
+    'another generator of noise':
+        ('z = F.gaussian(mu, ln_var)',
+         'z = mu + np.random.RandomState(1).normal(size=mu.shape).astype("f") * F.exp(ln_var / 2)',
+         'VAE.get_loss_func is edited'),
+    'a draw more': (LF, '            np.random.uniform()\n' + LF, 'VAE.get_loss_func is edited'),
+    'x made black and white':
+        (LF, '            x = (x > 0.5).astype("f")\n' + LF, 'VAE.get_loss_func is edited'),
+    'after 100 calls': (LF, CALLS + LF, 'VAE.get_loss_func is edited'),
+    'no gradient into the encoder':
+        ('z = F.gaussian(mu, ln_var)', 'z = chainer.Variable(F.gaussian(mu, ln_var).array)',
+         'VAE.get_loss_func is edited'),
+    'a gradient halved': (NLL, HALF, 'VAE.get_loss_func is edited'),
+    'another activation':
+        ('self.act_func = act_func', 'self.act_func = F.leaky_relu', 'unknown activation'),
+    'a hook':
+        (LD3, LD3 + '        from chainer.link_hooks import TimerHook\n'
+                    '        self.add_hook(TimerHook())\n', 'a hook watches it'),
+    # what only numbers tell, as the text of the methods is as it was
+    "another function under Chainer's name":
+        ('ACTIVATIONS = {', 'kl = F.gaussian_kl_divergence\n'
+         'F.gaussian_kl_divergence = lambda mu, ln_var: 3 * kl(mu, ln_var)\nACTIVATIONS = {',
+         'latent_loss differs'),
+    "another gradient under Chainer's name":
+        ('ACTIVATIONS = {', 'nll = F.bernoulli_nll\nF.bernoulli_nll = lambda x, y: '
+         'nll(x, y - 0.5 * (y - y.array))\nACTIVATIONS = {', 'gradient of /ld1/W differs'),
+}
+HARMLESS = {
+    'a comment': (LE2, '# deeper\n        ' + LE2),
+    'a docstring': ('"""Infer q(z|x)', '"""Guess q(z|x)'),
+    'wider weights at the start': (LD3, LD3.replace('(n_h, n_in))', '(n_h, n_in, 2))')),
+    'a function more': ('def draw_graph', 'def nothing():\n    pass\n\n\ndef draw_graph'),
+}
+QUICK = ('another reconstruction error', 'after 100 calls', "another gradient under Chainer's name")
+
+
+def train(folder, data_dir, old, new, *flags):
+    """Train by both updaters in a copy of the tree, in which net.py is edited; return stdout."""
+    tree = folder / 'tree'
+    tree.mkdir()
+    for name in ('support', 'train_vae.py', 'xavier.py'):   # a link, so that Numba finds its cache
+        (tree / name).symlink_to(os.path.join(ROOT, name))
+    with open(os.path.join(ROOT, 'net.py')) as file:
+        text = file.read()
+    assert text.count(old) == 1
+    (tree / 'net.py').write_text(text.replace(old, new))
+    ended = subprocess.run(
+        [sys.executable, '-c', SCRIPT, folder, '--data-dir', data_dir, *SMALL, *flags],
+        cwd=tree, capture_output=True, text=True, check=False,
+        env={**os.environ, 'PYTHONPATH': str(tree)})
+    assert (ended.returncode, ended.stderr) == (0, '')
+    return ended.stdout
+
+
+def check_trained_alike(folder, epoch):
+    """Assert that both updaters left the same, to the last bit."""
+    fast, standard = (state_of(folder / kind / f'snapshot_epoch_{epoch}')
+                      for kind in ('fast', 'standard'))
+    assert fast.keys() == standard.keys()
+    # which updater was asked for is a setting
+    assert {key for key in fast if fast[key] != standard[key]} <= {snapshot.SETTINGS_KEY}
+
+
+@pytest.mark.parametrize('what', [
+    what if what in QUICK else pytest.param(what, marks=pytest.mark.slow) for what in EDITS])
+def test_an_edit_trains_what_it_says(data_dir, tmp_path, what):
+    old, new, why = EDITS[what]
+    epochs = 40 if what == 'after 100 calls' else 2         # of three minibatches
+    out = train(tmp_path, data_dir, old, new, '-e', str(epochs))
+    prefix = '' if why == 'unknown activation' else 'net.py is not what updater.py compiles: '
+    assert f'\nupdater  standard ({prefix}{why})\n' in out
+    assert '\nupdater  standard\n' in out
+    check_trained_alike(tmp_path, epochs)
+
+
+@pytest.mark.parametrize('what', [
+    what if what == 'a comment' else pytest.param(what, marks=pytest.mark.slow)
+    for what in HARMLESS])
+def test_an_edit_that_changes_nothing_compiled_trains_fast(data_dir, tmp_path, what):
+    old, new = HARMLESS[what]
+    out = train(tmp_path, data_dir, old, new)
+    assert '\nupdater  fast (' in out

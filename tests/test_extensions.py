@@ -1,0 +1,161 @@
+"""What the Trainer does besides: when it stops and writes, the learning curves, its first words."""
+
+import contextlib
+from fractions import Fraction
+import json
+import os
+import signal
+from types import SimpleNamespace
+
+from support import extensions, files, snapshot  # lets chainer import
+
+import chainer
+from conftest import SMALL
+import numpy as np
+from PIL import Image
+import pytest
+from test_snapshot import last
+from test_train_vae import STOPPING, check_refused
+
+import net
+
+# When it stops, and when it writes --------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@pytest.mark.parametrize('is_agreed, rank', [(False, 0), (True, 0), (True, 1)])
+def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_agreed, rank):
+    stop = extensions.UntilStopped(2)
+    trainer = SimpleNamespace(updater=SimpleNamespace(epoch=1))
+    stop.is_agreed, stop.rank = is_agreed, rank
+    before = signal.getsignal(signal.SIGTERM)
+    with stop.on_signals():
+        assert not stop(trainer)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL      # once more quits at once
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert (stop.caught, stop.signum) == (signal.SIGTERM, None if is_agreed else signal.SIGTERM)
+    assert capfd.readouterr() == ('', STOPPING if rank == 0 else '')
+    assert stop(trainer) == (not is_agreed)
+    trainer.updater.epoch = 2
+    assert stop(trainer)
+
+
+@pytest.mark.parametrize('step', [Fraction(1, 3), Fraction(5, 2)])     # epochs an iteration
+@pytest.mark.parametrize('epochs, due', [
+    (1, ([1, 2, 3, 4, 5, 6, 7], [2, 5, 7])), (2, ([2, 4, 6, 7], [2, 5, 7])),
+    (3, ([3, 6, 7], [5, 7])), (50, ([7], [7]))])
+def test_snapshots_are_due_after_every_so_many_epochs_and_after_the_last(step, epochs, due):
+    trigger, seen, detail = extensions.every(epochs, 7), [], 0
+    while detail < 7:
+        before, detail = detail, detail + step
+        if trigger(SimpleNamespace(updater=SimpleNamespace(
+                epoch=int(detail), previous_epoch_detail=before))):
+            seen.append(int(detail))
+    assert seen == due[step > 1]
+
+
+@pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
+def test_a_loss_that_is_not_finite_is_found(tmp_path, bad):
+    check = extensions.check_finite('old')
+    trainer = SimpleNamespace(out=str(tmp_path), observation={}, updater=SimpleNamespace(
+        iteration=7, previous_epoch_detail=2.0))
+    check(trainer)
+    for key, name in (('main/loss', 'training'), ('validation/main/loss', 'test')):
+        for loss in (np.float32(bad), chainer.Variable(np.array(bad, np.float32))):
+            trainer.observation = {'main/loss': np.float32(1), key: loss}
+            with pytest.raises(FloatingPointError, match=(
+                    f'^the {name} loss is not finite in epoch 3, iteration 7; stopped, last good '
+                    'snapshot: old; ')):
+                check(trainer)
+    trainer.observation = {'main/loss': chainer.Variable(np.array(3e38, np.float32))}
+    check(trainer)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, monkeypatch):
+    def fail(trainer):
+        raise OSError('no picture')
+
+    monkeypatch.setattr(extensions.PlotReport, '__call__',
+                        lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(extensions, 'plot_losses', fail)
+    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL), 'no picture')
+    assert snapshot.read_iteration(str(tmp_path / 'run' / 'snapshot_epoch_1')) == 3
+    assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
+
+
+# The learning curves ----------------------------------------------------------------------------
+
+
+def test_loss_png_shows_both_curves_in_three_panels(finished):
+    with Image.open(finished / 'loss.png') as picture:
+        pixels = np.asarray(picture.convert('RGB')).astype(int)
+    assert pixels.shape == (340, 1000, 3)
+    for color in ((0x3F, 0x90, 0xDA), (0xBD, 0x1F, 0x01)):
+        near = abs(pixels - color).sum(2) < 30
+        assert all(near[:, third].sum() > 30
+                   for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
+
+
+@pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
+def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
+        cli, data_dir, tmp_path, monkeypatch, seconds, drawn):
+    rows, snapshots = [], []
+
+    def plot_losses(trainer):
+        rows.append(len(trainer.get_extension('LogReport').log))
+        snapshots.append(len(list((tmp_path / 'run').glob('snapshot_epoch_*'))))
+
+    monkeypatch.setattr(extensions.PlotReport, 'seconds', seconds)
+    monkeypatch.setattr(extensions, 'plot_losses', plot_losses)
+    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
+    assert rows == {4: [1, 2, 3, 4], 2: [1, 4]}[drawn]
+    assert snapshots == rows            # they come first
+
+
+# First words ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepare(monkeypatch):
+    """Return a function that prepares a folder for a run, but deletes nothing there."""
+    def run(out, model, n_digits, keep, overwrite, more):
+        updater = SimpleNamespace(epoch=0, get_optimizer=lambda name: SimpleNamespace(target=model))
+        trainer = SimpleNamespace(updater=updater, get_extension=lambda name: SimpleNamespace(
+            now=lambda: {'dim_z': 2}))
+        args = SimpleNamespace(out=str(out), keep=keep, overwrite=overwrite, epoch=more,
+                               snapshot_every=1, batch_size=20, beta=1.0, k=1)
+        digits = SimpleNamespace(train=np.broadcast_to(np.float32(0), (n_digits, 784)))
+        extensions.prepare_folder(trainer, args, digits)
+
+    monkeypatch.setattr(files, 'clear', lambda out: None)
+    return run
+
+
+def test_room_for_the_order_of_many_digits(tmp_path, monkeypatch, prepare):
+    model = net.VAE(784, 2, 16)
+    bytes_ = 3 * sum(param.array.nbytes for param in model.params()) + 8 * 60_000
+    for free, fits in ((bytes_ - 1, False), (bytes_, True)):
+        monkeypatch.setattr(files.shutil, 'disk_usage', lambda out, free=free:
+                            SimpleNamespace(free=free))
+        with contextlib.nullcontext() if fits else pytest.raises(files.FileError):
+            prepare(tmp_path, model, 60_000, 5, False, 1)
+        assert {path.name for path in tmp_path.iterdir()} == ({'args.json', 'cg.dot'} if fits
+                                                              else set())
+    assert json.loads((tmp_path / 'args.json').read_text()) == {'dim_z': 2}
+
+
+def test_room_is_that_of_real_snapshots(small_run, monkeypatch, prepare):
+    """Two are there. The estimate is some 20 kB short of a snapshot, for the settings and names."""
+    size = os.path.getsize(last(small_run))
+    for keep, overwrite, more, new in [
+            (5, False, 1, 1), (5, False, 2, 2), (5, False, 9, 4), (3, False, 9, 2),
+            (2, False, 9, 1), (1, False, 9, 1), (5, True, 1, 1), (5, True, 9, 6), (1, True, 9, 2)]:
+        for snapshots, fits in ((new, True), (new - 1, False)):
+            free = snapshots * size - 2 * size * overwrite
+            monkeypatch.setattr(files.shutil, 'disk_usage', lambda out, free=free:
+                                SimpleNamespace(free=free))
+            with (contextlib.nullcontext() if fits else pytest.raises(
+                    files.FileError, match=f'MB free, and {new} new snapshots take ')):
+                prepare(small_run, net.VAE(784, 2, 16), 60, keep, overwrite, more)

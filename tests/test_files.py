@@ -1,0 +1,131 @@
+"""Files are whole or not there, read without trust, and a run has its folder for itself."""
+
+import contextlib
+import errno
+import os
+from types import SimpleNamespace
+
+from support import files  # lets chainer import
+
+import numpy as np
+import pytest
+from test_snapshot import last
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / 'file'
+    path.write_bytes(b'old')
+    with pytest.raises(RuntimeError), files.replacing(str(path)) as file:
+        file.write(b'half')
+        raise RuntimeError
+    with pytest.raises(files.FileError, match=r'cannot write .*No space left'), \
+            files.replacing(str(path)) as file:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    assert path.read_bytes() == b'old'
+    with files.replacing(str(path)) as file:
+        file.write(b'new')
+        assert path.read_bytes() == b'old'
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+    assert path.read_bytes() == b'new'
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def test_a_compressed_file_of_many_zeros_is_not_a_bomb_yet(tmp_path):
+    weights = np.zeros((2, 2**20), np.float32)
+    weights[0] = np.random.RandomState(0).normal(size=2**20)
+    np.savez_compressed(tmp_path / 'file.npz', x=weights)
+    assert os.path.getsize(tmp_path / 'file.npz') < weights.nbytes / 1.9
+    assert np.array_equal(files.read_npz(str(tmp_path / 'file.npz'))['x'], weights)
+
+
+def test_one_array_alone_can_be_read_but_all_must_be_what_they_claim(tmp_path):
+    np.savez(tmp_path / 'good.npz', x=np.arange(3), y=np.ones((2, 2)))
+    assert list(files.read_npz(str(tmp_path / 'good.npz'))) == ['x', 'y']
+    found = files.read_npz(str(tmp_path / 'good.npz'), only='x')
+    assert {key: array.tolist() for key, array in found.items()} == {'x': [0, 1, 2]}
+    size = sum(128 + array.nbytes for array in (np.arange(3), np.ones((2, 2))))     # with headers
+    files.read_npz(str(tmp_path / 'good.npz'), most=size)
+    with pytest.raises(ValueError, match=f'claims more than {size - 1} bytes'):
+        files.read_npz(str(tmp_path / 'good.npz'), only='x', most=size - 1)
+
+
+# The folder of a run ----------------------------------------------------------------------------
+
+
+def test_find_takes_names_literally(tmp_path):
+    out = tmp_path / 'a[1]*'
+    out.mkdir()
+    for name in ('snapshot_epoch_1', 'snapshot_epoch_1.bak', 'snapshot_epoch_best',
+                 'my_snapshot_epoch_2', '.snapshot_epoch_3.part', 'snapshot_interrupted'):
+        (out / name).touch()
+    assert sorted(files.find_snapshots(str(out))) == [
+        str(out / 'snapshot_epoch_1'), str(out / 'snapshot_interrupted')]
+
+
+def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
+    debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part',
+              '.loss.png.1.part', '.args.json.1.part', '.cg.dot.1.part']
+    others = ['.map.png.77.part', '.snapshot_epoch_3.part', 'snapshot_epoch_3.77.part', '.part']
+    for name in debris + others:
+        (small_run / name).touch()
+    before = {path.name for path in small_run.iterdir()}
+    for _ in range(2):
+        with files.claim(str(small_run), resumed=last(small_run)):
+            assert {path.name for path in small_run.iterdir()} == before - set(debris)
+            with pytest.raises(files.FileError, match='in use by another run'), \
+                    files.claim(str(small_run)):
+                pass
+    with pytest.raises(RuntimeError), files.claim(str(small_run), overwrite=True):
+        raise RuntimeError
+    with files.claim(str(small_run), overwrite=True):
+        pass
+
+
+def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
+    with files.claim(str(tmp_path / 'new')):
+        pass
+    assert not (tmp_path / 'new').exists()
+    (tmp_path / 'old').mkdir()
+    with files.claim(str(tmp_path / 'old')):
+        pass
+    assert (tmp_path / 'old').exists()
+    with files.claim(str(tmp_path / 'used')):
+        files.write_text(str(tmp_path / 'used'), 'log', '[]')
+    assert (tmp_path / 'used' / 'log').exists()
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / '.lock').mkdir()
+    with pytest.raises(files.FileError, match=r'cannot lock .*name another folder'), \
+            files.claim(str(tmp_path)):
+        pass
+
+
+def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
+    """Two snapshots, of 300 bytes each, are there; --overwrite takes them away."""
+    for name in ('snapshot_epoch_1', 'snapshot_interrupted', 'snapshot_epoch_3.bak'):
+        (tmp_path / name).write_bytes(bytes(300))
+    for keep, overwrite, more, needed in [
+            (5, False, 3, 3000), (5, False, 4, 4000), (5, False, 5, 4000), (2, False, 9, 1000),
+            (1, False, 9, 1000), (5, False, 0, 1000), (5, True, 9, 6000 - 600),
+            (2, True, 2, 2000 - 600)]:
+        for free, fits in ((needed, True), (needed - 1, False)):
+            monkeypatch.setattr(files.shutil, 'disk_usage', lambda out, free=free:
+                                SimpleNamespace(free=free))
+            with contextlib.nullcontext() if fits else pytest.raises(
+                    files.FileError, match=r'MB free, and \d new snapshots take '):
+                files.check_room(str(tmp_path), 1000, keep, overwrite, more)
+
+
+def test_no_room_says_how_much_is_needed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, 'disk_usage', lambda out: SimpleNamespace(free=12_340_000))
+    with pytest.raises(files.FileError) as error:
+        files.check_room(str(tmp_path), 5_000_000, 2, False, 9)
+    assert str(error.value) == (
+        f'{tmp_path} has 12.3 MB free, and 3 new snapshots take 15.0 MB; make room there, give a '
+        'smaller --keep, or name another folder with -o')

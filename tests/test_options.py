@@ -1,0 +1,80 @@
+"""The command line as train_vae.py gets it: one Namespace, with what --resume takes over."""
+
+import argparse
+import json
+import os
+
+from support import files, options, ranks  # lets chainer import
+
+import numpy as np
+import pytest
+from test_snapshot import last
+
+import train_vae
+
+
+def parse(*argv, size=1):
+    """Parse a command line of train_vae.py."""
+    return options.parse(train_vae.build_parser(), [str(arg) for arg in argv], size)
+
+
+def test_without_resume_nothing_is_resumed():
+    args = parse('-z', 3, '--dataset', 'digits', '-o', 'out')
+    assert (args.dim_z, args.dataset, args.out) == (3, 'digits', 'out')
+    assert (args.resume, args.resumed, args.is_newest) == (None, None, False)
+
+
+def test_resume_takes_settings_and_arrays_from_the_newest_snapshot(small_run):
+    args = parse('--resume', '-o', small_run, '-e', 9)
+    assert (args.resume, args.is_newest, args.out) == (last(small_run), True, str(small_run))
+    settings = json.loads((small_run / 'args.json').read_text())
+    for name in ('dim_z', 'dim_h', 'activation', 'beta', 'k', 'binary', 'test', 'seed',
+                 'batch_size', 'snapshot_every', 'keep', 'updater', 'dataset', 'data_dir'):
+        assert getattr(args, name) == settings[name], name
+    assert (args.epoch, settings['epoch']) == (9, 2)
+    with np.load(last(small_run)) as npz:
+        assert args.resumed.keys() == set(npz.files)
+        for key in npz.files:
+            np.testing.assert_array_equal(args.resumed[key], npz[key])
+
+
+def test_resume_from_a_file_writes_beside_it_or_where_it_is_told(small_run, tmp_path):
+    path = small_run / 'snapshot_epoch_1'
+    for flags, out in (([], small_run), (['-o', tmp_path / 'new'], tmp_path / 'new')):
+        args = parse('--resume', path, *flags)
+        assert (args.resume, args.is_newest, args.out) == (str(path), False, str(out))
+        assert int(args.resumed['updater/iteration']) == 3
+
+
+def test_only_other_ranks_may_take_other_minibatches(small_run, capsys):
+    command = ['--resume', '-o', small_run, '-b', 5]
+    assert parse(*command, size=2).batch_size == 5
+    assert parse(*command[:-2], size=2).batch_size == 20
+    with pytest.raises(SystemExit) as end:
+        parse(*command)
+    assert end.value.code == 2
+    assert '--batch-size 5, as it was trained with 20' in capsys.readouterr().err
+
+
+def test_the_folder_is_held_until_the_end(tmp_path, monkeypatch):
+    for name in ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'):
+        monkeypatch.delenv(name, raising=False)
+    out = str(tmp_path / 'run')
+    with options.parsed(train_vae.build_parser(), ['-o', out]) as args:
+        assert isinstance(args.comm, ranks.Alone)
+        assert (args.device.xp, args.out, args.resumed) == (np, out, None)
+        with pytest.raises(files.FileError, match='in use by another run'), files.claim(out):
+            pass
+    assert not os.path.exists(out)          # nothing came to lie in it
+
+
+@pytest.mark.parametrize('kind, most, good, bad', [
+    (int, 10, {'1': 1, '10': 10}, ['0', '11', '1.5', 'inf', 'nan', '-3', 'x', '']),
+    (float, np.inf, {'1e-9': 1e-9, '3': 3.0}, ['0', '-1', 'inf', 'nan', '1e999', 'x', ''])])
+def test_positive(kind, most, good, bad):
+    convert = options.positive(kind, most)
+    for text, value in good.items():
+        assert (convert(text), type(convert(text))) == (value, kind)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f'^{text} is not a positive '):
+            convert(text)

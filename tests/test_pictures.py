@@ -1,0 +1,164 @@
+"""What figures share: batches, the place of each pixel, colours, frames, and planes."""
+
+from types import SimpleNamespace
+
+from support import pictures, snapshot  # lets chainer import
+
+from chainer import functions as F
+import numpy as np
+from PIL import Image
+import pytest
+from scipy import ndimage
+
+
+def frames(path):
+    """Return the frames of a picture as arrays (height, width, 3), and their milliseconds."""
+    with Image.open(path) as image:
+        arrays, durations = [], []
+        for i in range(getattr(image, 'n_frames', 1)):
+            image.seek(i)
+            arrays.append(np.asarray(image.convert('RGB')).astype(int))
+            durations.append(image.info.get('duration'))
+    return arrays, durations
+
+
+def tiles(array, zoom):
+    """Find the squares of 28 * zoom pixels on white, row by row; return them at (N, 784)."""
+    labelled, _ = ndimage.label(array.min(axis=2) < 255)
+    found = [array[box] for box in ndimage.find_objects(labelled)
+             if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
+    for tile in found:
+        np.testing.assert_array_equal(tile, np.kron(tile[::zoom, ::zoom], np.ones((zoom, zoom, 1))))
+    return np.array([tile[::zoom, ::zoom, 0].ravel() for tile in found])
+
+
+def check_colors(legend, collection, labels):
+    """Make sure that each point has the colour that the legend gives to its label."""
+    colors = {int(text.get_text()): handle.get_color()
+              for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
+    assert len(set(colors.values())) == len(colors)
+    for color, label in zip(collection.get_facecolors(), labels, strict=True):
+        assert tuple(color[:3]) == colors[label]
+
+
+# Digits -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digits():
+    """Return 30 test digits."""
+    return SimpleNamespace(test=np.random.RandomState(0).uniform(size=(30, 784)),
+                           test_labels=np.arange(30) % 10)
+
+
+def test_a_big_test_set_is_thinned_out_evenly(digits):
+    x, labels = pictures.spaced(digits, 4)
+    np.testing.assert_array_equal(x, digits.test[[0, 10, 19, 29]])
+    np.testing.assert_array_equal(labels, digits.test_labels[[0, 10, 19, 29]])
+    np.testing.assert_array_equal(pictures.spaced(digits, 31)[0], digits.test)
+
+
+def test_the_first_digit_of_each_class_is_found(digits):
+    digits.test_labels = np.array([3, 3, 0, 7, 0])
+    assert pictures.first_of_each(digits) == {0: 2, 3: 0, 7: 3}
+
+
+def test_batches_give_what_all_rows_at_once_give(digits, monkeypatch):
+    monkeypatch.setattr(pictures, 'BATCH', 7)
+    seen = []
+    outputs = pictures.in_batches(SimpleNamespace(xp=np), lambda x: seen.append(len(x)) or F.exp(x),
+                                  digits.test)
+    assert (seen, outputs.dtype) == ([7, 7, 7, 7, 2], np.float32)
+    np.testing.assert_allclose(outputs, np.exp(digits.test), rtol=1e-5)
+
+
+def test_an_output_that_is_not_finite_is_refused():
+    with pytest.raises(snapshot.SnapshotError, match='not finite'):
+        pictures.in_batches(SimpleNamespace(xp=np), F.exp, [[0.0], [1000.0]])
+
+
+# Sheets and files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('zoom, texts', [(1, {}), (3, {'titles': list('abcde'), 'heading': 'f'})])
+def test_a_sheet_shows_pictures_pixel_by_pixel(digits, tmp_path, zoom, texts):
+    x = 0.9 * digits.test[:5]                               # nowhere white, as the paper is
+    pictures.save(pictures.sheet(pictures.as_pictures(x), 3, zoom=zoom, **texts),
+                  tmp_path / 'sheet.png')
+    (array,), _ = frames(tmp_path / 'sheet.png')
+    np.testing.assert_allclose(tiles(array, zoom), 255 * x, atol=2)
+
+
+def test_joined_pictures_stand_row_by_row(digits):
+    square = pictures.joined(pictures.as_pictures(digits.test[:9]), 3)
+    assert square.shape == (84, 84)
+    np.testing.assert_array_equal(square[28:56, 56:].ravel(), digits.test[5])
+
+
+def test_a_gif_has_its_frames_grays_and_rests(tmp_path):
+    grays = np.arange(32).reshape(1, 4, 8) / 31
+    pictures.save_gif((pictures.sheet(grays[:, ::step], 1) for step in (1, -1)), tmp_path / 'a.gif',
+                      2, milliseconds=50, rests=(1,))
+    arrays, durations = frames(tmp_path / 'a.gif')
+    assert durations == [50, 1000]
+    for array, wanted in zip(arrays, (grays[0], grays[0, ::-1]), strict=True):
+        shown = array[13:-12:3, 13:-12:3]
+        np.testing.assert_allclose(shown[..., 0], 255 * wanted, atol=1)
+
+
+def test_a_palette_has_grays_and_shades_of_each_colour():
+    palette = pictures.shades([(1, 0, 0), (0, 0, 1)])
+    assert (palette.shape, palette.dtype) == ((32 + 2 * 5, 3), np.uint8)
+    assert (palette[:32] == palette[:32, :1]).all()
+    np.testing.assert_array_equal(palette[[0, 31, 32, 37]],
+                                  [[0] * 3, [255] * 3, [255, 0, 0], [0, 0, 255]])
+
+
+def test_the_ten_colours_differ_for_the_colour_blind():
+    # Machado et al. 2009, severity 1: deuteranopia, protanopia; distances in CIELAB (1976)
+    linear = np.where(np.array(pictures.PALETTE) <= 0.04045, np.array(pictures.PALETTE) / 12.92,
+                      ((np.array(pictures.PALETTE) + 0.055) / 1.055) ** 2.4)
+    for matrix in (np.eye(3),
+                   [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                    [-0.011820, 0.042940, 0.968881]],
+                   [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                    [-0.003882, -0.048116, 1.051998]]):
+        seen = np.clip(linear @ np.array(matrix).T, 0, 1)
+        x, y, z = (seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
+                                    [0.0193, 0.1192, 0.9505]]).T / [0.9505, 1, 1.089]).T
+        f = [np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z)]
+        lab = np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=1)
+        distance = np.linalg.norm(lab[:, None] - lab, axis=2) + 100 * np.eye(10)
+        assert distance.min() > 15
+
+
+# Scatter plots ----------------------------------------------------------------------------------
+
+
+def test_a_plane_is_all_of_two_dimensions():
+    codes = np.random.RandomState(0).normal(size=(6, 2))
+    project, names = pictures.plane(codes)
+    assert (project(codes) is codes, names) == (True, ('$z_1$', '$z_2$'))
+
+
+def test_a_plane_of_more_dimensions_goes_through_the_origin():
+    codes = np.random.RandomState(0).normal(size=(6, 4)) + 5
+    project, _ = pictures.plane(codes)
+    np.testing.assert_array_equal(project(np.zeros((1, 4))), [[0, 0]])
+    with pytest.raises(pictures.FigureError, match='two test digits or more'):
+        pictures.plane(codes[:1])
+
+
+def test_numerals_that_are_apart_stay_where_they_are():
+    points = np.array([[0, 0], [1, 0], [0, 1.0]])
+    np.testing.assert_allclose(pictures.spread(points, 0.9), points, atol=1e-5)
+
+
+@pytest.mark.parametrize('points', [
+    np.random.RandomState(0).uniform(size=(10, 2)), [[0, 0], [1e-3, 0]], [[1, 1]] * 10])
+def test_numerals_too_near_are_spread(points):
+    points = np.array(points)
+    moved = pictures.spread(points, 0.3)
+    distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(len(points))
+    assert distances.min() > 0.29
+    np.testing.assert_allclose(moved.mean(axis=0), points.mean(axis=0), atol=0.2)

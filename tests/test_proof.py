@@ -1,0 +1,287 @@
+"""proof.py and what updater.py makes of it: who differs from net.py steps aside, at once."""
+
+import copy
+import os
+import subprocess
+import sys
+
+from support import proof, step, updater
+
+import chainer
+from chainer import iterators, training
+import chainer.functions as F
+import chainer.links as L
+from chainer.training import extensions
+from conftest import ROOT, SMALL
+import numpy as np
+import pytest
+from test_updater import DIGITS, SETTINGS, make, model_of, one_step
+
+import net
+import train_vae
+
+# What the fast step is for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('change', 'why'), [
+    (lambda optimizer: None, ''),
+    (lambda optimizer: setattr(optimizer.target, 'act_func', chainer.functions.sigmoid),
+     'unknown activation'),
+    (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
+                               optimizer.target.le1.W.array.astype(np.float64)),
+     'weights are not plain float32'),
+    *((change, 'optimizer is not plain Adam') for change in (
+        lambda optimizer: setattr(optimizer.hyperparam, 'amsgrad', True),
+        lambda optimizer: setattr(optimizer.hyperparam, 'adabound', True),
+        lambda optimizer: setattr(optimizer.hyperparam, 'weight_decay_rate', 0.1),
+        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.1),
+        lambda optimizer: optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(1)),
+        lambda optimizer: optimizer.target.le1.W.update_rule.add_hook(print, 'print'))),
+    (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
+                               np.asfortranarray(optimizer.target.le1.W.array)),
+     'weights are not plain float32'),
+    (lambda optimizer: optimizer.target.ld3.disable_update(), 'optimizer is not plain Adam'),
+])
+def test_what_stands_in_the_way(change, why):
+    optimizer = make('standard').get_optimizer('main')
+    change(optimizer)
+    assert proof.obstacle(optimizer) == why
+
+
+@pytest.mark.parametrize(('change', 'why'), [
+    (lambda model: setattr(model.le2, 'name', 'le9'), 'link le9'),
+    (lambda model: model.add_link('ld4', L.Linear(2, 2)), 'link ld4'),
+    (lambda model: model.add_link('bn', L.BatchNormalization(2)), 'link bn'),
+    (lambda model: delattr(model, 'ld3'), 'a link is missing'),
+    (lambda model: model.add_param('C', ()), 'its parameters'),
+    (lambda model: model.ld1.add_hook(Watch()), 'a hook watches it'),
+])
+def test_links_that_are_not_the_articles(change, why):
+    optimizer = make('standard').get_optimizer('main')
+    with optimizer.target.init_scope():
+        change(optimizer.target)
+    assert proof.obstacle(optimizer) == f'net.py is not what updater.py compiles: {why}'
+
+
+class Watch(chainer.LinkHook):
+    """A link hook that does nothing."""
+
+    name = 'watch'
+
+
+class Halved(chainer.FunctionHook):
+    """A function hook that does nothing."""
+
+    name = 'halved'
+
+
+def test_hooks_of_all_functions_and_links():
+    optimizer = make('standard').get_optimizer('main')
+    for hook in (Halved(), Watch()):
+        with hook:
+            assert proof.obstacle(optimizer).endswith('a hook watches it')
+    assert proof.obstacle(optimizer) == ''
+
+
+@pytest.mark.parametrize(('change', 'why'), [
+    (lambda plain: None, ''),
+    (lambda plain: setattr(plain, 'converter', len), 'updater is not plain StandardUpdater'),
+    (lambda plain: setattr(plain, 'loss_scale', 2.0), 'updater is not plain StandardUpdater'),
+    (lambda plain: setattr(plain, '__class__', Other), 'updater is not plain StandardUpdater'),
+    *((lambda plain, digits=digits: setattr(plain.get_iterator('main'), 'dataset', digits),
+       'digits are not one array of float32')
+      for digits in (list(DIGITS), DIGITS.astype(np.float64), DIGITS[:, None])),
+    (lambda plain: plain._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
+     'digits are not one array of float32'),
+])
+def test_updaters_that_are_not_plain(change, why):
+    plain = make('standard')
+    change(plain)
+    assert proof.uncovered(plain) == why
+    evaluator = evaluator_of(model_of(plain))
+    given = evaluator.eval_func
+    made = updater.fast(plain, evaluator)
+    assert (made is plain) == (evaluator.eval_func is given) == (why != '')
+    assert made.kind == f'standard ({why})' if why else made.kind.startswith('fast (')
+
+
+class Other(training.StandardUpdater):
+    """An updater that may do anything."""
+
+
+def evaluator_of(model, k=2):
+    """Return an evaluator of 30 digits."""
+    return extensions.Evaluator(iterators.SerialIterator(DIGITS[:30], 20, False, False), model,
+                                eval_func=train_vae.score_func(model, k))
+
+
+# The text of net.py --------------------------------------------------------------------------
+
+
+def test_the_text_that_was_compiled_is_that_of_net_py():
+    found = {name: proof.fingerprint(getattr(net.VAE, name)) for name in proof.READ}
+    assert found == proof.READ, 'net.py has changed: what mirrors it has to change, and then this'
+    assert proof.edited(model_of(make('standard'))) == ''
+
+
+def methods(text):
+    """Return the function f of a module of this text, whose file stays readable."""
+    import linecache
+
+    name = f'<text {hash(text)}>'
+    linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
+    space = {}
+    exec(compile(text, name, 'exec'), space)
+    return space['f']
+
+
+@pytest.mark.parametrize('text, same', [
+    ('def f(x):\n    # why\n    return  x + 1\n', True),
+    ('def f(x):\n    """Say."""\n\n    return (x\n        + 1)\n', True),
+    ('def f(x):\n    return x + 2\n', False),
+    ('def f(y):\n    return y + 1\n', False),
+    ('def f(x):\n    return x - 1\n', False),
+    ('def f(x, k=1):\n    return x + 1\n', False),
+    ('def f(x):\n    x += 0\n    return x + 1\n', False),
+    ('def f(x):\n    return x + True\n', False),
+])
+def test_fingerprints_tell_code_from_comments(text, same):
+    plain = methods('def f(x):\n    return x + 1\n')
+    assert (proof.fingerprint(methods(text)) == proof.fingerprint(plain)) == same
+    assert len(proof.fingerprint(plain)) == 12
+
+
+def test_what_cannot_be_read_is_edited():
+    model = model_of(make('standard'))
+    model.encode = len                  # no Python
+    assert proof.edited(model) == 'net.py is not what updater.py compiles: VAE.encode is edited'
+
+
+# Numbers -------------------------------------------------------------------------------------
+
+
+def proved(changes=(), monkeypatch=None, name='softplus'):
+    """Return why a fast updater would step aside after these changes of Chainer's functions."""
+    fast = make('fast', **SETTINGS[name])
+    for function, other in changes:
+        monkeypatch.setattr(F, function, other)
+    fast.prove()
+    return fast.why.removeprefix('net.py is not what updater.py compiles: ')
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_what_is_the_same_is_found_the_same_and_disturbs_nothing(name):
+    fast, twin = (make('fast', **SETTINGS[name]) for _ in range(2))
+    states = []
+    for its_updater in (twin, fast):
+        np.random.seed(4)
+        if its_updater is twin:
+            its_updater.prove = lambda rows=None: None
+        else:
+            its_updater.prove()
+        losses = [one_step(its_updater) for _ in range(5)]
+        states.append([losses, np.random.get_state()[1].tolist(), *(
+            array.tobytes() for param in model_of(its_updater).params() for array in (
+                param.array, param.update_rule.state['m'], param.update_rule.state['v']))])
+    assert fast.why == ''
+    assert states[0] == states[1]
+
+
+nll, kl, gaussian = F.bernoulli_nll, F.gaussian_kl_divergence, F.gaussian
+
+
+@pytest.mark.parametrize('function, other, why', [
+    ('bernoulli_nll', lambda x, y: 1.01 * nll(x, y), 'rec_loss differs'),
+    ('gaussian_kl_divergence', lambda mu, ln_var: 1.1 * kl(mu, ln_var), 'latent_loss differs'),
+    ('bernoulli_nll', lambda x, y: nll(x, y - 0.1 * (y - y.array)), 'gradient of /ld1/W differs'),
+    ('gaussian', lambda mu, ln_var: gaussian(mu, ln_var) + 0 * np.random.uniform(),
+     'it draws other random numbers'),
+    ('gaussian', lambda mu, ln_var: chainer.Variable(gaussian(mu, ln_var).array),
+     'gradient of /ld1/W differs'),
+])
+def test_numbers_that_differ_are_named(monkeypatch, function, other, why):
+    found = proved([(function, other)], monkeypatch)
+    if why.startswith('gradient'):
+        assert found.startswith('gradient of /')
+        assert found.endswith((' differs', ' is missing'))
+    else:
+        assert found == why
+
+
+def test_losses_that_are_not_finite_prove_nothing(monkeypatch):
+    assert proved([('bernoulli_nll', lambda x, y: np.inf * nll(x, y))], monkeypatch) == ''
+
+
+def test_from_the_very_minibatch_on_it_trains_as_the_standard_updater(monkeypatch, capsys):
+    fast = make('fast', batch=20)               # three to an epoch
+    for _ in range(3):
+        one_step(fast)
+    assert fast.kind.startswith('fast (')
+    model = copy.deepcopy(model_of(fast))
+    optimizer = chainer.optimizers.Adam().setup(model)
+    iterator = iterators.SerialIterator(DIGITS, 20)
+    serializer = chainer.serializers.DictionarySerializer()
+    fast.serialize(serializer)
+    monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
+    standard = training.StandardUpdater(iterator, optimizer, device='@numpy',
+                                        loss_func=model.get_loss_func())
+    chainer.serializers.NpzDeserializer(     # of its own arrays
+        {key: np.array(array) for key, array in serializer.target.items()}).load(standard)
+    results = []
+    for its_updater in (standard, fast):
+        np.random.seed(8)
+        results.append([[one_step(its_updater) for _ in range(5)],
+                        [param.array.tobytes() for param in model_of(its_updater).params()],
+                        np.random.get_state()[1].tolist(), its_updater.epoch_detail,
+                        its_updater.get_optimizer('main').t])
+    assert results[0] == results[1]
+    assert fast.kind == ('standard (net.py is not what updater.py compiles: rec_loss differs)')
+    assert capsys.readouterr().err == (
+        'warning: net.py is not what updater.py compiles: rec_loss differs; from iteration 4 on '
+        "it trains by Chainer's own step\n")
+
+
+def test_scoring_that_differs_is_net_pys(monkeypatch, capsys):
+    fast = make('fast', batch=20)
+    model = model_of(fast)
+    evaluator = evaluator_of(model)
+    plain, evaluator.eval_func = evaluator.eval_func, updater.Scores(fast, evaluator.eval_func, 2)
+    expected = [float(value) for value in evaluator().values()]
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
+    fast.get_iterator('main')._state = fast.get_iterator('main')._state._replace(epoch=1)
+    results = []
+    for eval_func in (plain, evaluator.eval_func):
+        np.random.seed(3)
+        evaluator.eval_func = eval_func
+        results.append([float(value) for value in evaluator().values()])
+    assert results[0] == results[1] != expected
+    assert capsys.readouterr().err == (
+        'warning: net.py is not what updater.py compiles: in scoring, rec_loss differs; net.py '
+        'itself scores from now on\n')
+
+
+def test_a_step_of_adam_without_numbers_leaves_just_gradients():
+    fast = make('fast')
+    one_step(fast)
+    before = [array.copy() for param in model_of(fast).params() for array in (
+        param.array, param.update_rule.state['m'], param.update_rule.state['v'])]
+    fast.take_step(np.arange(7), step.NO_ADAM)
+    after = [array for param in model_of(fast).params() for array in (
+        param.array, param.update_rule.state['m'], param.update_rule.state['v'])]
+    assert all(map(np.array_equal, before, after))
+    assert all(param.grad.any() for param in model_of(fast).params())
+
+
+# The plain path ------------------------------------------------------------------------------
+
+
+def test_the_plain_path_imports_nothing_of_the_fast_step_or_mpi(data_dir, tmp_path):
+    code = ('import sys, train_vae\n'
+            'assert train_vae.cli(sys.argv[1:]) == 0\n'
+            'names = {"updater", "proof", "compiled", "cuda_graph", "step"}\n'
+            'loaded = {"support." + name for name in names} | {"numba", "mpi4py", "chainermn"}\n'
+            'assert not loaded & set(sys.modules), loaded & set(sys.modules)\n')
+    subprocess.run([sys.executable, '-c', code, '--data-dir', data_dir, *SMALL,
+                    '--updater', 'standard', '-o', tmp_path / 'run'], check=True, cwd=ROOT,
+                   env={**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'})
