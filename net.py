@@ -145,6 +145,51 @@ class VAE(chainer.Chain):
         return lf
 
 
+class Autoencoder(VAE):
+    """Plain autoencoder, of the VAE's layers (article, section 1-1): z has no distribution.
+
+    Args:
+        n_in, n_latent, n_h, act_func: As for `VAE`.
+    """
+
+    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
+        super().__init__(n_in, n_latent, n_h, act_func)
+        del self.le3_ln_var
+
+    def encode(self, x):
+        """Return the code z of digits x (N, D), (N, Z) float32, and None in the place of ln_var."""
+        x = chainer.as_variable(x)
+        x.name = 'x'                                            # (N, D)
+        h1 = self.act_func(self.le1(x))
+        h1.name = 'enc_h1'                                      # (N, H)
+        h2 = self.act_func(self.le2(h1))
+        h2.name = 'enc_h2'                                      # (N, H)
+        z = self.le3_mu(h2)
+        z.name = 'z'                                            # (N, Z)
+        return z, None
+
+    def get_loss_func(self, C=1.0, k=1):
+        """Make the reconstruction error to minimize: Loss = sum_n ||x_n - x^(x_n)||^2.
+
+        Args:
+            C, k: Change nothing, as there is neither a latent loss nor noise.
+
+        Returns:
+            callable: lf(x), as from `VAE.get_loss_func`: the squared error, summed over pixels,
+            mean over the minibatch, which is `rec_loss`, too; `latent_loss` is 0.
+        """
+        def lf(x):
+            x = chainer.as_variable(x)                          # one leaf for both of its uses
+            self.loss = self.rec_loss = F.sum((x - self(x)) ** 2) / len(x)
+            self.loss.name = 'loss'
+            self.latent_loss = self.xp.zeros((), np.float32)
+            chainer.report({'rec_loss': self.rec_loss, 'latent_loss': self.latent_loss,
+                            'loss': self.loss}, self)
+            return self.loss
+
+        return lf
+
+
 def draw_graph(model, x, C=1.0, k=1):
     """Draw the computational graph of the loss, as the article shows it in section 2.
 

@@ -29,7 +29,7 @@ from chainer import iterators, optimizers, training
 from chainer.training import extensions
 import numpy as np
 
-from net import ACTIVATIONS, VAE
+from net import ACTIVATIONS, VAE, Autoencoder
 
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
@@ -62,6 +62,8 @@ def build_parser():
         help='weight of the latent loss, the KL divergence (default: 1.0, the ELBO)')
     add('-k', '--k', type=count, default=1, metavar='N',
         help='Monte Carlo samples of z for each digit in training (default: 1)')
+    add('--autoencoder', action='store_true',
+        help='train the plain autoencoder of section 1-1: no noise, no latent loss')
     add('--binary', action='store_true', help='round pixels to 0 or 1')
     add('--test', action='store_true', help=f'use only {mnist.TINY} digits; with -e 3, a quick try')
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
@@ -112,7 +114,8 @@ def train_vae(args):
     train, test = digits.train, digits.test
 
     # model
-    model = VAE(train.shape[1], args.dim_z, args.dim_h, ACTIVATIONS[args.activation])
+    model_class = Autoencoder if args.autoencoder else VAE
+    model = model_class(train.shape[1], args.dim_z, args.dim_h, ACTIVATIONS[args.activation])
     if args.initmodel is not None:
         comm.on_root(snapshot.load_weights, args.initmodel, model, args.activation)
     model.to_device(device)

@@ -16,7 +16,7 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from support import compat, files, mnist, pictures, snapshot  # lets chainer import
+from support import compat, files, mnist, pictures, snapshot, sources  # lets chainer import
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -382,7 +382,8 @@ def build_parser():
     add('figure', nargs='*', metavar='FIGURE',
         help='figures to draw, with or without the extension (default: all that fit the snapshot)')
     add('-s', '--snapshot', metavar='FILE',
-        help='draw from this snapshot (default: the one in --out with the most iterations)')
+        help='draw from this snapshot (default: the one in --out with the most iterations), or '
+             "from weights alone, as the article's mlp_20.model")
     add('-o', '--out', default='results', metavar='DIR',
         help='folder for the figures (default: results)')
     add('--skip', action='append', default=[], metavar='FIGURE',
@@ -391,6 +392,10 @@ def build_parser():
     add('--end', type=int, metavar='D', help='digit where it ends (default: 7)')
     add('--data-dir', metavar='DIR',
         help="folder of the digits (default: where the run found them)")
+    add('--dataset', choices=('auto', 'mnist', 'digits'),
+        help='digits for weights alone (default: auto)')
+    add('--activation', choices=net.ACTIVATIONS,
+        help='activation of weights alone (default: softplus)')
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='encode and decode on GPU N (default: on the CPU)')
     return parser
@@ -433,32 +438,6 @@ def parse_arguments(argv):
     return args
 
 
-def read_run(args):
-    """Read what figures are drawn from: the model and the digits of a snapshot, and its settings.
-
-    Returns:
-        tuple: The VAE, on the device of --gpu; mnist.Digits; a dict, as `snapshot.read_settings`
-        returns it, but with `dataset` and `data_dir` as these digits were found.
-
-    Raises:
-        snapshot.SnapshotError, mnist.DatasetError, compat.DeviceError: If one cannot be had.
-    """
-    device = compat.get_device(args.gpu)
-    path = args.snapshot or snapshot.newest(args.out)
-    arrays = snapshot.read(path)
-    settings = snapshot.read_settings(arrays, path)
-    snapshot.check_activation(settings, net.ACTIVATIONS, path)
-    digits = mnist.get_digits(settings['dataset'], args.data_dir or settings['data_dir'],
-                              settings['test'], settings['binary'])
-    snapshot.check_digits(settings, digits, path)
-    model = net.VAE(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
-                    net.ACTIVATIONS[settings['activation']])
-    snapshot.load_model(arrays, model, path)
-    device.use()
-    model.to_device(device)
-    return model, digits, settings | {'dataset': digits.dataset, 'data_dir': digits.data_dir}
-
-
 def misfit(file, dims, settings, args):
     """Say why a figure of `dims` latent dimensions cannot be drawn of a run with these settings.
 
@@ -487,7 +466,7 @@ def main(argv=None):
     args = parse_arguments(argv)
     model, digits, settings = None, None, {}
     if any(recipe.dims for recipe in args.files.values()):
-        model, digits, settings = read_run(args)
+        model, digits, settings = sources.read_run(args)
         if args.ends_given:
             endpoints(model, digits, args.start, args.end)
     misfits = {file: misfit(file, recipe.dims, settings, args)

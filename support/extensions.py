@@ -280,14 +280,15 @@ def print_header(trainer, args, digits):
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
+    loss = 'squared error' if args.autoencoder else f'negative ELBO{weight}{samples}'
     start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
 device   {where}
 updater  {resume.kind_of(trainer.updater)}
 digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
 model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
-z = {args.dim_z}, {args.activation}
-loss     negative ELBO{weight}{samples}, {batch}, Adam, seed {args.seed}
+z = {args.dim_z}, {args.activation}{', no noise' * args.autoencoder}
+loss     {loss}, {batch}, Adam, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
 """, flush=True)

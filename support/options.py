@@ -109,6 +109,8 @@ def parse(parser, argv, size=1):
     if args.communicator is not None and (args.communicator == 'naive') != (args.gpu < 0):
         parser.error('--communicator naive is for CPUs, and pure_nccl for GPUs, with --gpu 0; '
                      'take the one that fits')
+    if args.autoencoder and (args.beta, args.k) != (1, 1):
+        parser.error('--autoencoder has neither a latent loss nor noise; leave out --beta and --k')
     if args.resume is None:
         return args
     if args.initmodel is not None or args.overwrite:
@@ -121,7 +123,7 @@ def parse(parser, argv, size=1):
     snapshot.check_activation(settings, net.ACTIVATIONS, path)
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
-    fixed = ['dim_z', 'dim_h', 'activation', 'beta', 'k', 'binary', 'test', 'seed']
+    fixed = ['autoencoder', 'dim_z', 'dim_h', 'activation', 'beta', 'k', 'binary', 'test', 'seed']
     free = ['epoch', 'snapshot_every', 'keep', 'updater']
     (fixed if size == settings['ranks'] else free).append('batch_size')
     parser.set_defaults(out=os.path.dirname(path) or '.',

@@ -21,6 +21,8 @@ from chainer.optimizers import adam
 from chainer.training import updaters
 import numpy as np
 
+import net
+
 READ = {                # of net.py's VAE, as it is compiled: `fingerprint` of its methods
     'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
 # How far two gradients may be apart, of their size, and two losses; float32 gives some 1e-6. But
@@ -59,6 +61,8 @@ def obstacle(optimizer):
         str: What stands in the way; empty where nothing does.
     """
     model, hyperparam = optimizer.target, getattr(optimizer, 'hyperparam', None)
+    if isinstance(model, net.Autoencoder):
+        return 'an autoencoder is not compiled'
     if hasattr(optimizer, 'actual_optimizer'):
         return 'as all ranks step together'
     links = {link.name: link for link in model.children()}

@@ -278,7 +278,8 @@ class Ranks:
 
         def agree(trainer):
             keys = [f'main/{name}' for name in snapshot.LOSSES]
-            here = [float(trainer.observation[key].array) for key in keys]
+            losses = (trainer.observation[key] for key in keys)
+            here = [float(getattr(loss, 'array', loss)) for loss in losses]
             caught = [stop.caught == signum for signum in stop.signals]
             sums = self.comm.allreduce(np.array(here + caught, np.float64))
             trainer.observation.update(zip(keys, sums / self.size, strict=False))

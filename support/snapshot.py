@@ -24,7 +24,7 @@ ITERATION_KEY = 'updater/iteration'
 EPOCH_KEY = 'updater/iterator:main/epoch'
 SETTINGS_KEY = 'extensions/run/settings'
 SETTING_TYPES = {
-    'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
+    'autoencoder': bool, 'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
     'device': str, 'updater': str, 'trained_by': str, 'ranks': int, 'ranks_changed': bool}
@@ -199,8 +199,9 @@ def read_settings(arrays, path):
     """
     try:
         # what the first snapshots lack
-        found = {'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU', 'updater': 'standard',
-                 'trained_by': 'standard', 'ranks': 1, 'ranks_changed': False}
+        found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
+                 'updater': 'standard', 'trained_by': 'standard', 'ranks': 1,
+                 'ranks_changed': False}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
@@ -288,6 +289,9 @@ def load_model(arrays, model, path):
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
         if found is None or not is_float32(found, weights.shape):
+            if found is None and prefix + 'le3_mu/W' in arrays and name.startswith('/le3_ln_var'):
+                raise SnapshotError(f'{path} is of an autoencoder, and not of a VAE; '
+                                    'give --autoencoder')
             had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
             raise SnapshotError(
                 f'{path} is of another model: its {name[1:]} is {had}, not float32 of shape '

@@ -152,6 +152,61 @@ def test_latent_loss_is_the_kl_divergence(mu, sigma):
     assert float(model.latent_loss.array) == pytest.approx(integral, rel=1e-5, abs=1e-6)
 
 
+# The plain autoencoder ----------------------------------------------------------------------
+
+
+def make_autoencoder(name, sizes=(D, Z, H)):
+    """Return an Autoencoder whose biases are not zero, and digits (N, D) float32."""
+    np.random.seed(0)
+    model = net.Autoencoder(*sizes, net.ACTIVATIONS[name])
+    rng = np.random.RandomState(0)
+    for link in model.children():
+        link.b.array[...] = rng.normal(scale=0.3, size=link.b.shape)
+    return model, rng.uniform(size=(N, sizes[0])).astype(np.float32)
+
+
+def autoencode(model, x, name):
+    """Return code and reconstruction of x, in float64, layer on layer."""
+    layers = {link.name: (link.W.array.astype(float), link.b.array.astype(float))
+              for link in model.children()}
+    h = x.astype(float)
+    for link in ('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3'):
+        W, b = layers[link]
+        h = h @ W.T + b
+        if link == 'le3_mu':
+            z = h
+        elif link != 'ld3':
+            h = ACTIVATIONS[name](h)
+    return z, special.expit(h)
+
+
+@pytest.mark.parametrize('name', ACTIVATIONS)
+def test_autoencoder_matches_the_reference(name):
+    model, x = make_autoencoder(name)
+    state = np.random.get_state()[1].copy()
+    loss = model.get_loss_func()(x)
+    assert np.array_equal(np.random.get_state()[1], state)          # it draws nothing
+    z, decoded = autoencode(model, x, name)
+    found, ln_var = model.encode(x)
+    assert ln_var is None
+    np.testing.assert_allclose(found.array, z, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model(x).array, decoded, rtol=1e-5)
+    assert float(loss.array) == pytest.approx(((x - decoded) ** 2).sum() / N, rel=1e-5)
+    assert loss is model.loss is model.rec_loss
+    assert float(model.latent_loss) == 0
+    assert {link.name for link in model.children()} == {
+        'le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3'}
+
+
+@pytest.mark.parametrize('name', ACTIVATIONS)
+def test_gradients_of_the_autoencoder_match_numerical_ones(name):
+    with chainer.using_config('dtype', np.float64):
+        model, x = make_autoencoder(name)
+    gradient_check.check_backward(
+        lambda x, *params: model.get_loss_func()(x), x.astype(float), np.array(1.0),
+        tuple(model.params()), eps=1e-6, atol=1e-5, rtol=1e-5, dtype=np.float64)
+
+
 # The article's class, its formulas written anew ---------------------------------------------
 
 

@@ -274,6 +274,48 @@ def test_beta_weighs_the_latent_loss(cli, data_dir, tmp_path, finished):
     assert four['main/rec_loss'] == one['main/rec_loss']
 
 
+def test_autoencoder_trains_logs_and_resumes_exactly(cli, data_dir, tmp_path):
+    flags = ['--data-dir', data_dir, *SMALL, '--autoencoder']
+    status, out, err = cli(*flags, '-e', '4', '-o', tmp_path / 'whole')
+    assert (status, err) == (0, '')
+    assert '\nupdater  standard (an autoencoder is not compiled)\n' in out
+    assert '\nloss     squared error, minibatches of 20, Adam, seed 0\n' in out
+    log = log_of(tmp_path / 'whole')
+    assert all(row['main/loss'] == row['main/rec_loss'] and row['main/latent_loss'] == 0
+               for row in log)
+    assert log[-1]['main/loss'] < log[0]['main/loss']
+    assert json.loads((tmp_path / 'whole' / 'args.json').read_text())['autoencoder'] is True
+
+    assert cli(*flags, '-e', '2', '-o', tmp_path / 'run')[0] == 0
+    assert cli('--resume', '-e', '4', '-o', tmp_path / 'run')[0] == 0
+    whole, run = (weights(tmp_path / name / 'snapshot_epoch_4') for name in ('whole', 'run'))
+    assert whole == run
+    model = net.Autoencoder(784, 2, 16, net.ACTIVATIONS['softplus'])
+    path = str(tmp_path / 'whole' / 'snapshot_epoch_4')
+    snapshot.load_model(snapshot.read(path), model, path)
+    digits = mnist.get_digits(data_dir=str(data_dir))
+    assert float(model.get_loss_func()(digits.test).array) == pytest.approx(
+        log[-1]['validation/main/loss'], rel=1e-5)
+
+
+@pytest.mark.parametrize('flags', [['--beta', '2'], ['-k', '3']])
+def test_autoencoder_refuses_what_it_has_not(cli, tmp_path, flags):
+    check_refused(cli('--autoencoder', *flags, '-o', tmp_path / 'run'),
+                  '--autoencoder has neither a latent loss nor noise; leave out --beta and --k')
+
+
+def test_autoencoder_and_vae_are_told_apart(cli, data_dir, tmp_path, finished):
+    path = tmp_path / 'run' / 'snapshot_epoch_2'
+    start = ['--data-dir', data_dir, *SMALL]
+    assert cli(*start, '--autoencoder', '-o', tmp_path / 'run')[0] == 0
+    check_refused(cli(*start, '-m', path, '-o', tmp_path / 'vae'),
+                  f'{path} is of an autoencoder, and not of a VAE; give --autoencoder')
+    check_refused(cli('--resume', '--autoencoder', '-o', finished), 'contradicts --autoencoder')
+    # the other way round there are all weights that it needs
+    assert cli(*start, '--autoencoder', '-m', finished / 'snapshot_epoch_2',
+               '-o', tmp_path / 'from_vae')[0] == 0
+
+
 def test_binary_rounds_the_pixels(cli, data_dir, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(net, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')

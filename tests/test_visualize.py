@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 
-from support import mnist, pictures, snapshot  # lets chainer import
+from support import mnist, pictures, snapshot, sources  # lets chainer import
 
 from chainer import functions as F
 from chainer.backends import cuda
@@ -67,7 +67,7 @@ def write_digits(folder, *arrays):
 def read_run(out):
     """Return the model and the digits of a run, as the figures get them."""
     args = visualize.parse_arguments(['-o', str(out)])
-    return visualize.read_run(args)[:2]
+    return sources.read_run(args)[:2]
 
 
 def as_reference(model, activation='softplus'):

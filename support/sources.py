@@ -1,0 +1,74 @@
+"""What figures are drawn from: the snapshot of a run, or weights alone, as the notebook saves them.
+
+The notebook's cell 12 writes its VAE by `chainer.serializers.save_npz`: no more than the layers.
+Their sizes follow from the arrays; activation and digits are the command line's.
+"""
+
+from support import compat, mnist, snapshot  # lets chainer import
+
+import net
+
+OF_WEIGHTS = {      # what weights alone do not tell, as the article has it
+    'checksum': None, 'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100}
+
+
+def read_run(args):
+    """Read what figures are drawn from: the model and the digits of a snapshot, and its settings.
+
+    Args:
+        args (Namespace): The command line of visualize.py: `snapshot` (str), or None for the newest
+            one in `out`, `data_dir`, `dataset`, `activation` and `gpu`.
+
+    Returns:
+        tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict, as
+        `snapshot.read_settings` returns it, but with `dataset` and `data_dir` as these digits were
+        found.
+
+    Raises:
+        UserError: If one cannot be had.
+    """
+    device = compat.get_device(args.gpu)
+    path = args.snapshot or snapshot.newest(args.out)
+    arrays = snapshot.read(path)
+    is_run = snapshot.SETTINGS_KEY in arrays or 'le1/W' not in arrays
+    settings = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
+    if is_run and (args.dataset or args.activation):
+        raise compat.UserError(f'{path} is the snapshot of a run, which tells its activation and '
+                               'dataset; leave out --activation and --dataset')
+    snapshot.check_activation(settings, net.ACTIVATIONS, path)
+    digits = mnist.get_digits(settings['dataset'], args.data_dir or settings['data_dir'],
+                              settings['test'], settings['binary'])
+    if is_run:
+        snapshot.check_digits(settings, digits, path)
+    model_class = net.Autoencoder if settings['autoencoder'] else net.VAE
+    model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
+                        net.ACTIVATIONS[settings['activation']])
+    snapshot.load_model(arrays, model, path)
+    device.use()
+    model.to_device(device)
+    return model, digits, settings | {'dataset': digits.dataset, 'data_dir': digits.data_dir}
+
+
+def guess(arrays, args, path):
+    """Return the settings of weights alone, from their shapes and the command line.
+
+    Args:
+        arrays (dict): As from `snapshot.read`.
+        args (Namespace): As for `read_run`.
+        path (str): Where the arrays come from, for the message.
+
+    Returns:
+        dict: Those settings that figures need.
+
+    Raises:
+        snapshot.SnapshotError: If they are not the weights of such a model.
+    """
+    try:
+        (dim_h, n_in), (dim_z, _) = (arrays[f'{link}/W'].shape for link in ('le1', 'le3_mu'))
+    except (KeyError, ValueError):
+        raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; use a snapshot, '
+                                     'or a model saved by chainer.serializers.save_npz') from None
+    return OF_WEIGHTS | {
+        'autoencoder': 'le3_ln_var/W' not in arrays, 'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
+        'activation': args.activation or 'softplus', 'dataset': args.dataset or 'auto',
+        'data_dir': args.data_dir}
