@@ -25,6 +25,7 @@ import net
 
 MOST = 5000             # test digits in a scatter plot and in the projector,
 MOST_TSNE = 2000        # and in t-SNE, which takes minutes for more
+SPAN = 2                # the map goes from -SPAN to SPAN in z_1 and z_2
 STEPS = 80              # of the walk from one digit to another
 TURN = 40               # steps from every digit to every digit, and as many back
 
@@ -97,11 +98,14 @@ def draw_scatter(model, digits, arrow=None):
     points = project(mu)                                        # (N, 2)
     ends = project(endpoints(model, digits, *arrow)) if arrow else points[:0]
     limit = max(3.3, 1.05 * np.abs(np.concatenate([points, ends])).max())
-    axes = pictures.scatter_plot(points, labels, limit, names)
-    title = f'means of q(z|x) of {len(mu)} test digits; dashed: 1, 2 and 3 σ of N(0, I)'
+    dims = mu.shape[1]
+    axes = pictures.scatter_plot(points, labels, limit, names, SPAN if dims == 2 else None,
+                                 ends)
+    projected = '' if dims == 2 else f', projected from {dims} dimensions'
+    lines = 'dashed: 1, 2 and 3 σ of N(0, I)' + '; dotted: the square of map.png' * (dims == 2)
+    title = f'means of q(z|x) of {len(mu)} test digits{projected}\n{lines}'
     if arrow:
-        pictures.put_arrow(axes, *ends)
-        title += f'\narrow: from a {arrow[0]} to a {arrow[1]}'
+        title += f'; arrow: from a {arrow[0]} to a {arrow[1]}{", projected too" * (dims > 2)}'
     axes.set_title(title)
     return axes.figure
 

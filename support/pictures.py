@@ -17,7 +17,8 @@ import joblib
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
 import matplotlib.style
 import numpy as np
@@ -28,7 +29,10 @@ BATCH = 1000            # digits encoded or decoded at once
 HOLD = 1000             # milliseconds that a GIF rests at both ends
 DPI = 100               # pixels per inch
 PALETTE = matplotlib.color_sequences['petroff10']   # safe for the colour-blind, arXiv:2107.02270
-RED = '#ff3b30'         # of the walk, across the map and the scatter plot
+# of the classes 0..9, in the order that keeps those apart, for every eye, which touch in the latent
+# space: 3, 5 and 8, or 4 and 9
+CLASS_COLORS = [PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
+RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
 STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'savefig.dpi': DPI,
@@ -283,50 +287,67 @@ def plane(mu):
 def scatter_points(axes, points, labels):
     """Draw points (N, 2 or 3) in the order of the digits, coloured by label, with a legend."""
     classes = np.unique(labels)
-    colors = [PALETTE[i % 10] for i in np.searchsorted(classes, labels)]
-    size = np.clip(30000 / len(points), 9, 30)                  # square points
+    colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
+    size = np.clip(60000 / len(points), 14, 36)                 # square points
+    look = {'edgecolors': 'white', 'linewidths': 0.3}
     solid = {'depthshade': False} if points.shape[1] == 3 else {}
-    axes.scatter(*points.T, s=size, c=colors, alpha=0.7, linewidths=0, **solid)
-    handles = [axes.plot([], [], 'o', color=PALETTE[i % 10], label=label)[0]
+    axes.scatter(*points.T, s=size, c=colors, **look, **solid)
+    handles = [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
+                      markeredgecolor='white', markeredgewidth=0.3)
                for i, label in enumerate(classes)]
     axes.figure.legend(handles=handles, loc='outside right center', title='label')
 
 
-def spread(points, gap):
-    """Move points (N, 2) apart, by little, until no two are nearer than `gap`."""
-    points = points + np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
+def spread(points, gap, fixed=0):
+    """Move points (N, 2), but the last `fixed`, by little until no two are nearer than `gap`."""
+    free = np.arange(len(points))[:, None] < len(points) - fixed
+    points = points + free * np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
     for _ in range(1000):
         apart = points[:, None] - points                        # (N, N, 2)
         distance = np.linalg.norm(apart, axis=2) + np.eye(len(points)) * gap
         if distance.min() >= gap * 0.999:
             break
         push = np.maximum(gap - distance, 0) / 2 / np.maximum(distance, 1e-9)
-        points += (push[..., None] * apart).sum(axis=1) * 0.5
+        points += free * (push[..., None] * apart).sum(axis=1) * 0.5
     return points
 
 
-def put_numerals(axes, points, labels, gap):
-    """Write the numeral of each class at the mean of its points (N, 2), or beside it with a line.
+def medoid(points):
+    """Return the one of points (N, 2 or 3) that is nearest to them all, by its mean distance."""
+    distance = np.sqrt(sum((x[:, None] - x) ** 2 for x in points.T))        # (N, N)
+    return points[distance.sum(axis=1).argmin()]
+
+
+def put_numerals(axes, points, labels, gap, others=()):
+    """Write the numeral of each class at a member of it, or beside it with a line.
+
+    The member is the medoid, since the mean of a class that lies in two places is in neither.
 
     Args:
+        axes (Axes): Where `points` are drawn.
+        points (ndarray): (N, 2).
+        labels (ndarray): (N,).
         gap (float): The least distance between two numerals, in units of the axes.
+        others (sequence): Points (M, 2) from which they keep that distance, too.
     """
-    means = {label: points[labels == label].mean(axis=0) for label in np.unique(labels)}
-    places = spread(np.array(list(means.values())), gap)
-    for (label, mean), place in zip(means.items(), places, strict=True):
-        axes.annotate(str(label), mean, place, size=15, weight='bold', ha='center', va='center',
-                      zorder=5, path_effects=HALO,
+    members = {label: medoid(points[labels == label]) for label in np.unique(labels)}
+    places = spread(np.array([*members.values(), *others]), gap, fixed=len(others))
+    for (label, member), place in zip(members.items(), places, strict=False):
+        axes.annotate(str(label), member, place, size=15, weight='bold', ha='center', va='center',
+                      zorder=7, path_effects=HALO,
                       arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
 
 
 def put_arrow(axes, start, end):
-    """Draw an arrow between two points (2,), in front of all else."""
-    axes.annotate('', end, start, arrowprops={
-        'arrowstyle': '-|>', 'linewidth': 2, 'color': RED, 'shrinkA': 0, 'shrinkB': 0,
-        'path_effects': HALO, 'mutation_scale': 20})
+    """Draw an arrow between two points (2,), each in a ring, in front of all else."""
+    axes.annotate('', end, start, zorder=6, arrowprops={
+        'arrowstyle': '-|>', 'linewidth': 1.8, 'color': 'black', 'shrinkA': 5, 'shrinkB': 5,
+        'path_effects': HALO, 'mutation_scale': 18})
+    axes.plot(*np.transpose([start, end]), 'o', markersize=10, markerfacecolor='none',
+              markeredgecolor='black', markeredgewidth=1.8, path_effects=HALO, zorder=6)
 
 
-def scatter_plot(points, labels, limit, names):
+def scatter_plot(points, labels, limit, names, square=None, ends=()):
     """Draw codes in a plane of the latent space, with the circles of N(0, I), 1 to 3 sigma.
 
     Args:
@@ -334,6 +355,8 @@ def scatter_plot(points, labels, limit, names):
         labels (ndarray): (N,).
         limit (float): Where both axes end, on either side of the origin.
         names (sequence of str): Of both axes.
+        square (float): Half a side of a square around the origin, which is drawn too.
+        ends (sequence): Points (2, 2) between which an arrow is drawn, if any.
 
     Returns:
         Axes: Of a figure of its own.
@@ -342,7 +365,14 @@ def scatter_plot(points, labels, limit, names):
     axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
                               xlabel=names[0], ylabel=names[1])
     for radius in (1, 2, 3):
-        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#888888'))
+        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#666666',
+                              zorder=3))                        # above the points
+    if square:
+        axes.add_patch(Rectangle((-square, -square), 2 * square, 2 * square, fill=False,
+                                 linestyle=':', linewidth=1.5, edgecolor='black',
+                                 zorder=3))
     scatter_points(axes, points, labels)
-    put_numerals(axes, points, labels, limit / 13)
+    put_numerals(axes, points, labels, limit / 13, ends)
+    if len(ends):
+        put_arrow(axes, *ends)
     return axes

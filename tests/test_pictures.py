@@ -114,22 +114,55 @@ def test_a_palette_has_grays_and_shades_of_each_colour():
                                   [[0] * 3, [255] * 3, [255, 0, 0], [0, 0, 255]])
 
 
-def test_the_ten_colours_differ_for_the_colour_blind():
-    # Machado et al. 2009, severity 1: deuteranopia, protanopia; distances in CIELAB (1976)
-    linear = np.where(np.array(pictures.PALETTE) <= 0.04045, np.array(pictures.PALETTE) / 12.92,
-                      ((np.array(pictures.PALETTE) + 0.055) / 1.055) ** 2.4)
-    for matrix in (np.eye(3),
-                   [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                    [-0.011820, 0.042940, 0.968881]],
-                   [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-                    [-0.003882, -0.048116, 1.051998]]):
-        seen = np.clip(linear @ np.array(matrix).T, 0, 1)
-        x, y, z = (seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
-                                    [0.0193, 0.1192, 0.9505]]).T / [0.9505, 1, 1.089]).T
-        f = [np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z)]
-        lab = np.stack([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])], axis=1)
-        distance = np.linalg.norm(lab[:, None] - lab, axis=2) + 100 * np.eye(10)
-        assert distance.min() > 15
+# Machado et al. 2009, severity 1, in linear RGB
+EYES = {'normal': np.eye(3),
+        'deuteranopia': [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                         [-0.011820, 0.042940, 0.968881]],
+        'protanopia': [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                       [-0.003882, -0.048116, 1.051998]],
+        'tritanopia': [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                       [0.004733, 0.691367, 0.303900]]}
+
+
+def distances(colors, eye):
+    """Return how far colours, (N, 3) sRGB, are from each other for an eye, (N, N), in CIELAB."""
+    colors = np.array(colors)
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.array(EYES[eye]).T, 0, 1)
+    xyz = seen @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722],
+                           [0.0193, 0.1192, 0.9505]]).T / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+    return np.linalg.norm(lab[:, None] - lab, axis=2)
+
+
+@pytest.mark.parametrize('eye', EYES)
+def test_the_ten_colours_differ_for_every_eye(eye):
+    assert (distances(pictures.PALETTE, eye) + 100 * np.eye(10)).min() > 15
+    np.testing.assert_allclose(distances([(0, 0, 0), (1, 1, 1)], eye)[0, 1], 100, atol=0.1)
+
+
+TOUCHING = [(3, 5), (3, 8), (5, 8), (4, 9), (7, 9), (4, 7), (2, 3)]     # in the latent space
+
+
+@pytest.mark.parametrize('eye, least', [('normal', 50), ('deuteranopia', 40), ('protanopia', 40),
+                                        ('tritanopia', 40)])
+def test_classes_that_touch_have_colours_far_apart(eye, least):
+    assert sorted(pictures.CLASS_COLORS) == sorted(pictures.PALETTE)
+    apart = distances(pictures.CLASS_COLORS, eye)
+    assert min(apart[pair] for pair in TOUCHING) > least
+
+
+def test_points_are_opaque_with_an_edge_and_the_legend_shows_them():
+    points = np.random.RandomState(0).normal(size=(40, 2))
+    axes = pictures.scatter_plot(points, np.arange(40) % 10, 3, 'ab')
+    dots = axes.collections[0]
+    assert (dots.get_facecolors()[:, 3] == 1).all()
+    assert 0 < dots.get_linewidths()[0] < 0.5
+    for handle, color in zip(axes.figure.legends[0].legend_handles, pictures.CLASS_COLORS,
+                             strict=True):
+        assert (handle.get_color(), handle.get_alpha()) == (color, None)
+        assert handle.get_markeredgecolor() == 'white'
 
 
 # Scatter plots ----------------------------------------------------------------------------------
@@ -149,6 +182,12 @@ def test_a_plane_of_more_dimensions_goes_through_the_origin():
         pictures.plane(codes[:1])
 
 
+def test_the_medoid_is_a_member_of_a_class_that_is_split():
+    points = np.array([[-1, 0], [-1.1, 0], [-1, 0.1], [1, 0], [1.1, 0]])
+    assert (pictures.medoid(points) == points[0]).all()
+    assert (pictures.medoid(np.eye(3)[[0, 0, 2]]) == [1, 0, 0]).all()
+
+
 def test_numerals_that_are_apart_stay_where_they_are():
     points = np.array([[0, 0], [1, 0], [0, 1.0]])
     np.testing.assert_allclose(pictures.spread(points, 0.9), points, atol=1e-5)
@@ -162,3 +201,6 @@ def test_numerals_too_near_are_spread(points):
     distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(len(points))
     assert distances.min() > 0.29
     np.testing.assert_allclose(moved.mean(axis=0), points.mean(axis=0), atol=0.2)
+    moved = pictures.spread(points, 0.3, fixed=1)
+    np.testing.assert_array_equal(moved[-1], points[-1])
+    assert np.linalg.norm(moved[:-1] - moved[-1], axis=1).min() > 0.29

@@ -256,7 +256,7 @@ def numerals(axes):
     return {int(text.get_text()): text for text in axes.texts if text.get_text().isdigit()}
 
 
-def test_numerals_stand_at_the_means_of_their_classes(scatter_axes, drawn):
+def test_numerals_stand_at_members_of_their_classes(scatter_axes, drawn):
     axes, model, digits = scatter_axes(drawn[0])
     mu = as_reference(model)[0](digits.test)
     np.testing.assert_allclose(axes.collections[0].get_offsets(), mu, atol=1e-5)
@@ -264,9 +264,10 @@ def test_numerals_stand_at_the_means_of_their_classes(scatter_axes, drawn):
     assert sorted(texts) == list(range(10))
     reach = axes.get_xlim()[1] / 3
     for label, text in texts.items():
-        mean = mu[digits.test_labels == label].mean(axis=0)
-        np.testing.assert_allclose(text.xy, mean, atol=1e-5)
-        assert np.linalg.norm(text.get_position() - mean) < reach
+        members = mu[digits.test_labels == label]
+        mean_distance = np.linalg.norm(members[:, None] - members, axis=2).mean(axis=0)
+        np.testing.assert_allclose(text.xy, members[mean_distance.argmin()], atol=1e-5)
+        assert np.linalg.norm(text.get_position() - np.array(text.xy)) < reach
     check_colors(axes.figure.legends[0], axes.collections[0], digits.test_labels)
 
 
@@ -296,6 +297,26 @@ def test_the_arrow_goes_from_a_0_to_a_7(scatter_axes, drawn):
     ends = as_reference(model)[0](digits.test[[labels.index(0), labels.index(7)]])
     arrow, = [text for text in axes.texts if not text.get_text()]
     np.testing.assert_allclose([arrow.get_position(), arrow.xy], ends, atol=1e-5)
+    rings, = axes.lines
+    np.testing.assert_allclose(rings.get_xydata(), ends, atol=1e-5)
+    for text in numerals(axes).values():                        # none on a ring
+        assert np.linalg.norm(text.get_position() - ends, axis=1).min() > axes.get_xlim()[1] / 14
+    array = frames(drawn[0] / 'scatter_arrow.png')[0][0]
+    middle = axes.transData.transform(ends.mean(axis=0)).astype(int)
+    place = array[720 - middle[1] - 12:720 - middle[1] + 12, middle[0] - 12:middle[0] + 12]
+    assert (place.max(axis=2) < 40).sum() > 10                  # black, and white around it
+    assert (place.min(axis=2) == 255).sum() > 10
+
+
+@pytest.mark.parametrize('run, words', [
+    ('finished', ('30 test digits\n', 'map.png; arrow: from a 0 to a 7$')),
+    ('other_run', ('30 test digits, projected from 3 dimensions\n',
+                   'arrow: from a 0 to a 7, projected too$'))])
+def test_the_title_says_what_is_projected(scatter_axes, run, words, request):
+    axes, _, _ = scatter_axes(request.getfixturevalue(run), visualize.scatter_arrow, start=0, end=7)
+    for part in words:
+        assert re.search(part, axes.get_title())
+    assert ('map.png' in axes.get_title()) == (len(axes.patches) == 4) == (run == 'finished')
 
 
 def test_more_dimensions_are_projected_on_two_principal_components(scatter_axes, other_run):
@@ -310,10 +331,12 @@ def test_more_dimensions_are_projected_on_two_principal_components(scatter_axes,
     assert f'({share[1]:.0%} of' in axes.get_ylabel()
 
 
-def test_the_circles_are_of_the_prior(scatter_axes, drawn):
+def test_the_circles_are_of_the_prior_and_the_square_is_of_the_map(scatter_axes, drawn):
     axes, _, _ = scatter_axes(drawn[0])
-    assert [(tuple(patch.center), patch.radius) for patch in axes.patches] == [
+    *circles, square = axes.patches
+    assert [(tuple(patch.center), patch.radius) for patch in circles] == [
         ((0, 0), 1), ((0, 0), 2), ((0, 0), 3)]
+    np.testing.assert_array_equal(square.get_corners(), [[-2, -2], [2, -2], [2, 2], [-2, 2]])
     assert axes.get_aspect() == 1
 
 
