@@ -49,20 +49,20 @@ def decode(model, z):
 
 
 def reconstruction(model, digits, path):
-    """Ten test digits, each beside its reconstruction (section 1-2)."""
-    x = digits.test[:10]
-    gap = np.full((len(x), mnist.SIDE, 1), np.nan)
-    pairs = pictures.as_pictures(x), gap, decode(model, encode(model, x))
-    pictures.save(pictures.sheet(np.concatenate(pairs, axis=2), 5,
-                                 heading='test digits, each beside its reconstruction'), path)
+    """Of each class the first test digit, above its reconstruction (section 1-2)."""
+    labels, places = zip(*pictures.first_of_each(digits).items(), strict=True)
+    x = digits.test[list(places)]
+    rows = np.concatenate([pictures.as_pictures(x), decode(model, encode(model, x))])
+    titles = [f'input: a {label}' for label in labels] + ['reconstruction'] * len(labels)
+    pictures.save(pictures.sheet(rows, len(labels), titles, gap=5), path)
 
 
 def first_digits(model, digits, path):
     """Of each class the reconstruction of its first test digit (section 1-2)."""
-    labels, places = zip(*pictures.first_of_each(digits).items(), strict=True)
-    decoded = decode(model, encode(model, digits.test[list(places)]))
-    titles = [f'reconstruction of a {label}' for label in labels]
-    pictures.save(pictures.sheet(decoded, 5, titles, zoom=5), path)
+    places = list(pictures.first_of_each(digits).values())
+    decoded = decode(model, encode(model, digits.test[places]))
+    heading = 'reconstruction of the first test digit of each class'
+    pictures.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
 
 
 def samples(model, digits, path):
@@ -139,7 +139,7 @@ def walk_gif(model, digits, path, start, end):
     """The walk as an animation (section 1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
     heading = f'from a {start} to a {end}, t = '
-    figures = (pictures.sheet(picture[None], 1, heading=f'{heading}{share:.4f}', zoom=8)
+    figures = (pictures.sheet(picture[None], 1, heading=f'{heading}{share:.3f}', zoom=8)
                for share, picture in zip(t, decode(model, z), strict=True))
     pictures.save_gif(figures, path, len(t))
 
@@ -147,23 +147,24 @@ def walk_gif(model, digits, path, start, end):
 def walk_sheet(model, digits, path, start, end):
     """The walk: digits decoded on the line from a 0 to a 7 (section 1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
-    titles = [f't = {share:.4f}' for share in t]
+    titles = [f't = {share:.3f}' for share in t]
     pictures.save(pictures.sheet(decode(model, z), 9, titles, f'from a {start} to a {end}'), path)
 
 
 def latent_map(model, digits, path, start, end):
     """Digits decoded from -2 to 2 in z_1 and z_2, and the walk (section 1-2)."""
-    grid = np.linspace(-2, 2, 25)
+    grid = np.linspace(-SPAN, SPAN, 25)
     z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (25, 25, 2), z_2 points up
     canvas = pictures.joined(decode(model, z.reshape(-1, 2)), 25)       # (700, 700)
-    edge = 2 + (grid[1] - grid[0]) / 2
+    edge = SPAN + (grid[1] - grid[0]) / 2
+    outside = np.mean(np.abs(encode(model, pictures.spaced(digits, MOST)[0])).max(axis=1) > edge)
     figure = pictures.figure_of(760, 780)
     pictures.put_pixels(figure, canvas, 48, 48)
     axes = figure.add_axes((48 / 760, 48 / 780, 700 / 760, 700 / 780), xlabel='$z_1$',
-                           ylabel='$z_2$', frame_on=False, zorder=1,        # above the pixels
-                           title=f'digits decoded from z; red: from a {start} to a {end}')
-    z_1, z_2 = endpoints(model, digits, start, end).T
-    axes.plot(z_1, z_2, color=pictures.RED, linewidth=1.5, marker='o')
+                           ylabel='$z_2$', frame_on=False, zorder=1)        # above the pixels
+    axes.set_title(f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the '
+                   'test digits lie outside (see map_wide.png)')
+    pictures.put_line(axes, *endpoints(model, digits, start, end))
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=range(-2, 3), yticks=range(-2, 3))
     pictures.save(figure, path)
 

@@ -347,6 +347,12 @@ def put_arrow(axes, start, end):
               markeredgecolor='black', markeredgewidth=1.8, path_effects=HALO, zorder=6)
 
 
+def put_line(axes, start, end):
+    """Draw a thin red line between two points (2,), which leaves the digits below it legible."""
+    axes.plot(*np.transpose([start, end]), color=RED, linewidth=1, marker='o', markersize=5,
+              path_effects=[withStroke(linewidth=2.2, foreground='black')])
+
+
 def scatter_plot(points, labels, limit, names, square=None, ends=()):
     """Draw codes in a plane of the latent space, with the circles of N(0, I), 1 to 3 sigma.
 

@@ -19,7 +19,7 @@ from matplotlib.text import Text
 import numpy as np
 from PIL import Image
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, ndimage, stats
 from test_net import Reference
 from test_pictures import check_colors, frames, tiles
 from test_snapshot import last, rewrite
@@ -29,7 +29,7 @@ import visualize
 
 HAS_DOT = shutil.which('dot') is not None
 FILES = {                       # of a full run with z = 2: frames and pixels
-    'reconstruction.png': (1, (927, 226)), 'digits.png': (1, (772, 344)),
+    'reconstruction.png': (1, (895, 211)), 'digits.png': (1, (772, 338)),
     'samples.png': (1, (873, 895)), 'scatter.png': (1, (760, 720)),
     'scatter_arrow.png': (1, (760, 720)), 'interpolation_0to7.png': (1, (876, 1024)),
     'interpolation_0to7.gif': (81, (248, 270)), 'interpolation_all.gif': (80, (302, 324)),
@@ -146,12 +146,19 @@ def captured(monkeypatch):
 # Digits -----------------------------------------------------------------------------------------
 
 
-def test_reconstructions_stand_beside_their_digits(drawn):
+def first_places(digits):
+    return [digits.test_labels.tolist().index(label) for label in range(10)]
+
+
+def test_reconstructions_stand_below_a_digit_of_each_class(drawn, captured):
     model, digits = read_run(drawn[0])
     encode, decode = as_reference(model)
-    x = digits.test[:10]
-    pairs = np.stack([x, decode(encode(x))], axis=1).reshape(20, 784)
-    check_tiles(frames(drawn[0] / 'reconstruction.png')[0][0], 3, pairs)
+    x = digits.test[first_places(digits)]
+    rows = np.concatenate([x, decode(encode(x))])
+    check_tiles(frames(drawn[0] / 'reconstruction.png')[0][0], 3, rows)
+    figure, = captured(visualize.reconstruction, model, digits)
+    assert texts_of(figure) == [f'input: a {label}' for label in range(10)] + 10 * [
+        'reconstruction']
 
 
 def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run, tmp_path):
@@ -161,11 +168,10 @@ def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run,
     model, digits = read_run(other_run)
     assert np.unique(digits.test).tolist() == [0, 1]
     encode, decode = as_reference(model, 'tanh')
-    places = [digits.test_labels.tolist().index(label) for label in range(10)]
-    first = frames(tmp_path / 'digits.png')[0][0]
-    check_tiles(first, 5, decode(encode(digits.test[places])))
-    pairs = tiles(frames(tmp_path / 'reconstruction.png')[0][0], 3)
-    np.testing.assert_array_equal(pairs[::2], 255 * digits.test[:10])
+    x = digits.test[first_places(digits)]
+    check_tiles(frames(tmp_path / 'digits.png')[0][0], 5, decode(encode(x)))
+    rows = tiles(frames(tmp_path / 'reconstruction.png')[0][0], 3)
+    np.testing.assert_array_equal(rows[:10], 255 * x)
 
 
 def test_samples_come_from_the_prior(drawn, monkeypatch):
@@ -227,15 +233,15 @@ def texts_of(figure):
 def test_titles_say_what_a_tile_is(captured, drawn):
     model, digits = read_run(drawn[0])
     figure, = captured(visualize.walk_sheet, model, digits, start=3, end=5)
-    assert texts_of(figure) == [f't = {i / 80:.4f}' for i in range(81)] + ['from a 3 to a 5']
+    assert texts_of(figure) == [f't = {t:.3f}' for t in np.linspace(0, 1, 81)] + ['from a 3 to a 5']
     figures = captured(visualize.walk_gif, model, digits, start=3, end=5)
     assert [texts_of(figure) for figure in figures] == [
-        [f'from a 3 to a 5, t = {i / 80:.4f}'] for i in range(81)]
+        [f'from a 3 to a 5, t = {t:.3f}'] for t in np.linspace(0, 1, 81)]
     figures = captured(visualize.every_walk_gif, model, digits)
     t = [*range(41), *range(39, 0, -1)]
     assert [texts_of(figure) for figure in figures] == [[f't = {i / 40:.3f}'] for i in t]
     figure, = captured(visualize.first_digits, model, digits)
-    assert texts_of(figure) == [f'reconstruction of a {label}' for label in range(10)]
+    assert texts_of(figure) == ['reconstruction of the first test digit of each class']
 
 
 # The latent space -------------------------------------------------------------------------------
@@ -345,11 +351,12 @@ def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, captured):
     encode, decode = as_reference(model)
     array = frames(drawn[0] / 'map.png')[0][0][32:732, 48:748]
     red = array[..., 0] > array[..., 1] + 60
+    line = ndimage.binary_dilation(red, iterations=2)           # with its halo
     compared = 0
     for row in range(25):
         for column in range(25):
             place = np.s_[28 * row + 1:28 * row + 27, 28 * column + 1:28 * column + 27]
-            if not red[place].any():
+            if not line[place].any():
                 z = [[-2 + column / 6, 2 - row / 6]]                # z_2 points up
                 wanted = 255 * decode(np.array(z)).reshape(28, 28)[1:27, 1:27]
                 np.testing.assert_allclose(array[place][..., 0], wanted, atol=2)
@@ -360,6 +367,10 @@ def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, captured):
     box = axes.get_window_extent()
     assert (box.x0, box.y0, box.width, box.height) == pytest.approx((48, 48, 700, 700), abs=1e-3)
     assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-2 - 1 / 12, 2 + 1 / 12))
+    outside = np.mean(np.abs(encode(digits.test)).max(axis=1) > 2 + 1 / 12)
+    assert axes.get_title() == f'digits decoded from z; red: from a 0 to a 7; {outside:.0%} of ' \
+                               'the test digits lie outside (see map_wide.png)'
+    assert axes.lines[0].get_linewidth() <= 1 and axes.lines[0].get_path_effects()
     labels = digits.test_labels.tolist()
     ends = encode(digits.test[[labels.index(0), labels.index(7)]])
     for share in np.linspace(0, 1, 7):          # the red line, in pixels of 1/168
