@@ -29,7 +29,7 @@ from chainer import iterators, optimizers, training
 from chainer.training import extensions
 import numpy as np
 
-from net import ACTIVATIONS, VAE, Autoencoder
+from net import ACTIVATIONS, VAE, Autoencoder, draw_graph
 
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
@@ -70,7 +70,7 @@ def build_parser():
     add('-r', '--resume', nargs='?', const=options.NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '
              'a larger --epoch trains for longer')
-    options.add_further(parser)
+    options.add_further(parser)         # --dataset, --activation, --seed, --updater, --keep, ...
     return parser
 
 
@@ -118,6 +118,7 @@ def train_vae(args):
     model = model_class(train.shape[1], args.dim_z, args.dim_h, ACTIVATIONS[args.activation])
     if args.initmodel is not None:
         comm.on_root(snapshot.load_weights, args.initmodel, model, args.activation)
+    graph = draw_graph(model, train[:args.batch_size], args.beta, args.k)       # for OUT/cg.dot
     model.to_device(device)
 
     # optimizer; each process takes its share of the digits
@@ -137,7 +138,7 @@ def train_vae(args):
     if args.updater == 'fast':          # the same, compiled, as long as net.py is what was compiled
         from support.updater import fast
 
-        updater = fast(updater, evaluator, args.beta, args.k, TEST_K)
+        updater = fast(updater, evaluator)
 
     # trainer and its extensions
     trainer = training.Trainer(updater, UntilStopped(args.epoch), args.out)
@@ -155,7 +156,7 @@ def train_vae(args):
     resume.make_exact(trainer, args, digits)    # with --resume, go to where a snapshot was taken
 
     # run; around it the first and last words, and Ctrl-C that keeps the work done
-    with whole_run(trainer, args, digits):
+    with whole_run(trainer, args, digits, graph):
         trainer.run(show_loop_exception_msg=False)
     return trainer.stop_trigger.status
 

@@ -16,7 +16,23 @@ import sys
 import types
 import warnings
 
-import numpy as np
+COMMANDS = 'train_vae.py', 'visualize.py'
+
+
+def _missing(error):
+    """Where one of the commands lacks a package, say in one line what to do about it, and exit."""
+    script = os.path.basename(getattr(sys.modules['__main__'], '__file__', None) or '')
+    if script in COMMANDS:
+        print(f'{script}: error: {error}; activate the virtual environment (. .venv/bin/activate), '
+              'which the first command of README.md makes', file=sys.stderr)
+        raise SystemExit(2) from None
+    raise error
+
+
+try:
+    import numpy as np
+except ImportError as error:
+    _missing(error)
 
 # chainer/functions/array/as_strided.py, lines 10 and 252: np.sctypes['int'] and ['float'].
 # NumPy 2.0 removed np.sctypes.
@@ -51,8 +67,11 @@ os.environ.setdefault('CHAINER_CUDNN', '0')
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    import chainer
-    from chainer.backends import cuda
+    try:
+        import chainer
+        from chainer.backends import cuda
+    except ModuleNotFoundError as error:
+        _missing(error)
 
 CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')

@@ -19,8 +19,6 @@ from chainer import training
 from chainer.training import extensions, triggers
 import numpy as np
 
-import net
-
 
 class UntilStopped(triggers.IntervalTrigger):
     """Stop trigger: after so many epochs, or after the iteration in which a signal came.
@@ -207,7 +205,7 @@ def plot_losses(trainer):
 
 
 @contextlib.contextmanager
-def whole_run(trainer, args, digits):
+def whole_run(trainer, args, digits, graph):
     """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
 
     Within, a first Ctrl-C or SIGTERM stops the trainer after its iteration, which
@@ -217,6 +215,7 @@ def whole_run(trainer, args, digits):
         trainer (Trainer): That of this rank, which `resume.make_exact` has seen.
         args (argparse.Namespace): The command line; as from `options.parsed`.
         digits (mnist.Digits): Those that the run trains on.
+        graph (str): What `cg.dot` is to tell.
 
     Raises:
         FileError: If the results have no room in OUT, or cannot be written.
@@ -227,7 +226,7 @@ def whole_run(trainer, args, digits):
         if comm.rank == 0:
             report_no_more(trainer, args)
         return
-    comm.on_root(prepare_folder, trainer, args, digits)
+    comm.on_root(prepare_folder, trainer, args, digits, graph)
     if comm.rank == 0:
         print_header(trainer, args, digits)
     with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
@@ -241,13 +240,14 @@ def whole_run(trainer, args, digits):
         plot_losses(trainer)
 
 
-def prepare_folder(trainer, args, digits):
+def prepare_folder(trainer, args, digits, graph):
     """Make sure that the snapshots have room in OUT, and write what a run writes at its start.
 
     Args:
         trainer (Trainer): Where the run starts.
         args (argparse.Namespace): The command line.
         digits (mnist.Digits): Those that the run trains on.
+        graph (str): What `cg.dot` is to tell.
 
     Raises:
         FileError: If they have not, or it cannot be written.
@@ -261,8 +261,7 @@ def prepare_folder(trainer, args, digits):
         files.clear(args.out)
     settings = trainer.get_extension('run').now()
     files.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
-    x = model.xp.asarray(digits.train[:args.batch_size])
-    files.write_text(args.out, 'cg.dot', net.draw_graph(model, x, args.beta, args.k))
+    files.write_text(args.out, 'cg.dot', graph)
 
 
 def report_no_more(trainer, args):
@@ -275,11 +274,14 @@ def report_no_more(trainer, args):
 
 def print_header(trainer, args, digits):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
+    settings = trainer.get_extension('run').settings
     where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
     batch = snapshot.describe_step(args.batch_size, args.comm.size)
     pixels = '' if not args.binary else ', binary'
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
+    optimizer = trainer.updater.get_optimizer('main')
+    optimizer = type(getattr(optimizer, 'actual_optimizer', optimizer)).__name__
     loss = 'squared error' if args.autoencoder else f'negative ELBO{weight}{samples}'
     start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
@@ -287,8 +289,8 @@ device   {where}
 updater  {resume.kind_of(trainer.updater)}
 digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
 model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
-z = {args.dim_z}, {args.activation}{', no noise' * args.autoencoder}
-loss     {loss}, {batch}, Adam, seed {args.seed}
+z = {args.dim_z}, {settings['activation']}{', no noise' * args.autoencoder}
+loss     {loss}, {batch}, {optimizer}, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
 """, flush=True)

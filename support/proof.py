@@ -18,13 +18,14 @@ from chainer import iterators
 from chainer.dataset import convert
 import chainer.links as L
 from chainer.optimizers import adam
-from chainer.training import updaters
+from chainer.training import extensions, updaters
 import numpy as np
 
 import net
 
-READ = {                # of net.py's VAE, as it is compiled: `fingerprint` of its methods
+READ = {                # of net.py's VAE, as it is compiled: `fingerprint` of its methods,
     'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
+SCORE = '7a880e939a23'  # and of what train_vae.py's `score_func` returns
 # How far two gradients may be apart, of their size, and two losses; float32 gives some 1e-6. But
 # rounding decides on which side of its kink a relu is, and that is a digit's share in a gradient:
 # so only what differs on `TRIES` minibatches differs.
@@ -48,7 +49,31 @@ def uncovered(updater):
     if (type(iterator) is not iterators.SerialIterator or not isinstance(digits, np.ndarray)
             or digits.ndim != 2 or digits.dtype != np.float32):
         return 'digits are not one array of float32'
+    if loss_settings(updater.loss_func, updater.get_optimizer('main').target) is None:
+        return 'loss_func is not what get_loss_func of the model returns'
     return ''
+
+
+def loss_settings(function, model):
+    """Return C and k, where a function is what `model.get_loss_func(C, k)` returns; else None.
+
+    Another one may keep count of its calls, which the fast step does not make.
+    """
+    code = getattr(function, '__code__', None)
+    if code is None or code not in type(model).get_loss_func.__code__.co_consts:
+        return None
+    given = inspect.getclosurevars(function).nonlocals
+    return (given['C'], given['k']) if given.get('self') is model else None
+
+
+def score_samples(evaluator, model):
+    """Return k, where an Evaluator scores by train_vae.py's `score_func(model, k)`; else None."""
+    if (type(evaluator) is not extensions.Evaluator or fingerprint(evaluator.eval_func) != SCORE
+            or evaluator.converter is not convert.concat_examples):
+        return None
+    given = inspect.getclosurevars(evaluator.eval_func).nonlocals
+    C, k = loss_settings(given['lf'], model) or (None, None)
+    return k if given['model'] is model and C == 1 else None
 
 
 def obstacle(optimizer):
@@ -66,14 +91,24 @@ def obstacle(optimizer):
     if hasattr(optimizer, 'actual_optimizer'):
         return 'as all ranks step together'
     links = {link.name: link for link in model.children()}
-    if links.keys() != set(step.FLOW) or any(type(link) is not L.Linear for link in links.values()):
-        other = next((name for name, link in links.items()
-                      if name not in step.FLOW or type(link) is not L.Linear), None)
-        return NOT_COMPILED + (f'link {other}' if other else 'a link is missing')
+    for name in [*links, *step.FLOW]:
+        if name not in links:
+            return NOT_COMPILED + f'there is no link {name}'
+        if name not in step.FLOW or type(links[name]) is not L.Linear:
+            return NOT_COMPILED + f'there is another link, {name}'
     if len(list(model.params())) != 2 * len(step.FLOW):
-        return NOT_COMPILED + 'its parameters'
-    if model.act_func not in step.ACTIVATIONS:
-        return 'unknown activation'
+        return NOT_COMPILED + 'there are other parameters than W and b of each link'
+    if any(param.array is None for param in model.params()):
+        return NOT_COMPILED + 'a link has no size yet'
+    D, H, Z = (len(links[name].b.array) for name in ('ld3', 'le1', 'le3_mu'))
+    shapes = {'le1': (H, D), 'le2': (H, H), 'le3_mu': (Z, H), 'le3_ln_var': (Z, H), 'ld1': (H, Z),
+              'ld2': (H, H), 'ld3': (D, H)}
+    for name, shape in shapes.items():
+        if links[name].W.shape != shape:
+            return NOT_COMPILED + f'link {name} has another size'
+    act_func = getattr(model, 'act_func', None)
+    if act_func not in step.ACTIVATIONS:
+        return f'activation {getattr(act_func, "__name__", act_func)} is not compiled'
     if chainer.get_function_hooks() or chainer._get_link_hooks() or any(
             link.local_link_hooks for link in model.links()):
         return NOT_COMPILED + 'a hook watches it'
@@ -81,13 +116,15 @@ def obstacle(optimizer):
            for param in model.params()):
         return 'weights are not plain float32'
     rules = [param.update_rule for param in model.params()]
-    hooked = [hookable for hookable in (optimizer, *rules)
-              if hookable._hookable._pre_update_hooks or hookable._hookable._post_update_hooks]
-    if (type(optimizer) is not adam.Adam or hooked or hyperparam.amsgrad or hyperparam.adabound
-            or hyperparam.weight_decay_rate
-            or any(type(rule) is not adam.AdamRule or not rule.enabled
-                   or rule.hyperparam.get_dict() != hyperparam.get_dict() for rule in rules)):
+    if type(optimizer) is not adam.Adam or hyperparam.amsgrad or hyperparam.adabound or (
+            hyperparam.weight_decay_rate):
         return 'optimizer is not plain Adam'
+    if any(hookable._hookable._pre_update_hooks or hookable._hookable._post_update_hooks
+           for hookable in (optimizer, *rules)):
+        return 'optimizer is not plain Adam: it has a hook'
+    if any(type(rule) is not adam.AdamRule or not rule.enabled
+           or rule.hyperparam.get_dict() != hyperparam.get_dict() for rule in rules):
+        return 'optimizer is not plain Adam: a parameter has a rule of its own'
     return ''
 
 
@@ -97,7 +134,7 @@ def edited(model):
     What a comparison of numbers may miss: an edit that matters only later.
     """
     for name, known in READ.items():
-        if fingerprint(getattr(model, name)) != known:
+        if fingerprint(getattr(model, name, None)) != known:
             return f'{NOT_COMPILED}{type(model).__name__}.{name} is edited'
     return ''
 

@@ -17,6 +17,8 @@ from support import compat, snapshot  # lets chainer import
 from chainer import training
 import numpy as np
 
+REPORTS = {'check_finite', 'LogReport', 'PrintReport', 'PlotReport', 'ProgressBar', 'snapshot'}
+
 
 def start(argv):
     """Meet the other processes that mpiexec started, where the command line has --communicator.
@@ -296,7 +298,7 @@ class Ranks:
                        priority=0)                  # after all else but the snapshot
         if self.rank > 0:
             trainer.out = os.curdir
-            for name in extensions.keys() - {'validation', 'gather'}:
+            for name in REPORTS & extensions.keys():
                 del extensions[name]
         trainer.extend(agree, trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR + 1)
 

@@ -15,6 +15,8 @@ import chainer
 from chainer import serializers, training
 import numpy as np
 
+import net
+
 # where things are in a Trainer snapshot
 ITERATOR_PREFIX = 'updater/iterator:main/'
 POSITION_KEY = ITERATOR_PREFIX + 'current_position'
@@ -90,6 +92,12 @@ class RunState(training.Extension):
         np.random.set_state((
             'MT19937', serializer('random_keys', keys), serializer('random_position', position),
             serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
+
+
+def name_of(act_func):
+    """Return the name of an activation, that in net.py if it has one there."""
+    names = {function: name for name, function in net.ACTIVATIONS.items()}
+    return names.get(act_func) or getattr(act_func, '__name__', 'unnamed')
 
 
 def kind_of(updater):
@@ -278,15 +286,17 @@ def make_exact(trainer, args, digits):
         SnapshotError: If the snapshot to resume from does not fit.
     """
     comm, updater = args.comm, trainer.updater
+    model = updater.get_optimizer('main').target
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
-        'n_in': digits.train.shape[1], 'dataset': digits.dataset, 'data_dir': digits.data_dir,
-        'checksum': digits.checksum, 'device': 'CPU' if updater.device.xp is np else 'GPU',
-        'ranks': comm.size, 'ranks_changed': False}
+        'activation': name_of(model.act_func), 'n_in': digits.train.shape[1],
+        'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
+        'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
+        'ranks_changed': False}
     trainer.extend(RunState(settings, updater, comm))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
-    if hasattr(updater, 'prove'):               # the fast one, on the minibatch that comes now
-        updater.prove()
+    if hasattr(updater, 'prove') and updater.epoch < args.epoch:
+        updater.prove()                         # the fast one, on the minibatch that comes now
     if args.resumed is not None and comm.rank == 0:
         warn_of_changes(had, trainer.get_extension('run').now(), args.resume)
 

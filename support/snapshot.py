@@ -245,7 +245,7 @@ def check_activation(settings, activations, path):
     """
     if settings['activation'] not in activations:
         raise SnapshotError(f'{path} has an unknown activation, {settings["activation"]}; '
-                            'use another')
+                            'use another, or name it in ACTIVATIONS of net.py')
 
 
 def check_digits(settings, digits, path):
@@ -273,13 +273,14 @@ def describe_step(batch_size, ranks):
 # Its weights ------------------------------------------------------------------------------------
 
 
-def load_model(arrays, model, path):
+def load_model(arrays, model, path, mend='use it with the net.py that trained it'):
     """Copy weights into `model`.
 
     Args:
         arrays (dict): As from `read`: of a snapshot, or of a model alone.
         model (VAE): The model to fill.
         path (str): Where the arrays come from, for the message.
+        mend (str): What helps where the weights are of another model, for the message.
 
     Raises:
         SnapshotError: If they are the weights of another model, or not finite; `model` is then as
@@ -292,10 +293,10 @@ def load_model(arrays, model, path):
             if found is None and prefix + 'le3_mu/W' in arrays and name.startswith('/le3_ln_var'):
                 raise SnapshotError(f'{path} is of an autoencoder, and not of a VAE; '
                                     'give --autoencoder')
-            had = 'no such weights' if found is None else f'{found.dtype} of shape {found.shape}'
-            raise SnapshotError(
-                f'{path} is of another model: its {name[1:]} is {had}, not float32 of shape '
-                f'{weights.shape}; give --dim-z and --dim-h as that model was trained')
+            wrong = f'it has no {name[1:]}' if found is None else (
+                f'its {name[1:]} is {found.dtype} of shape {found.shape}, not float32 of shape '
+                f'{weights.shape}')
+            raise SnapshotError(f'{path} is of another model: {wrong}; {mend}')
         if not np.isfinite(found).all():
             raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
     serializers.NpzDeserializer(arrays, prefix).load(model)
@@ -313,7 +314,7 @@ def load_weights(path, model, activation):
         SnapshotError: If they are those of another model.
     """
     arrays = read(path)
-    load_model(arrays, model, path)
+    load_model(arrays, model, path, 'give --dim-z and --dim-h as that model was trained')
     if SETTINGS_KEY in arrays:
         its_own = read_settings(arrays, path)['activation']
         if its_own != activation:

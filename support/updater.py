@@ -30,40 +30,43 @@ from chainer.training import updaters
 import numpy as np
 
 try:
-    from support import compiled
+    from support import compiled, scoring
 except ImportError as error:            # Numba is missing, or told not to compile
     compiled, missing = None, error
 
-FEW = 16                # test digits on which scoring is compared
 
-
-def fast(updater, evaluator, C=1.0, k=1, test_k=1):
+def fast(updater, evaluator):
     """Return an updater that does what this one does, in less time; it where there is none.
 
     Args:
-        updater (StandardUpdater): Trains a `VAE` by Adam and `VAE.get_loss_func(C, k)`, on digits
+        updater (StandardUpdater): Trains a `VAE` by Adam and `VAE.get_loss_func`, on digits
             (any, D) float32 in one array.
-        evaluator (Evaluator): Its evaluation function scores by `VAE.get_loss_func(k=test_k)`, and
-            is replaced by a faster one, too.
-        C (float), k (int), test_k (int): As for `VAE.get_loss_func`.
+        evaluator (Evaluator): Its evaluation function, of train_vae.py's `score_func`, is replaced
+            by a faster one, too.
 
     Returns:
         StandardUpdater: Its `kind` says how it trains, and if it is not fast, why.
     """
     optimizer, device = updater.get_optimizer('main'), updater.device
-    why = (proof.uncovered(updater) or proof.obstacle(optimizer)
-           or proof.edited(optimizer.target))
+    model = optimizer.target
+    why = proof.obstacle(optimizer) or proof.edited(model) or proof.uncovered(updater)
     if not why and compiled is None:
         why = missing
-    try:
-        if not why:
-            made = (CompiledUpdater if device.xp is np else GraphUpdater)(updater, C, k)
-            evaluator.eval_func = Scores(made, evaluator.eval_func, test_k)
-            return made
-    except ImportError as error:        # there is no cuBLAS
-        why = error
-    updater.kind = f'standard ({why})'
-    return updater
+    if not why:
+        made_for = CompiledUpdater if device.xp is np else GraphUpdater
+        try:
+            made = made_for(updater, *proof.loss_settings(updater.loss_func, model))
+        except ImportError as error:    # there is no cuBLAS
+            why = error
+    if why:
+        updater.kind = f'standard ({why})'
+        return updater
+    test_k = proof.score_samples(evaluator, model)
+    if test_k is None:
+        made.how += '; score_func is edited, and scores by itself'
+    else:
+        evaluator.eval_func = scoring.Scores(made, evaluator.eval_func, test_k)
+    return made
 
 
 # The updaters -----------------------------------------------------------------------------------
@@ -73,7 +76,8 @@ class FastUpdater(updaters.StandardUpdater):
     """StandardUpdater of a VAE and Adam, made fast; here what a CPU and a GPU have in common.
 
     It serializes as StandardUpdater does: each goes on from the other's snapshots. It leaves the
-    gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss`, as numbers, on the model.
+    gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss` on the model, as numbers
+    where it took the step itself.
 
     Args:
         plain (StandardUpdater): As for `fast`. Its iterator yields the numbers of digits from now
@@ -90,7 +94,7 @@ class FastUpdater(updaters.StandardUpdater):
     def __init__(self, plain, C=1.0, k=1):
         iterator = plain.get_iterator('main')
         super().__init__(iterator, plain.get_optimizer('main'), device=plain.device,
-                         loss_func=plain.loss_func)
+                         loss_func=plain.loss_func, auto_new_epoch=plain.auto_new_epoch)
         self.model, self.C, self.k = self.get_optimizer('main').target, C, k
         self.dataset = iterator.dataset
         self.digits = self.device.send(np.ascontiguousarray(self.dataset))
@@ -154,10 +158,10 @@ class FastUpdater(updaters.StandardUpdater):
                     rows = np.array(copy.copy(iterator).next(), np.int64)
                 for beside in range(proof.TRIES):
                     rewind()
-                    difference = self.difference((rows + beside) % len(self.digits), rewind)
-                    if not difference:
+                    differs = self.difference((rows + beside) % len(self.digits), rewind)
+                    if not differs:
                         break
-            self.why = difference and proof.NOT_COMPILED + difference
+            self.why = differs and proof.NOT_COMPILED + differs
         if self.why:
             iterator.dataset = self.dataset
 
@@ -175,12 +179,16 @@ class FastUpdater(updaters.StandardUpdater):
         params = {f'gradient of {name}': param for name, param in self.model.namedparams()}
         expected |= {name: param.grad for name, param in params.items()}
         drawn = np.random.get_state()
-        if not proof.comparable([loss.array], [param.grad for param in params.values()]):
+        if not proof.comparable([float(loss.array)], [param.grad for param in params.values()]):
             return ''
         rewind()
         found = self.take_step(rows, step.NO_ADAM)
         found |= {name: param.grad for name, param in params.items()}
         return proof.compare(found, expected, (drawn, np.random.get_state()))
+
+
+    def give_threads_back(self):
+        """Let others have the threads that a step keeps them from; here there are none."""
 
 
 class CompiledUpdater(FastUpdater):
@@ -243,8 +251,10 @@ class CompiledUpdater(FastUpdater):
 
     def prove(self, rows=None):
         """Compare with net.py, as `FastUpdater.prove`; BLAS has all its threads afterwards."""
-        super().prove(rows)
-        self.give_threads_back()
+        try:
+            super().prove(rows)
+        finally:
+            self.give_threads_back()
 
     def serialize(self, serializer):
         """Save or load, as StandardUpdater does."""
@@ -322,75 +332,3 @@ class GraphUpdater(FastUpdater):
         super().serialize(serializer)
         if isinstance(serializer, chainer.Deserializer):
             self.step = None                # what was loaded may lie in other arrays
-
-
-# Scoring ----------------------------------------------------------------------------------------
-
-
-class Scores:
-    """Evaluation function that does what a plain one does: the same draws, in large products.
-
-    Once in each evaluation it compares itself with the plain one, as a `FastUpdater` does.
-
-    Args:
-        updater (FastUpdater): Whose model it scores.
-        plain (callable): Of a minibatch (N, D) float32; reports the losses.
-        k (int): Monte Carlo samples for each digit.
-    """
-
-    def __init__(self, updater, plain, k):
-        self.updater, self.plain, self.k = updater, plain, k
-        self.model = updater.model
-        self.why, self.proved_in = '', None
-        self.workers = compiled.Workers(self.model, k)
-        self.steps = {}                     # on a GPU, by the number of digits
-
-    def __call__(self, x):
-        """Report the losses of a minibatch, each with the number of its digits."""
-        if not (self.why or self.updater.why) and self.proved_in != self.updater.epoch:
-            self.prove(x[:FEW])
-        if self.why or self.updater.why:
-            self.plain(x)
-        else:
-            chainer.report({name: (loss, len(x)) for name, loss in self.losses(x).items()},
-                           self.model)
-
-    def prove(self, x):
-        """Compare the losses of digits (N, D) with the plain ones; warn where they differ."""
-        self.proved_in = self.updater.epoch
-        with proof.same_noise(self.model.xp) as rewind:
-            _, expected = proof.observe(self.plain, x, self.model)
-            drawn = np.random.get_state()
-            rewind()
-            found = self.losses(x)
-            if proof.comparable(expected.values()):
-                self.why = proof.compare(found, expected, (drawn, np.random.get_state()))
-        if self.why:
-            print(f'warning: {proof.NOT_COMPILED}in scoring, {self.why}; net.py itself scores '
-                  'from now on', file=sys.stderr)
-
-    def losses(self, x):
-        """Return the losses of digits (N, D) by name, float32, under fresh noise."""
-        sums = self.on_cpu(x) if self.model.xp is np else self.on_gpu(x)
-        return step.mean_losses(sums, len(x), self.k)
-
-    def on_cpu(self, x):
-        """Return the sums of the losses of digits (N, D), as the threads'."""
-        space, shares = self.workers.prepare(len(x))
-        space.x[:] = x
-        step.draw(space.eps, self.k)
-        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
-        arguments = [(layers, part, kind, self.k, step.f32(1)) for _, part in shares]
-        with compiled.BLAS.limit(limits=1):
-            entry = self.workers.compile(compiled.forward, arguments[0])
-            return self.workers.call(entry, arguments)
-
-    def on_gpu(self, x):
-        """Return the sums of the losses of digits (N, D), in a list of one."""
-        if len(x) not in self.steps:
-            self.steps[len(x)] = cuda_graph.Step(self.model, len(x), self.k)
-        its_step = self.steps[len(x)]
-        its_step.space.x[:] = x
-        step.draw(its_step.space.eps, self.k)
-        its_step.forward()
-        return its_step.sums()

@@ -59,7 +59,7 @@ def steps(folder):
     standard = training.StandardUpdater(
         iterators.SerialIterator(train, part, shuffle=False), optimizer, device='@numpy',
         loss_func=optimizer.target.get_loss_func(2.0, 2))
-    updater = fast(standard, None, 2.0, 2)
+    updater = fast(standard, None)
     assert updater is standard
     assert updater.kind.startswith('standard (')
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))

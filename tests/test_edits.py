@@ -38,7 +38,7 @@ EDITS = {       # what: the text of net.py, what takes its place, and the reason
     'a layer more':
         (LE2, 'h2 = self.act_func(self.le2(self.act_func(self.le2(h1))))', 'VAE.encode is edited'),
     'a layer of its own more':
-        (LD3, LD3 + '            self.ld4 = L.Linear(n_in, n_in)\n', 'link ld4'),
+        (LD3, LD3 + '            self.ld4 = L.Linear(n_in, n_in)\n', 'there is another link, ld4'),
     'a layer less': (LE2, 'h2 = self.act_func(h1)', 'VAE.encode is edited'),
     'tanh in one layer': (LE2, 'h2 = F.tanh(self.le2(h1))', 'VAE.encode is edited'),
     'dropout': (LE2, 'h2 = F.dropout(self.act_func(self.le2(h1)), 0.2)', 'VAE.encode is edited'),
@@ -65,7 +65,17 @@ EDITS = {       # what: the text of net.py, what takes its place, and the reason
          'VAE.get_loss_func is edited'),
     'a gradient halved': (NLL, HALF, 'VAE.get_loss_func is edited'),
     'another activation':
-        ('self.act_func = act_func', 'self.act_func = F.leaky_relu', 'unknown activation'),
+        ('self.act_func = act_func', 'self.act_func = F.leaky_relu',
+         'activation leaky_relu is not compiled'),
+    'a narrower layer':
+        ('self.le2 = L.Linear(n_h, n_h, initialW=Xavier(n_h, n_h))\n            self.le3_mu = '
+         'L.Linear(n_h, n_latent, initialW=Xavier(n_h, n_latent))\n            self.le3_ln_var = '
+         'L.Linear(n_h, n_latent,',
+         'self.le2 = L.Linear(n_h, 9)\n            self.le3_mu = L.Linear(9, n_latent)\n'
+         '            self.le3_ln_var = L.Linear(9, n_latent,', 'link le2 has another size'),
+    'activations written out':
+        ('        self.act_func = act_func\n', '        self.softplus = F.softplus\n',
+         'activation None is not compiled'),
     'a hook':
         (LD3, LD3 + '        from chainer.link_hooks import TimerHook\n'
                     '        self.add_hook(TimerHook())\n', 'a hook watches it'),
@@ -95,8 +105,11 @@ def train(folder, data_dir, old, new, *flags):
         (tree / name).symlink_to(os.path.join(ROOT, name))
     with open(os.path.join(ROOT, 'net.py')) as file:
         text = file.read()
-    assert text.count(old) == 1
-    (tree / 'net.py').write_text(text.replace(old, new))
+    assert old in text
+    text = text.replace(old, new, 1)            # in VAE, not in what comes behind it
+    if 'self.softplus' in new:
+        text = text.replace('self.act_func(', 'self.softplus(')
+    (tree / 'net.py').write_text(text)
     ended = subprocess.run(
         [sys.executable, '-c', SCRIPT, folder, '--data-dir', data_dir, *SMALL, *flags],
         cwd=tree, capture_output=True, text=True, check=False,
@@ -120,7 +133,7 @@ def test_an_edit_trains_what_it_says(data_dir, tmp_path, what):
     old, new, why = EDITS[what]
     epochs = 40 if what == 'after 100 calls' else 2         # of three minibatches
     out = train(tmp_path, data_dir, old, new, '-e', str(epochs))
-    prefix = '' if why == 'unknown activation' else 'net.py is not what updater.py compiles: '
+    prefix = '' if why.startswith('activation') else 'net.py is not what updater.py compiles: '
     assert f'\nupdater  standard ({prefix}{why})\n' in out
     assert '\nupdater  standard\n' in out
     check_trained_alike(tmp_path, epochs)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from support import proof, step, updater
+from support import compiled, proof, scoring, step, updater
 
 import chainer
 from chainer import iterators, training
@@ -26,7 +26,7 @@ import train_vae
 @pytest.mark.parametrize(('change', 'why'), [
     (lambda optimizer: None, ''),
     (lambda optimizer: setattr(optimizer.target, 'act_func', chainer.functions.sigmoid),
-     'unknown activation'),
+     'activation sigmoid is not compiled'),
     (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
                                optimizer.target.le1.W.array.astype(np.float64)),
      'weights are not plain float32'),
@@ -34,13 +34,17 @@ import train_vae
         lambda optimizer: setattr(optimizer.hyperparam, 'amsgrad', True),
         lambda optimizer: setattr(optimizer.hyperparam, 'adabound', True),
         lambda optimizer: setattr(optimizer.hyperparam, 'weight_decay_rate', 0.1),
-        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.1),
+        lambda optimizer: setattr(optimizer, '__class__', chainer.optimizers.SGD))),
+    *((change, 'optimizer is not plain Adam: it has a hook') for change in (
         lambda optimizer: optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(1)),
+        lambda optimizer: optimizer.add_hook(lambda optimizer: None, 'after', timing='post'),
         lambda optimizer: optimizer.target.le1.W.update_rule.add_hook(print, 'print'))),
+    *((change, 'optimizer is not plain Adam: a parameter has a rule of its own') for change in (
+        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.1),
+        lambda optimizer: optimizer.target.ld3.disable_update())),
     (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
                                np.asfortranarray(optimizer.target.le1.W.array)),
      'weights are not plain float32'),
-    (lambda optimizer: optimizer.target.ld3.disable_update(), 'optimizer is not plain Adam'),
 ])
 def test_what_stands_in_the_way(change, why):
     optimizer = make('standard').get_optimizer('main')
@@ -49,11 +53,17 @@ def test_what_stands_in_the_way(change, why):
 
 
 @pytest.mark.parametrize(('change', 'why'), [
-    (lambda model: setattr(model.le2, 'name', 'le9'), 'link le9'),
-    (lambda model: model.add_link('ld4', L.Linear(2, 2)), 'link ld4'),
-    (lambda model: model.add_link('bn', L.BatchNormalization(2)), 'link bn'),
-    (lambda model: delattr(model, 'ld3'), 'a link is missing'),
-    (lambda model: model.add_param('C', ()), 'its parameters'),
+    (lambda model: setattr(model.le2, 'name', 'le9'), 'there is another link, le9'),
+    (lambda model: model.add_link('ld4', L.Linear(2, 2)),
+     'there is another link, ld4'),
+    (lambda model: model.add_link('bn', L.BatchNormalization(2)),
+     'there is another link, bn'),
+    (lambda model: delattr(model, 'ld3'), 'there is no link ld3'),
+    (lambda model: replace(model, 'le2', L.Linear(20, 16)), 'link le2 has another size'),
+    (lambda model: replace(model, 'ld1', L.Linear(3, 16)), 'link ld1 has another size'),
+    (lambda model: replace(model, 'le1', L.Linear(None, 20)), 'a link has no size yet'),
+    (lambda model: model.add_param('C', ()),
+     'there are other parameters than W and b of each link'),
     (lambda model: model.ld1.add_hook(Watch()), 'a hook watches it'),
 ])
 def test_links_that_are_not_the_articles(change, why):
@@ -61,6 +71,12 @@ def test_links_that_are_not_the_articles(change, why):
     with optimizer.target.init_scope():
         change(optimizer.target)
     assert proof.obstacle(optimizer) == f'net.py is not what updater.py compiles: {why}'
+
+
+def replace(model, name, link):
+    """Put another link in the place of one, within `init_scope`."""
+    delattr(model, name)
+    setattr(model, name, link)
 
 
 class Watch(chainer.LinkHook):
@@ -83,6 +99,14 @@ def test_hooks_of_all_functions_and_links():
     assert proof.obstacle(optimizer) == ''
 
 
+NOT_LOSS = 'loss_func is not what get_loss_func of the model returns'
+
+
+def lf_of(plain, **options):
+    """Return a loss function of the model of an updater."""
+    return model_of(plain).get_loss_func(**options)
+
+
 @pytest.mark.parametrize(('change', 'why'), [
     (lambda plain: None, ''),
     (lambda plain: setattr(plain, 'converter', len), 'updater is not plain StandardUpdater'),
@@ -91,6 +115,10 @@ def test_hooks_of_all_functions_and_links():
     *((lambda plain, digits=digits: setattr(plain.get_iterator('main'), 'dataset', digits),
        'digits are not one array of float32')
       for digits in (list(DIGITS), DIGITS.astype(np.float64), DIGITS[:, None])),
+    (lambda plain: setattr(plain, 'loss_func', counted(lf_of(plain))), NOT_LOSS),
+    (lambda plain: setattr(plain, 'loss_func', None), NOT_LOSS),
+    (lambda plain: setattr(plain, 'loss_func', lf_of(plain, C=2.0, k=2)), ''),
+    (lambda plain: setattr(plain, 'loss_func', lf_of(make('standard'))), NOT_LOSS),
     (lambda plain: plain._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
      'digits are not one array of float32'),
 ])
@@ -113,6 +141,49 @@ def evaluator_of(model, k=2):
     """Return an evaluator of 30 digits."""
     return extensions.Evaluator(iterators.SerialIterator(DIGITS[:30], 20, False, False), model,
                                 eval_func=train_vae.score_func(model, k))
+
+
+def counted(function):
+    """Return a function that keeps count of its calls."""
+    def call(x):
+        call.calls += 1
+        return function(x)
+
+    call.calls = 0
+    return call
+
+
+def test_c_and_k_are_those_of_the_loss():
+    plain = make('standard', C=4.0, k=3)
+    model = model_of(plain)
+    assert proof.loss_settings(plain.loss_func, model) == (4.0, 3)
+    assert proof.loss_settings(plain.loss_func, model_of(make('standard'))) is None
+    made = updater.fast(plain, evaluator_of(model))
+    assert (made.C, made.k, made.why) == (4.0, 3, '')
+
+
+@pytest.mark.parametrize('change', [
+    lambda evaluator: setattr(evaluator, 'eval_func', counted(evaluator.eval_func)),
+    lambda evaluator: setattr(evaluator, 'eval_func', None),
+    lambda evaluator: setattr(evaluator, 'converter', len),
+    lambda evaluator: setattr(evaluator, 'eval_func', train_vae.score_func(
+        model_of(make('standard')), 2)),
+    lambda evaluator: setattr(evaluator, '__class__', OtherEvaluator),
+])
+def test_an_evaluator_that_is_not_score_func_scores_by_itself(change):
+    plain = make('standard')
+    evaluator = evaluator_of(model_of(plain), 5)
+    assert proof.score_samples(evaluator, model_of(plain)) == 5
+    change(evaluator)
+    assert proof.score_samples(evaluator, model_of(plain)) is None
+    given = evaluator.eval_func
+    fast = updater.fast(plain, evaluator)
+    assert evaluator.eval_func is given
+    assert fast.kind.endswith('; score_func is edited, and scores by itself)')
+
+
+class OtherEvaluator(extensions.Evaluator):
+    """An evaluator that may do anything."""
 
 
 # The text of net.py --------------------------------------------------------------------------
@@ -208,6 +279,83 @@ def test_numbers_that_differ_are_named(monkeypatch, function, other, why):
         assert found == why
 
 
+def test_a_missing_gradient_is_named():
+    fast = make('fast')
+    lf = lf_of(fast)
+    fast.loss_func = lambda x: Without(lf(x), model_of(fast).le1)
+    fast.prove()
+    assert fast.why == 'net.py is not what updater.py compiles: gradient of /le1/W is missing'
+
+
+class Without:
+    """A loss whose gradients do not reach a link."""
+
+    def __init__(self, loss, link):
+        self.loss, self.link, self.array = loss, link, loss.array
+
+    def backward(self):
+        self.loss.backward()
+        self.link.cleargrads()
+
+
+def test_a_kink_on_one_minibatch_is_no_difference(monkeypatch):
+    fast = make('fast')
+    one_step(fast)
+    seen = []
+
+    def difference(self, rows, rewind):
+        seen.append(rows.tolist())
+        return 'gradient of /le1/W differs' if len(seen) < 3 else ''
+
+    monkeypatch.setattr(updater.FastUpdater, 'difference', difference)
+    fast.prove(np.arange(3))
+    assert (fast.why, seen) == ('', [[0, 1, 2], [1, 2, 3], [2, 3, 4]])
+    seen[:] = []
+    monkeypatch.setattr(proof, 'TRIES', 2)
+    fast.prove(np.arange(58, 60))
+    assert fast.why.endswith('gradient of /le1/W differs')
+    assert seen == [[58, 59], [59, 0]]
+
+
+@pytest.mark.parametrize('size, is_comparable', [(1e17, True), (1e19, False), (np.nan, False)])
+def test_gradients_that_adam_could_not_square_prove_nothing(size, is_comparable):
+    grad = np.array([[1, size]], np.float32)
+    assert proof.comparable([1.0], [grad, None]) == is_comparable
+    assert proof.comparable([size if size != 1e19 else np.inf], []) == is_comparable
+
+
+def test_a_small_term_of_a_large_loss_may_be_rounded():
+    found = {'loss': np.float32(100), 'latent_loss': np.float32(2e-5)}
+    same = [(1, 2), (1, 2)]
+    assert proof.compare(found, found | {'latent_loss': np.float32(1e-5)}, same) == ''
+    assert proof.compare(found, found | {'latent_loss': np.float32(2e-2)}, same) == (
+        'latent_loss differs')
+
+
+def test_threads_are_given_back_whatever_happens(monkeypatch):
+    def threads():
+        return {library['num_threads'] for library in compiled.BLAS.info()}
+
+    def fail(*args):
+        raise MemoryError
+
+    fast = make('fast')
+    with compiled.BLAS.limit(limits=2):
+        fast.prove()
+        assert threads() == {2}
+        one_step(fast)
+        assert threads() == {1}
+        monkeypatch.setattr(proof, 'compare', fail)
+        with pytest.raises(MemoryError):
+            fast.prove()
+        assert threads() == {2}
+        monkeypatch.undo()
+        monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
+        fast.prove()
+        one_step(fast)                          # by Chainer's own step
+        assert threads() == {2}
+
+
 def test_losses_that_are_not_finite_prove_nothing(monkeypatch):
     assert proved([('bernoulli_nll', lambda x, y: np.inf * nll(x, y))], monkeypatch) == ''
 
@@ -245,7 +393,7 @@ def test_scoring_that_differs_is_net_pys(monkeypatch, capsys):
     fast = make('fast', batch=20)
     model = model_of(fast)
     evaluator = evaluator_of(model)
-    plain, evaluator.eval_func = evaluator.eval_func, updater.Scores(fast, evaluator.eval_func, 2)
+    plain, evaluator.eval_func = evaluator.eval_func, scoring.Scores(fast, evaluator.eval_func, 2)
     expected = [float(value) for value in evaluator().values()]
     assert capsys.readouterr().err == ''
     monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))

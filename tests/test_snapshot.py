@@ -50,9 +50,10 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         inside = json.loads(str(npz['extensions/run/settings']))
     assert inside == json.loads((small_run / 'args.json').read_text())
     assert inside == {
-        'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus', 'dataset': 'mnist',
-        'data_dir': inside['data_dir'], 'checksum': inside['checksum'], 'binary': False,
-        'test': False, 'seed': 0, 'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
+        'autoencoder': False, 'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus',
+        'dataset': 'mnist', 'data_dir': inside['data_dir'],
+        'checksum': inside['checksum'], 'binary': False, 'test': False, 'seed': 0,
+        'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'ranks': 1, 'ranks_changed': False}
     assert os.path.isabs(inside['data_dir'])

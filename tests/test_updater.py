@@ -5,7 +5,7 @@ import sys
 import types
 
 import support
-from support import compiled, snapshot, updater  # lets chainer import
+from support import compiled, scoring, snapshot, updater  # lets chainer import
 
 import chainer
 from chainer import iterators, optimizers, training
@@ -135,7 +135,7 @@ def test_scores_are_those_of_plain_scoring(activation, model_k, n):
     model = model_of(make('standard', activation, dim_z=4, dim_h=30))
     scores = []
     plain = train_vae.score_func(model, model_k)
-    fast = updater.Scores(types.SimpleNamespace(model=model, why='', epoch=1), plain, model_k)
+    fast = scoring.Scores(types.SimpleNamespace(model=model, why='', epoch=1), plain, model_k)
     for eval_func in (plain, fast):
         np.random.seed(3)
         iterator = iterators.SerialIterator(DIGITS[:n], 13, repeat=False, shuffle=False)
@@ -268,7 +268,7 @@ def test_the_standard_updater_resumes_exactly(cli, data_dir, tmp_path):
 def test_without_numba_the_standard_updater_steps_in(cli, data_dir, tmp_path, monkeypatch):
     assert cli('--data-dir', data_dir, *SMALL, '--updater', 'standard', '-o',
                tmp_path / 'plain')[0] == 0
-    for name in ('updater', 'compiled'):
+    for name in ('updater', 'compiled', 'scoring'):
         monkeypatch.delitem(sys.modules, 'support.' + name)
         monkeypatch.delattr(support, name)
     monkeypatch.setitem(sys.modules, 'numba', None)

@@ -78,7 +78,7 @@ class Ours:
         if kind == 'fast':
             from support.updater import fast
 
-            self.updater = fast(self.updater, evaluator, test_k=train_vae.TEST_K)
+            self.updater = fast(self.updater, evaluator)
         self.evaluate, self.kind = evaluator.eval_func, getattr(self.updater, 'kind', 'standard')
         self.test, self.batch_size, self.device = test, batch_size, device
         self.folder = tempfile.TemporaryDirectory()

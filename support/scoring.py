@@ -1,0 +1,83 @@
+"""The fast score of the test digits: what train_vae.py's `score_func` does, in large products.
+
+It does what net.py says, or steps aside, as the fast step of updater.py does; proof.py tells.
+"""
+
+import sys
+
+from support import compiled, cuda_graph, proof, step  # lets chainer import
+
+import chainer
+import numpy as np
+
+FEW = 16                # digits on which it is compared with net.py
+
+
+class Scores:
+    """Evaluation function that does what a plain one does: the same draws, in large products.
+
+    Once in each evaluation it compares itself with the plain one, as a `FastUpdater` does.
+
+    Args:
+        updater (FastUpdater): Whose model it scores.
+        plain (callable): Of a minibatch (N, D) float32; reports the losses.
+        k (int): Monte Carlo samples for each digit.
+    """
+
+    def __init__(self, updater, plain, k):
+        self.updater, self.plain, self.k = updater, plain, k
+        self.model = updater.model
+        self.why, self.proved_in = '', None
+        self.workers = compiled.Workers(self.model, k)
+        self.steps = {}                     # on a GPU, by the number of digits
+
+    def __call__(self, x):
+        """Report the losses of a minibatch, each with the number of its digits."""
+        if not (self.why or self.updater.why) and self.proved_in != self.updater.epoch:
+            self.prove(x[:FEW])
+        if self.why or self.updater.why:
+            self.updater.give_threads_back()
+            self.plain(x)
+        else:
+            chainer.report({name: (loss, len(x)) for name, loss in self.losses(x).items()},
+                           self.model)
+
+    def prove(self, x):
+        """Compare the losses of digits (N, D) with the plain ones; warn where they differ."""
+        self.proved_in = self.updater.epoch
+        with proof.same_noise(self.model.xp) as rewind:
+            _, expected = proof.observe(self.plain, x, self.model)
+            drawn = np.random.get_state()
+            rewind()
+            found = self.losses(x)
+            if proof.comparable(expected.values()):
+                self.why = proof.compare(found, expected, (drawn, np.random.get_state()))
+        if self.why:
+            print(f'warning: {proof.NOT_COMPILED}in scoring, {self.why}; net.py itself scores '
+                  'from now on', file=sys.stderr)
+
+    def losses(self, x):
+        """Return the losses of digits (N, D) by name, float32, under fresh noise."""
+        sums = self.on_cpu(x) if self.model.xp is np else self.on_gpu(x)
+        return step.mean_losses(sums, len(x), self.k)
+
+    def on_cpu(self, x):
+        """Return the sums of the losses of digits (N, D), as the threads'."""
+        space, shares = self.workers.prepare(len(x))
+        space.x[:] = x
+        step.draw(space.eps, self.k)
+        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
+        arguments = [(layers, part, kind, self.k, step.f32(1)) for _, part in shares]
+        with compiled.BLAS.limit(limits=1):
+            entry = self.workers.compile(compiled.forward, arguments[0])
+            return self.workers.call(entry, arguments)
+
+    def on_gpu(self, x):
+        """Return the sums of the losses of digits (N, D), in a list of one."""
+        if len(x) not in self.steps:
+            self.steps[len(x)] = cuda_graph.Step(self.model, len(x), self.k)
+        its_step = self.steps[len(x)]
+        its_step.space.x[:] = x
+        step.draw(its_step.space.eps, self.k)
+        its_step.forward()
+        return its_step.sums()
