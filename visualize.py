@@ -16,7 +16,7 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from support import compat, files, mnist, pictures, snapshot, sources  # lets chainer import
+from support import compat, files, mnist, pictures, snapshot, sources, tensorboard  # lets chainer import
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -321,9 +321,11 @@ def tsne(model, digits, path):
 
 def projector(model, digits, path):
     """The same for TensorBoard, --logdir OUT/projector (end of the article)."""
-    x, labels = pictures.spaced(digits, MOST)
-    mu = encode(model, x)
-    return pictures.save_projector(mu, labels, pictures.as_pictures(x), path)
+    places = pictures.spaced_places(len(digits.test), MOST)
+    x, labels = digits.test[places], digits.test_labels[places]
+    metadata = {'label': labels, 'index': places,
+                'loss': [f'{loss:.2f}' for loss in tensorboard.losses(model, x)]}
+    return tensorboard.save(path, encode(model, x), x, metadata)
 
 
 # The table of the figures -----------------------------------------------------------------------
@@ -353,7 +355,7 @@ FIGURES = {                     # the file or folder in OUT, and how to draw it
     'map.png': Recipe(latent_map, range(2, 3), WALK),
     'graph.png': Recipe(graph, keywords=('beta', 'k', 'batch_size')),
     'tsne.png': Recipe(tsne, PLANE),
-    'projector': Recipe(projector, PLANE),
+    'projector': Recipe(projector),
     'swiss_roll.gif': Recipe(swiss_roll_gif, None),
     'swiss_roll.png': Recipe(swiss_roll, None),
     'kl.gif': Recipe(kl_gif, None),

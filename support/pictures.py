@@ -67,10 +67,14 @@ def first_of_each(digits):
     return dict(zip(labels.tolist(), places.tolist(), strict=True))
 
 
+def spaced_places(n, most):
+    """Return up to `most` places among n, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
+
+
 def spaced(digits, most):
     """Return up to `most` test digits (N, D), evenly spaced among them, and their labels (N,)."""
-    n = len(digits.test)
-    places = np.linspace(0, n - 1, min(n, most)).round().astype(int)
+    places = spaced_places(len(digits.test), most)
     return digits.test[places], digits.test_labels[places]
 
 
@@ -220,46 +224,6 @@ def save_graph(dot, path):
                           f'({" ".join(cause.split())}); install it anew') from None
     with files.replacing(path) as file:
         file.write(done.stdout)
-
-
-def save_projector(mu, labels, pictures, path):
-    """Write codes for TensorBoard's Embedding Projector, which shows a label and picture of each.
-
-    Args:
-        mu (ndarray): The codes, (N, Z).
-        labels (ndarray): (N,).
-        pictures (ndarray): (N, 28, 28) in [0, 1].
-        path (str): The folder, which is TensorBoard's --logdir.
-
-    Returns:
-        list of str: The files in it.
-    """
-    side = int(np.ceil(np.sqrt(len(mu))))
-    sprite = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
-    sprite[:len(mu)] = pictures
-    sprite = Image.fromarray(np.round(joined(sprite, side) * 255).astype(np.uint8))
-    files.make_folder(path)
-    with files.replacing(os.path.join(path, 'sprite.png')) as file:
-        sprite.save(file, 'PNG')
-    rows = ('\t'.join(f'{value:.9g}' for value in row) + '\n' for row in mu)
-    files.write_text(path, 'tensors.tsv', ''.join(rows))
-    files.write_text(path, 'metadata.tsv', ''.join(f'{label}\n' for label in labels))
-    files.write_text(path, 'projector_config.pbtxt', f"""\
-embeddings {{
-  tensor_name: "codes"
-  tensor_shape: {len(mu)}
-  tensor_shape: {mu.shape[1]}
-  tensor_path: "tensors.tsv"
-  metadata_path: "metadata.tsv"
-  sprite {{
-    image_path: "sprite.png"
-    single_image_dim: {mnist.SIDE}
-    single_image_dim: {mnist.SIDE}
-  }}
-}}
-""")
-    return [os.path.join(path, name) for name in (
-        'sprite.png', 'tensors.tsv', 'metadata.tsv', 'projector_config.pbtxt')]
 
 
 # Scatter plots ----------------------------------------------------------------------------------

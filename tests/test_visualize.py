@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-import urllib.request
 
 from support import mnist, pictures, snapshot, sources  # lets chainer import
 
@@ -87,8 +85,8 @@ def check_tiles(array, zoom, wanted, error=2):
 
 def test_a_full_run_leaves_every_figure_and_says_where(drawn):
     out, stdout = drawn
-    parts = [f'projector/{name}' for name in ('metadata.tsv', 'projector_config.pbtxt',
-                                              'sprite.png', 'tensors.tsv')]
+    parts = [f'projector/{name}' for name in ('metadata.tsv', 'projector_config.pbtxt', 'sprite.png',
+                                              'tensors.tsv', 'tensors_on_sphere.tsv')]
     names = {*FILES, *parts, *(['graph.png'] if HAS_DOT else [])}
     there = {os.path.relpath(os.path.join(folder, name), out)
              for folder, _, inside in os.walk(out) for name in inside}
@@ -396,44 +394,20 @@ def test_tsne_keeps_the_classes_together(monkeypatch, captured, drawn):
     assert (flat.get_offsets().shape, len(deep._offsets3d)) == ((200, 2), 3)
 
 
-def test_tensorboard_reads_the_projector(drawn, tmp_path):
+def test_the_projector_has_the_codes_the_digits_and_what_is_said_of_them(drawn):
     model, digits = read_run(drawn[0])
     folder = drawn[0] / 'projector'
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'tensorboard.main', '--logdir', str(folder), '--host', '127.0.0.1',
-         '--port', '0'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        lines = []
-        while not (found := re.search(r'http://127\.0\.0\.1:\d+/', ''.join(lines))):
-            lines.append(process.stderr.readline())
-            assert lines[-1], ''.join(lines)
-
-        def get(path):
-            with urllib.request.urlopen(found[0] + path, timeout=30) as answer:
-                return answer.read()
-
-        plugin = 'data/plugin/projector/'
-        config, = json.loads(get(plugin + 'info?run=.'))['embeddings']
-        assert config['tensorShape'] == [30, 2]
-        tensors = np.frombuffer(get(plugin + 'tensor?run=.&name=codes'), '<f4').reshape(30, 2)
-        np.testing.assert_allclose(tensors, as_reference(model)[0](digits.test), atol=1e-5)
-        labels = get(plugin + 'metadata?run=.&name=codes').decode().split('\n')
-        assert [int(label) for label in labels if label] == digits.test_labels.tolist()
-        (tmp_path / 'sprite.png').write_bytes(get(plugin + 'sprite_image?run=.&name=codes'))
-        end = time.monotonic() + 30
-        while not json.loads(get('data/plugins_listing'))['projector']['enabled']:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    finally:
-        process.terminate()
-        process.wait()
-        process.stderr.close()
-    sprite = frames(tmp_path / 'sprite.png')[0][0][..., 0]
-    assert sprite.shape == (168, 168)                   # 6 x 6 tiles for 30 digits
-    size = config['sprite']['singleImageDim']
-    for i in (0, 1, 7, 29):
-        tile = sprite[i // 6 * size[1]:, i % 6 * size[0]:][:size[1], :size[0]]
-        np.testing.assert_array_equal(tile.ravel(), np.round(255 * digits.test[i]))
+    codes = np.loadtxt(folder / 'tensors.tsv')
+    np.testing.assert_allclose(codes[:, :2], as_reference(model)[0](digits.test), atol=1e-5)
+    lines = (folder / 'metadata.tsv').read_text().splitlines()
+    header, *rows = [line.split('\t') for line in lines]
+    assert header == ['label', 'index', 'loss']
+    assert [(int(label), int(index)) for label, index, _ in rows] == list(
+        zip(digits.test_labels, range(30), strict=True))
+    losses = [float(loss) for *_, loss in rows]
+    np.random.seed(0)
+    model.get_loss_func(k=100)(digits.test)
+    assert np.mean(losses) == pytest.approx(float(model.loss.array), rel=0.01)
 
 
 # The computational graph, the swiss roll, the KL divergence ---------------------------------------
@@ -620,9 +594,9 @@ def test_a_figure_that_the_snapshot_does_not_allow(draw, other_run, small_run, t
 def test_one_dimension_has_no_plane(draw, data_dir, tmp_path):
     out = tmp_path / 'run'
     train(data_dir, out, '-z', '1', '--dim-h', '8', '-e', '1')
-    for figure in ('scatter', 'scatter_arrow', 'map', 'tsne', 'projector'):
+    for figure in ('scatter', 'scatter_arrow', 'map', 'tsne'):
         refused(draw(figure, '-o', out), 'needs z = 2', 'has z = 1')
-    assert draw('samples', 'interpolation_0to7.png', '-o', out)[0] == 0
+    assert draw('samples', 'interpolation_0to7.png', 'projector', '-o', out)[0] == 0
 
 
 def test_digits_that_lack_a_class(draw, tmp_path):
