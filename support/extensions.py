@@ -179,26 +179,35 @@ class PlotReport(training.Extension):
 
 
 def plot_losses(trainer):
-    """Draw OUT/loss.png from the log: the loss and its two terms, in training and test."""
-    from matplotlib import color_sequences
-    from matplotlib.figure import Figure
+    """Draw OUT/loss.png from the log: the loss and its two terms, in training and test.
 
-    blue, _, red, *_ = color_sequences['petroff10']     # as in the figures of visualize.py
+    Of four epochs or more from the second on, since the first would flatten all that follows.
+    """
+    from support import pictures
+
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     log = trainer.get_extension('LogReport').log
+    log = log[1:] if len(log) > 3 else log
     if not log:
         return
-    figure = Figure(figsize=(10, 3.4), layout='constrained')
+    epochs = [row['epoch'] for row in log]
     titles = ('loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)')
-    for axes, title, name in zip(figure.subplots(1, 3), titles, snapshot.LOSSES, strict=True):
-        for label, prefix, color in (('training', 'main/', blue),
-                                     ('test', 'validation/main/', red)):
-            axes.plot([row['epoch'] for row in log], [row[prefix + name] for row in log],
-                      marker='.' if len(log) < 20 else None, color=color, label=label)
-        axes.set(title=title, xlabel='epoch')
-    figure.axes[0].set_ylabel('nats per digit')
-    figure.axes[0].legend()
-    with files.replacing(os.path.join(trainer.out, 'loss.png')) as file:
-        figure.savefig(file, format='png', dpi=100)
+    with pictures.style():
+        figure = Figure(figsize=(10, 3.4), layout='constrained')
+        for axes, title, name in zip(figure.subplots(1, 3), titles, snapshot.LOSSES, strict=True):
+            for label, prefix, color in (('training', 'main/', pictures.PALETTE[0]),
+                                         ('test', 'validation/main/', pictures.PALETTE[2])):
+                losses = [row[prefix + name] for row in log]
+                axes.plot(epochs, losses, marker='.' if len(log) < 20 else None, color=color,
+                          label=f'{label}: {losses[-1]:.2f} in epoch {epochs[-1]}')
+            axes.set(title=title, xlabel='epoch')
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10],
+                                                       min_n_ticks=1))
+            axes.legend()
+        figure.axes[0].set_ylabel('nats per digit')
+        pictures.save(figure, os.path.join(trainer.out, 'loss.png'))
 
 
 # First and last words ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 from types import SimpleNamespace
 
 from support import extensions, files, snapshot  # lets chainer import
+import support.pictures
 
 import chainer
 from conftest import SMALL
@@ -96,6 +97,31 @@ def test_loss_png_shows_both_curves_in_three_panels(finished):
         near = abs(pixels - color).sum(2) < 30
         assert all(near[:, third].sum() > 30
                    for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
+
+
+@pytest.mark.parametrize('epochs, first', [(1, 1), (3, 1), (4, 2), (30, 2)])
+def test_the_curves_leave_out_the_first_epoch_and_say_the_last_losses(
+        tmp_path, monkeypatch, epochs, first, pictures):
+    seen = []
+    monkeypatch.setattr(support.pictures, 'save', lambda figure, path: seen.append((figure, path)))
+    names = [prefix + name for name in ('loss', 'rec_loss', 'latent_loss')
+             for prefix in ('main/', 'validation/main/')]
+    log = [{'epoch': epoch, **{name: 90 + i + 500 / epoch ** 2 for i, name in enumerate(names)}}
+           for epoch in range(1, epochs + 1)]
+    extensions.plot_losses(SimpleNamespace(
+        out=str(tmp_path), get_extension=lambda name: SimpleNamespace(log=log)))
+    (figure, path), = seen
+    assert path == str(tmp_path / 'loss.png')
+    for i, axes in enumerate(figure.axes):
+        for name, line in zip(names[2 * i:], axes.lines, strict=False):
+            np.testing.assert_array_equal(line.get_xdata(), range(first, epochs + 1))
+            np.testing.assert_array_equal(line.get_ydata(),
+                                          [row[name] for row in log[first - 1:]])
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            f'{label}: {log[-1][name]:.2f} in epoch {epochs}'
+            for label, name in zip(('training', 'test'), names[2 * i:], strict=False)]
+        assert not axes.spines['top'].get_visible()         # as in the other figures
+        assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 @pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
