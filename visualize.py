@@ -16,7 +16,19 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from support import compat, files, mnist, pictures, snapshot, sources, tensorboard  # lets chainer import
+# support comes first, as it lets chainer import
+from support import (
+    compat,
+    files,
+    mnist,
+    pictures,
+    reparameterization,
+    section3,
+    snapshot,
+    sources,
+    tensorboard,
+)
+from support.pictures import decode, encode
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -30,19 +42,6 @@ STEPS = 80              # of the walk from one digit to another
 TURN = 40               # steps from every digit to every digit, and as many back
 
 pictures.calm_openmp()      # before a figure imports scikit-learn
-
-
-# Section 1-1: encoder and decoder ---------------------------------------------------------------
-
-
-def encode(model, x):
-    """Return the means of q(z|x), (N, Z), of digits (N, D)."""
-    return pictures.in_batches(model, lambda x: model.encode(x)[0], x)
-
-
-def decode(model, z):
-    """Return the pictures p(x|z), (N, 28, 28) in [0, 1], of latent variables (N, Z)."""
-    return pictures.as_pictures(pictures.in_batches(model, model.decode, z))
 
 
 # Section 1-2: digits and their reconstructions --------------------------------------------------
@@ -167,6 +166,14 @@ def latent_map(model, digits, path, start, end):
     pictures.put_line(axes, *endpoints(model, digits, start, end))
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=range(-2, 3), yticks=range(-2, 3))
     pictures.save(figure, path)
+
+
+def wide_map(model, digits, path):
+    """The map to ±4: where N(0, I) is thin, digits fall apart (section 1-2)."""
+    axes = pictures.map_of(model, 4, 33, 'digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), '
+                           'inside which 39, 86 and 99% of it lie')
+    pictures.put_ellipses(axes, (0, 0), (1, 1), pictures.RED, path_effects=pictures.DARK)
+    pictures.save(axes.figure, path)
 
 
 def every_walk_gif(model, digits, path):
@@ -353,7 +360,13 @@ FIGURES = {                     # the file or folder in OUT, and how to draw it
     'interpolation_0to7.gif': Recipe(walk_gif, keywords=WALK),
     'interpolation_all.gif': Recipe(every_walk_gif),
     'map.png': Recipe(latent_map, range(2, 3), WALK),
+    'map_wide.png': Recipe(wide_map, range(2, 3)),
     'graph.png': Recipe(graph, keywords=('beta', 'k', 'batch_size')),
+    'bound.png': Recipe(section3.bound),
+    'posterior.png': Recipe(section3.posterior, range(2, 3)),
+    'dimensions.png': Recipe(section3.dimensions),
+    'reparameterization.gif': Recipe(reparameterization.animation, PLANE),
+    'reparameterization.png': Recipe(reparameterization.graph, None),
     'tsne.png': Recipe(tsne, PLANE),
     'projector': Recipe(projector),
     'swiss_roll.gif': Recipe(swiss_roll_gif, None),

@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Circle, Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
 import matplotlib.style
 import numpy as np
@@ -34,6 +34,7 @@ PALETTE = matplotlib.color_sequences['petroff10']   # safe for the colour-blind,
 CLASS_COLORS = [PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
+DARK = [withStroke(linewidth=3, foreground='black')]
 STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
          'axes.spines.right': False, 'legend.frameon': False, 'savefig.dpi': DPI,
          'figure.constrained_layout.w_pad': 0.1, 'figure.constrained_layout.h_pad': 0.1}
@@ -103,6 +104,16 @@ def in_batches(model, function, inputs):
     return outputs
 
 
+def encode(model, x):
+    """Return the means of q(z|x), (N, Z), of digits (N, D)."""
+    return in_batches(model, lambda x: model.encode(x)[0], x)
+
+
+def decode(model, z):
+    """Return the pictures p(x|z), (N, 28, 28) in [0, 1], of latent variables (N, Z)."""
+    return as_pictures(in_batches(model, model.decode, z))
+
+
 # Sheets -----------------------------------------------------------------------------------------
 
 
@@ -159,6 +170,25 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
         figure.text(0.5, 1 - 19 / total_height, heading, ha='center')
     put_pixels(figure, canvas)
     return figure
+
+
+def map_of(model, limit, side, title):
+    """Draw side x side digits decoded from z_1 and z_2 in -limit..limit.
+
+    Returns:
+        Axes: Of a figure of its own, over the digits; each point is in the middle of its digit.
+    """
+    grid = np.linspace(-limit, limit, side)
+    z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (side, side, 2), z_2 points up
+    canvas = joined(decode(model, z.reshape(-1, 2)), side)
+    size = len(canvas)
+    width, height = size + 60, size + 80
+    figure = figure_of(width, height)
+    put_pixels(figure, canvas, 48, 48)
+    edge = limit + limit / (side - 1)
+    return figure.add_axes((48 / width, 48 / height, size / width, size / height), title=title,
+                           xlabel='$z_1$', ylabel='$z_2$', frame_on=False, zorder=1,
+                           xlim=(-edge, edge), ylim=(-edge, edge))      # above the pixels
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -300,6 +330,13 @@ def put_numerals(axes, points, labels, gap, others=()):
         axes.annotate(str(label), member, place, size=15, weight='bold', ha='center', va='center',
                       zorder=7, path_effects=HALO,
                       arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
+
+
+def put_ellipses(axes, mu, sigma, color, **keywords):
+    """Draw the ellipses of N(mu, sigma^2), (2,) each, 1 to 3 sigma."""
+    for times in (1, 2, 3):
+        axes.add_patch(Ellipse(mu, *(2 * times * np.asarray(sigma)), fill=False, edgecolor=color,
+                               **keywords))
 
 
 def put_arrow(axes, start, end):
