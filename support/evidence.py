@@ -48,9 +48,11 @@ def log_likelihood(model, x, z):
 
     def of_batch(z):
         logits = model.decode(z, sigmoid=False).array           # (M, D)
-        log_off = model.xp.log1p(model.xp.exp(-abs(logits)))    # log(1 + e^l) without overflow
-        log_off += model.xp.maximum(logits, 0)
-        total = log_off.sum(axis=1, keepdims=True, dtype=np.float64)
+        # log(1 + e^l) = max(l, 0) + log(1 + e^-|l|); 784 factors of at most 2 fit into a float64,
+        # so that their product needs one logarithm
+        total = model.xp.maximum(logits, 0).sum(axis=1, keepdims=True, dtype=np.float64)
+        total += model.xp.log((1 + model.xp.exp(-abs(logits))).prod(
+            axis=1, keepdims=True, dtype=np.float64))
         return chainer.as_variable(logits.astype(np.float64) @ x.T - total)
 
     return pictures.in_batches(model, of_batch, z).T
@@ -146,7 +148,7 @@ def posterior(model, x, grid):
     return joint - log_evidence(joint, grid.volume)
 
 
-def lower_bound(model, x, mu, ln_var, nodes=16):
+def lower_bound(model, x, mu, ln_var, nodes=12):
     """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)], (N,), without noise.
 
     The expectation is a Gauss-Hermite sum: nodes and weights that N(0, 1) calls for.

@@ -13,7 +13,7 @@ import numpy as np
 
 BLUE, _, RED, *_ = matplotlib.color_sequences['petroff10']
 NOISE = '#ffe3bf'       # behind what is random
-DRAWS = 32              # frames of the animation
+DRAWS = 25              # frames of the animation
 
 
 def animation(model, digits, path):
@@ -40,7 +40,7 @@ def animation(model, digits, path):
         axes.set(xlabel=names[0], ylabel=names[1], **{
             f'{name}lim': (center[j] - reach[i], center[j] + reach[i])
             for i, (name, j) in enumerate(zip('xy', used, strict=True))})
-        axes.locator_params(nbins=5)
+        axes.locator_params(nbins=4)
 
     def frame(t):
         figure = Figure(figsize=(8.4, 3.5), dpi=pictures.DPI)

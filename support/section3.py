@@ -19,8 +19,9 @@ CANDIDATES = 100        # test digits whose gap is measured, to choose some from
 ROWS = 10               # of them in bound.png
 KS = (1, 10, 100, 1000, 5000)           # of L_k; each divides the next
 SEEN = 0.5              # nats: a smaller error of L_k is the noise of its samples
+LEAST = 1e-4            # nats: no axis ends below it, as where a decoder ignores z
 USED = 0.01             # nats: a dimension of a smaller KL divergence is unused
-WINDOW = 64             # nodes in each direction of a picture of p(z|x)
+WINDOW = 56             # nodes in each direction of a picture of p(z|x)
 
 
 class Measured(NamedTuple):
@@ -101,10 +102,11 @@ def put_lines(figure, first, second, last=''):
 def put_bars(axes, lower, upper, name):
     """Draw the bars of the article: L, and on top of it the gap up to log p(x)."""
     rows = range(len(lower))
-    start = lower.min() - 0.12 * np.ptp([*lower, *upper, 0])
+    spread = max(np.ptp([*lower, *upper]), LEAST)
+    start = lower.min() - 0.15 * spread                         # the bars come from minus infinity
     axes.barh(rows, lower - start, 0.62, start, color=BLUE, label='L')
     axes.barh(rows, upper - lower, 0.62, lower, color=RED, label=f'the gap, up to {name}')
-    axes.set(xlabel='nats', xlim=(start, 0))
+    axes.set(xlabel='nats', xlim=(start, upper.max() + 0.05 * spread))
     axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
 
 
@@ -130,13 +132,16 @@ def draw_exact_gap(model, digits):
         ('KL', '{:.3f}', kl), (f'{name}\nlacks', '{:.2f}', lacks)], ~agree)
     put_bars(left, lower, log_p, 'log p(x)')
     rows = range(len(x))
-    right.hlines(rows, gap.min() / 2, gap, color='#dddddd', zorder=0)
+    least, most = np.log10(np.maximum([gap.min() / 1.5, gap.max() * 1.5], LEAST))
+    decades = 10 ** np.floor(least), 10 ** np.ceil(most + LEAST)
+    right.hlines(rows, decades[0], gap, color='#dddddd', zorder=0)
     right.plot(gap, rows, 'o', color=RED, markersize=7, label='gap, log p(x) - L')
     right.plot(kl, rows, 'o', color='black', markersize=11, fillstyle='none', label='KL')
     right.plot(sampled - lower, rows, 'D', color=ORANGE, markersize=4.5,
                markeredgecolor='black', markeredgewidth=0.5, label=f'{name} - L')
-    right.set(xlabel='nats, logarithmic', xscale='log', xlim=(gap.min() / 2, gap.max() * 2),
-              yticks=[])
+    right.set(xlabel='nats, logarithmic', xscale='log', xlim=decades, yticks=[])
+    right.xaxis.set_major_formatter('{x:g}')
+    right.minorticks_off()
     right.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=1,
                  handletextpad=0.3)
     put_lines(
@@ -165,7 +170,7 @@ def draw_sampled_gap(model, digits):
     right.plot(KS, rise.T, color='#aaaaaa', linewidth=1)
     right.plot([], [], color='#aaaaaa', linewidth=1, label='$L_k$ - L of a digit')
     right.plot(KS, rise.mean(axis=0), color=RED, linewidth=2.5, marker='o', label='their mean')
-    right.set(xscale='log', xlabel='samples k', ylim=(0, 1.05 * rise.max()))
+    right.set(xscale='log', xlabel='samples k', ylim=(0, 1.05 * max(rise.max(), LEAST)))
     right.set_xticks(KS, [f'{k:,}' for k in KS])
     right.minorticks_off()
     right.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)

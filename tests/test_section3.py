@@ -117,6 +117,22 @@ def test_one_test_digit_has_a_gap(show, dims):
     assert len(figure.axes[0].images) == 1
 
 
+@pytest.mark.parametrize('dims', [2, 3])
+@pytest.mark.filterwarnings('error')
+def test_where_q_and_the_posterior_are_the_prior_there_is_no_gap(show, monkeypatch, dims):
+    def collapsed(n_in, *sizes):
+        model = make(n_in, *sizes)
+        for link in (model.le3_mu, model.le3_ln_var, model.ld1):
+            link.W.array[:] = 0
+        return model
+
+    make = net.VAE
+    monkeypatch.setattr(net, 'VAE', collapsed)
+    figure, *_ = show(section3.bound, dims)
+    columns, _ = table(figure)
+    np.testing.assert_allclose(list(columns.values())[2], 0, atol=1e-3)
+
+
 # The posterior ----------------------------------------------------------------------------------
 
 
