@@ -23,6 +23,7 @@ from support import (
     mnist,
     pictures,
     reparameterization,
+    section1,
     section3,
     snapshot,
     sources,
@@ -345,12 +346,15 @@ class Recipe(NamedTuple):
                                 # it wrote, or None for just that path
     dims: range | None = range(1, sys.maxsize)      # numbers of latent dimensions it can show;
                                                     # None: it needs no snapshot
-    keywords: tuple = ()        # more arguments: the ends of the walk, or settings of the run
+    keywords: tuple = ()        # more arguments: the ends of the walk, the autoencoder `beside`, or
+                                # settings of the run
+    of_vae: bool = False        # whether it shows q(z|x), which an autoencoder has not
 
 
 WALK = ('start', 'end')
 PLANE = range(2, sys.maxsize)
 FIGURES = {                     # the file or folder in OUT, and how to draw it
+    'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),
     'reconstruction.png': Recipe(reconstruction),
     'digits.png': Recipe(first_digits),
     'samples.png': Recipe(samples),
@@ -362,10 +366,10 @@ FIGURES = {                     # the file or folder in OUT, and how to draw it
     'map.png': Recipe(latent_map, range(2, 3), WALK),
     'map_wide.png': Recipe(wide_map, range(2, 3)),
     'graph.png': Recipe(graph, keywords=('beta', 'k', 'batch_size')),
-    'bound.png': Recipe(section3.bound),
-    'posterior.png': Recipe(section3.posterior, range(2, 3)),
-    'dimensions.png': Recipe(section3.dimensions),
-    'reparameterization.gif': Recipe(reparameterization.animation, PLANE),
+    'bound.png': Recipe(section3.bound, of_vae=True),
+    'posterior.png': Recipe(section3.posterior, range(2, 3), of_vae=True),
+    'dimensions.png': Recipe(section3.dimensions, of_vae=True),
+    'reparameterization.gif': Recipe(reparameterization.animation, PLANE, of_vae=True),
     'reparameterization.png': Recipe(reparameterization.graph, None),
     'tsne.png': Recipe(tsne, PLANE),
     'projector': Recipe(projector),
@@ -410,6 +414,8 @@ def build_parser():
         help='leave out this figure; may be given several times')
     add('--start', type=int, metavar='D', help='digit where the walk starts (default: 0)')
     add('--end', type=int, metavar='D', help='digit where it ends (default: 7)')
+    add('--beside', metavar='DIR',
+        help='folder of an autoencoder, which autoencoder.png shows beside the VAE')
     add('--data-dir', metavar='DIR',
         help="folder of the digits (default: where the run found them)")
     add('--dataset', choices=('auto', 'mnist', 'digits'),
@@ -458,27 +464,37 @@ def parse_arguments(argv):
     return args
 
 
-def misfit(file, dims, settings, args):
-    """Say why a figure of `dims` latent dimensions cannot be drawn of a run with these settings.
+def misfit(file, recipe, settings, args):
+    """Say why a figure cannot be drawn of a run with these settings.
 
     Returns:
         str: The reason, with the commands that would make the figure; '' if it can be drawn.
     """
-    if dims is None or settings['dim_z'] in dims:
+    if recipe.dims is None:
+        return ''
+    if recipe.of_vae and settings['autoencoder']:
+        return 'shows q(z|x), which an autoencoder has not; give the folder of a VAE with -o'
+    fits = settings['dim_z'] in recipe.dims
+    if fits and ('beside' not in recipe.keywords or args.beside):
         return ''
     out = os.path.normpath(args.out)
-    other = (out if os.path.basename(out).strip('.') else os.path.abspath(out)) + '_z2'
+    out = out if os.path.basename(out).strip('.') else os.path.abspath(out)
     source = (['--data-dir', settings['data_dir']] if settings['data_dir']
               else ['--dataset', settings['dataset']])
     ends = ['--start', str(args.start), '--end', str(args.end)] if args.ends_given else []
-    commands = [['python', 'train_vae.py', '-z', '2', *source, '-o', other],
-                ['python', 'visualize.py', stem(file), *ends, '-o', other]]
+    other = out + ('_autoencoder' if fits else '_z2')
+    commands = [['python', 'train_vae.py', *['--autoencoder'] * fits, '-z', '2', *source,
+                 '-o', other],
+                ['python', 'visualize.py', stem(file), *ends, *(
+                    ['--beside', other, '-o', out] if fits else ['-o', other])]]
     with contextlib.suppress(files.FileError):       # there is none
         path = snapshot.newest(other)
         if snapshot.read_settings(snapshot.read(path), path)['dim_z'] == 2:
             del commands[0]             # it is trained, as after the commands of the README
-    return (f'needs z = 2{" or more" if len(dims) > 1 else ""}, and the snapshot has z = '
-            f'{settings["dim_z"]}; make it by: {" && ".join(map(shlex.join, commands))}')
+    needs = 'needs the run of an autoencoder --beside it' if fits else (
+        f'needs z = 2{" or more" if len(recipe.dims) > 1 else ""}, and the snapshot has z = '
+        f'{settings["dim_z"]}')
+    return f'{needs}; make it by: {" && ".join(map(shlex.join, commands))}'
 
 
 def main(argv=None):
@@ -489,7 +505,7 @@ def main(argv=None):
         model, digits, settings = sources.read_run(args)
         if args.ends_given:
             endpoints(model, digits, args.start, args.end)
-    misfits = {file: misfit(file, recipe.dims, settings, args)
+    misfits = {file: misfit(file, recipe, settings, args)
                for file, recipe in args.files.items()}
     for file, reason in misfits.items():
         if reason and args.figure:
@@ -497,6 +513,8 @@ def main(argv=None):
     files.make_folder(args.out)
 
     values = settings | {'start': args.start, 'end': args.end}
+    if args.beside and any('beside' in recipe.keywords for recipe in args.files.values()):
+        values['beside'] = sources.read_beside(args, settings)
     with pictures.style():
         for file, recipe in args.files.items():
             path = os.path.join(args.out, file)

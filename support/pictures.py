@@ -278,14 +278,16 @@ def plane(mu):
         for nth, share in zip(('first', 'second'), pca.explained_variance_ratio_, strict=True)]
 
 
-def scatter_points(axes, points, labels):
-    """Draw points (N, 2 or 3) in the order of the digits, coloured by label, with a legend."""
+def scatter_points(axes, points, labels, legend=True):
+    """Draw points (N, 2 or 3) in the order of the digits, coloured by label."""
     classes = np.unique(labels)
     colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
     size = np.clip(60000 / len(points), 14, 36)                 # square points
     look = {'edgecolors': 'white', 'linewidths': 0.3}
     solid = {'depthshade': False} if points.shape[1] == 3 else {}
     axes.scatter(*points.T, s=size, c=colors, **look, **solid)
+    if not legend:
+        return
     handles = [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
                       markeredgecolor='white', markeredgewidth=0.3)
                for i, label in enumerate(classes)]

@@ -4,6 +4,8 @@ The notebook's cell 12 writes its VAE by `chainer.serializers.save_npz`: no more
 Their sizes follow from the arrays; activation and digits are the command line's.
 """
 
+import argparse
+
 from support import compat, mnist, snapshot  # lets chainer import
 
 import net
@@ -72,3 +74,23 @@ def guess(arrays, args, path):
         'autoencoder': 'le3_ln_var/W' not in arrays, 'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
         'activation': args.activation or 'softplus', 'dataset': args.dataset or 'auto',
         'data_dir': args.data_dir}
+
+
+def read_beside(args, settings):
+    """Read the autoencoder of --beside, which goes beside the VAE of a run with these settings.
+
+    Returns:
+        Autoencoder: Of two latent dimensions, on the device of --gpu.
+
+    Raises:
+        UserError: If there is none, or it was trained on other digits.
+    """
+    model, _, its_own = read_run(argparse.Namespace(**vars(args) | {
+        'out': args.beside, 'snapshot': None, 'dataset': None, 'activation': None}))
+    if (its_own['autoencoder'], its_own['dim_z']) != (True, 2):
+        raise compat.UserError(f'--beside {args.beside} is no run of train_vae.py --autoencoder '
+                               '-z 2; name one')
+    if settings['checksum'] not in (None, its_own['checksum']):
+        raise compat.UserError(f'--beside {args.beside} was trained on other digits than the VAE; '
+                               'name another')
+    return model

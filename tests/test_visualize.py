@@ -88,8 +88,9 @@ def check_tiles(array, zoom, wanted, error=2):
 
 def test_a_full_run_leaves_every_figure_and_says_where(drawn):
     out, stdout = drawn
-    parts = [f'projector/{name}' for name in ('metadata.tsv', 'projector_config.pbtxt', 'sprite.png',
-                                              'tensors.tsv', 'tensors_on_sphere.tsv')]
+    parts = [f'projector/{name}' for name in (
+        'metadata.tsv', 'projector_config.pbtxt', 'sprite.png', 'tensors.tsv',
+        'tensors_on_sphere.tsv')]
     names = {*FILES, *parts, *(['graph.png'] if HAS_DOT else [])}
     there = {os.path.relpath(os.path.join(folder, name), out)
              for folder, _, inside in os.walk(out) for name in inside}
