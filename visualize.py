@@ -20,6 +20,7 @@ from typing import NamedTuple
 from support import (
     compat,
     files,
+    manifold,
     mnist,
     pictures,
     reparameterization,
@@ -42,7 +43,7 @@ SPAN = 2                # the map goes from -SPAN to SPAN in z_1 and z_2
 STEPS = 80              # of the walk from one digit to another
 TURN = 40               # steps from every digit to every digit, and as many back
 
-pictures.calm_openmp()      # before a figure imports scikit-learn
+manifold.calm_openmp()      # before a figure imports scikit-learn
 
 
 # Section 1-2: digits and their reconstructions --------------------------------------------------
@@ -179,62 +180,34 @@ def wide_map(model, digits, path):
 
 def every_walk_gif(model, digits, path):
     """From each digit to each digit and back (section 1-2)."""
-    codes = encode(model, digits.test[list(pictures.first_of_each(digits).values())[:10]])
+    labels, places = zip(*list(pictures.first_of_each(digits).items())[:10], strict=True)
+    codes = encode(model, digits.test[list(places)])
     n = len(codes)
     t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, n * n, Z)
     decoded = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
     order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
-    figures = (pictures.sheet(decoded[i], n, heading=f't = {t[i]:.3f}', zoom=1, gap=2)
-               for i in order)
-    pictures.save_gif(figures, path, len(order), rests=(0, TURN))
+    heading = 'from the digit of its row to that of its column, t = '
+    figures = (pictures.square(decoded[i], labels, f'{heading}{t[i]:.3f}') for i in order)
+    pictures.save_gif(figures, path, len(order), rests=(0, TURN), grays=16)
 
 
 # Section 1-3: the manifold hypothesis -----------------------------------------------------------
 
 
-def roll():
-    """Make a swiss roll: points (N, 3), and for each the number of its ward cluster, (N,)."""
-    from sklearn.cluster import AgglomerativeClustering
-    from sklearn.datasets import make_swiss_roll
-    from sklearn.neighbors import kneighbors_graph
-
-    points, _ = make_swiss_roll(1500, noise=0.05, random_state=0)
-    neighbours = kneighbors_graph(points, 10)
-    clusters = AgglomerativeClustering(6, connectivity=neighbours, linkage='ward')
-    return points, clusters.fit_predict(points)
-
-
 def swiss_roll_gif(model, digits, path):
     """The swiss roll turning in three dimensions (section 1-3)."""
-    points, clusters = roll()
-    colors = [pictures.PALETTE[cluster] for cluster in clusters]
-
-    def frame(angle):
-        figure = Figure(figsize=(4.4, 4.0), dpi=pictures.DPI)
-        axes = figure.add_axes((0, 0, 1, 1), projection='3d')
-        axes.scatter(*points.T, s=14, c=colors, edgecolors='#444444', linewidths=0.3,
-                     depthshade=False)
-        axes.view_init(elev=12, azim=angle - 90)
-        axes.set_box_aspect(np.ptp(points, axis=0), zoom=1.15)
-        axes.tick_params(labelcolor='none')
-        return figure
-
-    pictures.save_gif(map(frame, range(0, 361, 10)), path, 37, pictures.PALETTE[:6],
-                      milliseconds=150)
+    points, bands = manifold.roll()
+    figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands))
+    pictures.save_gif(figures, path, 36, manifold.BANDS, milliseconds=150, rests=())
 
 
 def swiss_roll(model, digits, path):
     """The swiss roll unrolled by locally linear embedding (section 1-3)."""
-    from sklearn.manifold import LocallyLinearEmbedding
-
-    points, clusters = roll()
-    embedding = LocallyLinearEmbedding(n_neighbors=12, method='modified', random_state=0)
-    flat = embedding.fit_transform(points)                      # (N, 2)
+    points, bands = manifold.roll()
     figure = Figure(figsize=(7.2, 4.4), layout='constrained')
     axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
     axes.axis('off')
-    axes.scatter(*flat.T, s=14, c=[pictures.PALETTE[cluster] for cluster in clusters],
-                 edgecolors='#444444', linewidths=0.4)
+    manifold.draw_roll(axes, manifold.unrolled(points), bands)
     pictures.save(figure, path)
 
 
@@ -275,56 +248,73 @@ def kl_path():
 
 def kl_gif(model, digits, path):
     """q(z) = N(µ, σ²) moving onto p(z) = N(0, 1), and their KL (section 3)."""
-    blue, _, red, *_ = pictures.PALETTE
+    blue, gray, red = pictures.PALETTE[0], '#666666', pictures.PALETTE[2]
     mu, sigma = kl_path()
-    x = np.linspace(-4, 4.5, 400)
+    z = np.linspace(-4, 4.5, 400)
+    p = normal(z, 0, 1)
     closed = kl_divergence(mu, sigma)
     numeric = [kl_integral(*pair) for pair in zip(mu, sigma, strict=True)]
 
     def frame(i):
-        figure = Figure(figsize=(7.2, 3.2), dpi=pictures.DPI)
-        left = figure.add_axes((0.09, 0.15, 0.4, 0.72), xlabel='z', ylabel='density',
-                               ylim=(0, 1.1), title=f'µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}')
-        left.fill_between(x, normal(x, 0, 1), color='#cccccc', label='p(z) = N(0, 1)')
-        left.plot(x, normal(x, mu[i], sigma[i]), color=blue, linewidth=2, label='q(z) = N(µ, σ²)')
-        left.legend(loc='upper left')
-        right = figure.add_axes((0.57, 0.15, 0.41, 0.72), xlabel='step', xlim=(-2, 42),
-                                ylim=(-0.2, 4), title='KL[q || p] in nats')
-        right.plot(closed[:i + 1], color=blue, linewidth=2, label=f'closed form: {closed[i]:.4f}')
-        right.plot(range(0, i + 1, 4), numeric[:i + 1:4], 'o', color=red, markersize=4,
-                   label=f'numerical integral: {numeric[i]:.4f}')
-        right.legend(loc='upper right')
+        q = normal(z, mu[i], sigma[i])
+        figure = Figure(figsize=(7.2, 5.6), dpi=pictures.DPI)
+        densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
+            'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
+            'wspace': 0.16}).flat
+        densities.set(title=f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}', ylim=(0, 1.1))
+        logs.set(title='their logarithms', ylim=(-30, 2))
+        ratio.set(title='log q(z) - log p(z)', ylim=(-10, 9))
+        kl.set(title='KL[q || p] in nats, step by step', xlim=(-2, 42), ylim=(-0.2, 4))
+        for axes, f in ((densities, np.asarray), (logs, np.log)):
+            axes.plot(z, f(p), color=gray, linewidth=2, label='p(z) = N(0, 1)')
+            axes.plot(z, f(q), color=blue, linewidth=2, label='q(z) = N(µ, σ²)')
+        ratio.plot(z, np.log(q / p), color=gray, linewidth=2)
+        ratio.fill_between(z, q * np.log(q / p), color=red, linewidth=0,
+                           label='times q(z): the area is the KL')
+        kl.plot(closed[:i + 1], color=blue, linewidth=2, label=f'closed form: {closed[i]:.4f}')
+        kl.plot(range(0, i + 1, 4), numeric[:i + 1:4], 'o', color=red, markersize=4,
+                label=f'numerical integral: {numeric[i]:.4f}')
+        for axes, loc in ((densities, 'upper left'), (ratio, 'upper left'), (kl, 'upper right')):
+            axes.legend(loc=loc)
         return figure
 
-    pictures.save_gif(map(frame, range(41)), path, 41, pictures.PALETTE[:3])
+    pictures.save_gif(map(frame, range(41)), path, 41, [blue, red])
 
 
 # End of the article: the latent space by t-SNE --------------------------------------------------
 
 
-def tsne(model, digits, path):
-    """The means of q(z|x) by t-SNE, in 2 and 3 dimensions (end of the article)."""
-    from sklearn.manifold import TSNE
-
+def by_tsne(model, digits, dims):
+    """Return codes of test digits by t-SNE, (N, dims), and their labels (N,)."""
     x, labels = pictures.spaced(digits, MOST_TSNE)
     if len(x) < 5:
         raise pictures.FigureError('needs five test digits or more')
-    mu = encode(model, x)
-    figure = Figure(figsize=(11, 5.6), layout='constrained')
-    for column, dims in ((121, 2), (122, 3)):
-        print(f't-SNE of {len(mu)} codes into {dims} dimensions ...', flush=True)
-        points = TSNE(dims, perplexity=min(30, len(mu) / 4), random_state=0,
-                      init='pca' if mu.shape[1] >= dims else 'random').fit_transform(mu)
-        axes = figure.add_subplot(column, projection='3d' if dims == 3 else None,
-                                  title=f't-SNE of {len(mu)} codes in {dims} dimensions')
-        pictures.scatter_points(axes, points, labels)
-        axes.tick_params(length=0, labelcolor='none')           # t-SNE has no units
-        if dims == 3:
-            axes.set_box_aspect(None, zoom=1.15)
-        else:
-            axes.axis('off')
-            pictures.put_numerals(axes, points, labels, np.ptp(points, axis=0).max() / 20)
+    return manifold.tsne(encode(model, x), dims), labels
+
+
+def tsne(model, digits, path):
+    """The means of q(z|x) by t-SNE in two dimensions (end of the article)."""
+    points, labels = by_tsne(model, digits, 2)
+    figure = Figure(figsize=(7.6, 7.2), layout='constrained')
+    axes = figure.add_subplot(aspect='equal', title=f't-SNE of {len(labels)} means of q(z|x)')
+    pictures.scatter_points(axes, points, labels)
+    pictures.put_numerals(axes, points, labels, 0.1)
+    axes.axis('off')                                            # t-SNE has no units
     pictures.save(figure, path)
+
+
+def tsne_gif(model, digits, path):
+    """The same in three dimensions, turning (end of the article)."""
+    points, labels = by_tsne(model, digits, 3)
+
+    def draw(axes):
+        pictures.scatter_points(axes, points, labels)
+        pictures.put_numerals(axes, points, labels)
+        axes.axis('off')
+        axes.set_title(f't-SNE of {len(labels)} means of q(z|x) in three dimensions', y=0.95)
+
+    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, 36,
+                      pictures.CLASS_COLORS, milliseconds=150, rests=())
 
 
 def projector(model, digits, path):
@@ -372,6 +362,7 @@ FIGURES = {                     # the file or folder in OUT, and how to draw it
     'reparameterization.gif': Recipe(reparameterization.animation, PLANE, of_vae=True),
     'reparameterization.png': Recipe(reparameterization.graph, None),
     'tsne.png': Recipe(tsne, PLANE),
+    'tsne.gif': Recipe(tsne_gif, PLANE),
     'projector': Recipe(projector),
     'swiss_roll.gif': Recipe(swiss_roll_gif, None),
     'swiss_roll.png': Recipe(swiss_roll, None),

@@ -13,7 +13,6 @@ from support import compat, files, mnist, snapshot  # lets chainer import
 
 import chainer
 from chainer.backends import cuda
-import joblib
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -47,16 +46,6 @@ class FigureError(compat.UserError):
 def style():
     """Return the context in which all figures are drawn, whatever the user's own style."""
     return matplotlib.style.context(['default', STYLE])
-
-
-def calm_openmp():
-    """Say to scikit-learn's threads, before it is imported, how many they are and how they wait.
-
-    Left to itself, scikit-learn warns at length where it finds no physical cores, and its threads
-    wait so actively that t-SNE is many times slower on a machine that does something else too.
-    """
-    os.environ.setdefault('OMP_NUM_THREADS', str(joblib.cpu_count()))
-    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 # Digits -----------------------------------------------------------------------------------------
@@ -191,6 +180,37 @@ def map_of(model, limit, side, title):
                            xlim=(-edge, edge), ylim=(-edge, edge))      # above the pixels
 
 
+def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
+    """Lay pictures out in a square on black, with a label at each row and column.
+
+    Args:
+        pictures (ndarray): (n * n, 28, 28) in [0, 1].
+        labels (sequence): n of them, for the rows and the columns.
+        heading (str): One line above.
+        zoom (int): Pixels of the figure, in each direction, for one of a picture.
+        gap (int): Dark pixels around each picture.
+        margin (int): White pixels left of them, and for each line above them.
+
+    Returns:
+        Figure: The square.
+    """
+    n, pitch = len(labels), mnist.SIDE * zoom + gap
+    tiles = np.kron(pictures, np.ones((1, zoom, zoom))).reshape(n, n, pitch - gap, pitch - gap)
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (gap, 0), (gap, 0)))
+    canvas = np.pad(tiles.swapaxes(1, 2).reshape(n * pitch, n * pitch), (0, gap))
+    side = len(canvas)
+    width, height = side + margin + gap, side + 2 * margin + gap
+    figure = figure_of(width, height)
+    put_pixels(figure, canvas, margin, gap)
+    for i, label in enumerate(labels):
+        middle = (i + 0.5) * pitch + gap / 2
+        look = {'ha': 'center', 'va': 'center', 'weight': 'bold'}
+        figure.text(margin / 2 / width, 1 - (2 * margin + middle) / height, str(label), **look)
+        figure.text((margin + middle) / width, 1 - 1.5 * margin / height, str(label), **look)
+    figure.text(0.5, 1 - margin / 2 / height, heading, ha='center', va='center')
+    return figure
+
+
 # Files ------------------------------------------------------------------------------------------
 
 
@@ -200,34 +220,37 @@ def save(figure, path):
         figure.savefig(file, format='png', dpi=DPI)
 
 
-def shades(colors):
-    """Return a palette, (n, 3) uint8: 32 grays; colours, each whole, lighter and darker."""
+def shades(colors, grays=32):
+    """Return a palette, (n, 3) uint8: grays; colours, each whole, lighter and darker."""
     mixed = [(1 - share) * 255 * np.array(color) + share * other for color in colors
              for share, other in ((0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
-    grays = np.linspace(0, 255, 32)[:, None].repeat(3, axis=1)
-    return np.vstack([grays, *mixed]).round().astype(np.uint8)
+    steps = np.linspace(0, 255, grays)[:, None].repeat(3, axis=1)
+    return np.vstack([steps, *mixed]).round().astype(np.uint8)
 
 
-def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1)):
+def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1),
+             grays=32):
     """Write figures as a GIF that loops and rests at both ends.
 
     Args:
         figures (iterable of Figure): The frames, all of one size.
         path (str): The file.
         frames (int): How many they are, for the progress bar.
-        colors (list): Which of `PALETTE` they show, besides grays; by default 32 grays only.
+        colors (list): What they show besides grays, each RGB in [0, 1].
         milliseconds (int): For each frame that is no rest.
         rests (tuple of int): Which frames last longer.
+        grays (int): How many, from black to white.
     """
     palette = Image.new('P', (1, 1))
-    palette.putpalette(shades(colors).tobytes())
+    palette.putpalette(shades(colors, grays).tobytes())
     images = []
     for figure in tqdm(figures, os.path.basename(path), frames, False, unit='frame', disable=None):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.array(canvas.buffer_rgba())[..., :3]        # (height, width, 3) uint8
         if not colors:                                          # so that they become exact grays
-            pixels = (np.round(pixels / 255 * 31) / 31 * 255).round().astype(np.uint8)
+            steps = np.round(pixels / 255 * (grays - 1))
+            pixels = (steps / (grays - 1) * 255).round().astype(np.uint8)
         images.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
     durations = [milliseconds] * len(images)
     for i in rests:
@@ -314,23 +337,28 @@ def medoid(points):
     return points[distance.sum(axis=1).argmin()]
 
 
-def put_numerals(axes, points, labels, gap, others=()):
+def put_numerals(axes, points, labels, gap=0, others=()):
     """Write the numeral of each class at a member of it, or beside it with a line.
 
     The member is the medoid, since the mean of a class that lies in two places is in neither.
 
     Args:
         axes (Axes): Where `points` are drawn.
-        points (ndarray): (N, 2).
+        points (ndarray): (N, 2 or 3).
         labels (ndarray): (N,).
-        gap (float): The least distance between two numerals, in units of the axes.
+        gap (float): The least distance between two numerals of a plane, in units of the axes.
         others (sequence): Points (M, 2) from which they keep that distance, too.
     """
+    look = {'size': 15, 'weight': 'bold', 'ha': 'center', 'va': 'center', 'zorder': 7,
+            'path_effects': HALO}
     members = {label: medoid(points[labels == label]) for label in np.unique(labels)}
+    if points.shape[1] == 3:
+        for label, member in members.items():
+            axes.text(*member, str(label), **look)
+        return
     places = spread(np.array([*members.values(), *others]), gap, fixed=len(others))
     for (label, member), place in zip(members.items(), places, strict=False):
-        axes.annotate(str(label), member, place, size=15, weight='bold', ha='center', va='center',
-                      zorder=7, path_effects=HALO,
+        axes.annotate(str(label), member, place, **look,
                       arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
 
 

@@ -32,12 +32,12 @@ def tiles(array, zoom):
     return np.array([tile[::zoom, ::zoom, 0].ravel() for tile in found])
 
 
-def check_colors(legend, collection, labels):
+def check_colors(legend, facecolors, labels):
     """Make sure that each point has the colour that the legend gives to its label."""
     colors = {int(text.get_text()): handle.get_color()
               for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
     assert len(set(colors.values())) == len(colors)
-    for color, label in zip(collection.get_facecolors(), labels, strict=True):
+    for color, label in zip(facecolors, labels, strict=True):
         assert tuple(color[:3]) == colors[label]
 
 
@@ -104,6 +104,28 @@ def test_a_gif_has_its_frames_grays_and_rests(tmp_path):
     for array, wanted in zip(arrays, (grays[0], grays[0, ::-1]), strict=True):
         shown = array[13:-12:3, 13:-12:3]
         np.testing.assert_allclose(shown[..., 0], 255 * wanted, atol=1)
+
+
+def test_a_gif_of_fewer_grays(tmp_path):
+    grays = np.arange(32).reshape(1, 4, 8) / 31
+    pictures.save_gif([pictures.sheet(grays, 1)], tmp_path / 'a.gif', 1, rests=(), grays=4)
+    shown = frames(tmp_path / 'a.gif')[0][0][13:-12:3, 13:-12:3, 0]
+    assert np.unique(shown).tolist() == [0, 85, 170, 255]
+    np.testing.assert_allclose(shown, 255 * grays[0], atol=43)
+
+
+def test_a_square_has_a_label_at_each_row_and_column(tmp_path):
+    x = 0.9 * np.random.RandomState(0).uniform(size=(9, 28, 28))
+    figure = pictures.square(x, 'abc', 'heading')
+    assert [text.get_text() for text in figure.texts] == [*'aabbcc', 'heading']
+    pictures.save(figure, tmp_path / 'a.png')
+    array = frames(tmp_path / 'a.png')[0][0]
+    place = array[44 + 4 + 60:, 22 + 4 + 120:][:56:2, :56:2, 0]          # second row, third column
+    np.testing.assert_allclose(place, 255 * x[5], atol=2)
+    for i in range(3):                      # dark numerals on the white left and above
+        middle = 4 + 28 + 60 * i
+        assert array[44 + middle - 10:44 + middle + 10, 1:21].min() < 100
+        assert array[23:43, 22 + middle - 10:22 + middle + 10].min() < 100
 
 
 def test_a_palette_has_grays_and_shades_of_each_colour():

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 
-from support import mnist, pictures, snapshot, sources  # lets chainer import
+from support import manifold, mnist, pictures, snapshot, sources  # lets chainer import
 
 from chainer import functions as F
 from chainer.backends import cuda
@@ -30,13 +30,13 @@ FILES = {                       # of a full run with z = 2: frames and pixels
     'reconstruction.png': (1, (895, 211)), 'digits.png': (1, (772, 338)),
     'samples.png': (1, (873, 895)), 'scatter.png': (1, (760, 720)),
     'scatter_arrow.png': (1, (760, 720)), 'interpolation_0to7.png': (1, (876, 1024)),
-    'interpolation_0to7.gif': (81, (248, 270)), 'interpolation_all.gif': (80, (302, 324)),
+    'interpolation_0to7.gif': (81, (248, 270)), 'interpolation_all.gif': (80, (630, 652)),
     'map.png': (1, (760, 780)), 'map_wide.png': (1, (984, 1004)), 'bound.png': (1, (1060, 608)),
     'posterior.png': (1, (1060, 750)), 'dimensions.png': (1, (1100, 194)),
     'reparameterization.gif': (25, (840, 350)), 'reparameterization.png': (1, (960, 540)),
-    'tsne.png': (1, (1100, 560)),
-    'swiss_roll.gif': (37, (440, 400)), 'swiss_roll.png': (1, (720, 440)),
-    'kl.gif': (41, (720, 320))}
+    'tsne.png': (1, (760, 720)), 'tsne.gif': (36, (600, 520)),
+    'swiss_roll.gif': (36, (400, 400)), 'swiss_roll.png': (1, (720, 440)),
+    'kl.gif': (41, (720, 560))}
 
 
 @pytest.fixture(scope='module')
@@ -97,7 +97,7 @@ def test_a_full_run_leaves_every_figure_and_says_where(drawn):
     assert there == names | {'snapshot_epoch_2'}
     for name in names:
         assert f'{out / name}\n' in stdout
-    assert len(stdout.splitlines()) == len(names) + 2 + (not HAS_DOT)       # t-SNE says two things
+    assert len(stdout.splitlines()) == len(names) + 2 + (not HAS_DOT)      # t-SNE says so
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -115,9 +115,9 @@ def test_a_figure_has_its_size_and_is_not_blank(drawn, name):
 
 @pytest.mark.parametrize('name, each, ends', [
     ('interpolation_0to7.gif', 100, (0, 80)), ('kl.gif', 100, (0, 40)),
-    ('interpolation_all.gif', 100, (0, 40)), ('swiss_roll.gif', 150, (0, 36)),
+    ('interpolation_all.gif', 100, (0, 40)), ('swiss_roll.gif', 150, ()), ('tsne.gif', 150, ()),
     ('reparameterization.gif', 500, (0, 24))])
-def test_a_gif_loops_and_rests_at_both_ends(drawn, name, each, ends):
+def test_a_gif_loops_and_rests_where_it_has_ends(drawn, name, each, ends):
     path = drawn[0] / name
     _, durations = frames(path)
     with Image.open(path) as image:
@@ -126,12 +126,20 @@ def test_a_gif_loops_and_rests_at_both_ends(drawn, name, each, ends):
     assert path.stat().st_size < 3e6
 
 
-@pytest.mark.parametrize('name, used', [('kl.gif', (0, 2)), ('swiss_roll.gif', range(6))])
-def test_a_gif_has_the_colours_of_the_palette(drawn, name, used):
-    for array in frames(drawn[0] / name)[0][-1:]:
-        for i in used:
-            color = 255 * np.array(pictures.PALETTE[i])
-            assert np.sum(np.abs(array - color).max(axis=2) < 16) > 20, i
+@pytest.mark.parametrize('name, colors', [
+    ('kl.gif', [pictures.PALETTE[0], pictures.PALETTE[2]]), ('swiss_roll.gif', manifold.BANDS),
+    ('tsne.gif', pictures.CLASS_COLORS)])
+def test_a_gif_has_its_colours(drawn, name, colors):
+    array = frames(drawn[0] / name)[0][-2]
+    for color in colors:
+        assert np.sum(np.abs(array - 255 * np.array(color)).max(axis=2) < 16) > 20, color
+
+
+@pytest.mark.parametrize('name', ['swiss_roll.gif', 'tsne.gif'])
+def test_what_turns_does_not_repeat_a_frame(drawn, name):
+    arrays, _ = frames(drawn[0] / name)
+    for one, next_ in zip(arrays, arrays[1:] + arrays[:1], strict=True):
+        assert np.mean(one != next_) > 0.01
 
 
 @pytest.fixture
@@ -220,13 +228,27 @@ def test_start_and_end_choose_the_walk_and_the_name(draw, drawn, tmp_path):
         str(tmp_path / f'interpolation_3to5.{kind}') for kind in ('png', 'gif')]
 
 
+def squares(array, n):
+    """Return the n * n digits of 56 pixels, row by row, from a frame of interpolation_all.gif."""
+    for top in range(48, 48 + 60 * n, 60):
+        for left in range(26, 26 + 60 * n, 60):
+            square = array[top:top + 56, left:left + 56]
+            np.testing.assert_array_equal(square, np.kron(square[::2, ::2], np.ones((2, 2, 1))))
+            yield square
+
+
 def test_every_digit_walks_to_every_digit_and_back(drawn):
     model, digits = read_run(drawn[0])
     arrays, _ = frames(drawn[0] / 'interpolation_all.gif')
     for i, t in ((0, 0), (13, 13 / 40), (40, 1), (67, 13 / 40)):
         wanted = [walk_of(model, digits, start, end, np.array([t]))[0]
                   for start in range(10) for end in range(10)]
-        check_tiles(arrays[i], 1, np.array(wanted), 255 / 62 + 2)
+        shown = [square[::2, ::2, 0].ravel() for square in squares(arrays[i], 10)]
+        np.testing.assert_allclose(shown, 255 * np.array(wanted), atol=255 / 30 + 2)    # 16 grays
+        dark = arrays[i][44:-4, 22:-4]
+        assert dark.shape == (604, 604, 3)
+        for edge in range(4):
+            assert (dark[edge::60] == 0).all() and (dark[:, edge::60] == 0).all()
 
 
 def texts_of(figure):
@@ -242,7 +264,11 @@ def test_titles_say_what_a_tile_is(captured, drawn):
         [f'from a 3 to a 5, t = {t:.3f}'] for t in np.linspace(0, 1, 81)]
     figures = captured(visualize.every_walk_gif, model, digits)
     t = [*range(41), *range(39, 0, -1)]
-    assert [texts_of(figure) for figure in figures] == [[f't = {i / 40:.3f}'] for i in t]
+    names = [str(label) for label in range(10) for _ in 'xy']       # of a row, of a column
+    assert [texts_of(figure) for figure in figures] == [
+        [*names, f'from the digit of its row to that of its column, t = {i / 40:.3f}'] for i in t]
+    row, column = figures[0].texts[6:8]
+    assert row.get_position()[0] < 0.05 and column.get_position()[1] > 0.93
     figure, = captured(visualize.first_digits, model, digits)
     assert texts_of(figure) == ['reconstruction of the first test digit of each class']
 
@@ -277,7 +303,7 @@ def test_numerals_stand_at_members_of_their_classes(scatter_axes, drawn):
         mean_distance = np.linalg.norm(members[:, None] - members, axis=2).mean(axis=0)
         np.testing.assert_allclose(text.xy, members[mean_distance.argmin()], atol=1e-5)
         assert np.linalg.norm(text.get_position() - np.array(text.xy)) < reach
-    check_colors(axes.figure.legends[0], axes.collections[0], digits.test_labels)
+    check_colors(axes.figure.legends[0], axes.collections[0].get_facecolors(), digits.test_labels)
 
 
 def test_a_big_test_set_is_thinned_out_over_its_whole_length(scatter_axes, captured, drawn,
@@ -404,14 +430,22 @@ def test_tsne_keeps_the_classes_together(monkeypatch, captured, drawn):
     codes = np.random.RandomState(0).normal(size=(200, 5)) + 20 * np.eye(5)[labels]
     monkeypatch.setattr(visualize, 'encode', lambda model, x: codes)
     digits = digits._replace(test=digits.test.repeat(7, axis=0)[:200], test_labels=labels)
-    figure, = captured(visualize.tsne, None, digits)
-    flat, deep = (axes.collections[0] for axes in figure.axes)
-    check_colors(figure.legends[0], flat, labels)
-    for points in (np.array(flat.get_offsets()), np.array(deep._offsets3d).T):
+    flat, = captured(visualize.tsne, None, digits)
+    deep = captured(visualize.tsne_gif, None, digits)
+    assert [len(deep), len(deep[0].axes[0].get_title()) > 20] == [36, True]
+    for figure, dims in ((flat, 2), (deep[0], 3)):
+        axes, = figure.axes
+        dots = axes.collections[0]
+        colors = dots._facecolors                           # in 3-D the public ones are sorted
+        check_colors(figure.legends[0], colors, labels)
+        points = np.array(dots.get_offsets() if dims == 2 else np.transpose(dots._offsets3d))
+        assert points.shape == (200, dims)
         distance = np.linalg.norm(points[:, None] - points, axis=2)
         np.fill_diagonal(distance, np.inf)
         assert np.mean(labels[distance.argmin(axis=1)] == labels) > 0.95
-    assert (flat.get_offsets().shape, len(deep._offsets3d)) == ((200, 2), 3)
+        assert sorted(numerals(axes)) == list(range(5))
+    for label, text in numerals(axes).items():              # at a member, in space
+        assert np.abs(text.get_position_3d() - points[labels == label]).sum(axis=1).min() < 1e-9
 
 
 def test_the_projector_has_the_codes_the_digits_and_what_is_said_of_them(drawn):
@@ -484,38 +518,54 @@ def test_figures_without_a_snapshot(draw, tmp_path, monkeypatch):
     assert (status, out, err) == (0, f'{tmp_path / "swiss_roll.png"}\n', '')
 
 
-def test_the_roll_is_unrolled(captured):
+def test_the_roll_is_unrolled_in_the_order_of_its_bands(captured):
     figure, = captured(visualize.swiss_roll)
-    flat = np.array(figure.axes[0].collections[0].get_offsets())
-    points, clusters = visualize.roll()
-    assert sorted(np.unique(clusters)) == list(range(6))
+    dots = figure.axes[0].collections[0]
+    flat = np.array(dots.get_offsets())
+    points, bands = manifold.roll()
+    np.testing.assert_allclose(dots.get_facecolors()[:, :3], np.array(manifold.BANDS)[bands])
     # x = t cos t, z = t sin t: t tells how far along the roll a point lies
     along = np.hypot(points[:, 0], points[:, 2])
     order = abs(stats.spearmanr(flat[:, 0], along).statistic)
     across = abs(stats.spearmanr(flat[:, 1], points[:, 1]).statistic)
     assert min(order, across) > 0.95
+    assert sorted(np.unique(bands)) == list(range(6))
+    for band in range(5):               # one ends where the next begins, all across the roll
+        here, there = along[bands == band], along[bands == band + 1]
+        assert np.mean(here[:, None] < there) > 0.99
+    for band in range(6):
+        assert np.ptp(points[bands == band, 1]) > 0.9 * np.ptp(points[:, 1])
 
 
 def test_the_roll_turns_once_around(captured):
     figures = captured(visualize.swiss_roll_gif)
-    assert [figure.axes[0].azim for figure in figures] == [10 * i - 90 for i in range(37)]
-    points, _ = visualize.roll()
+    assert [figure.axes[0].azim for figure in figures] == [10 * i - 90 for i in range(36)]
+    points, _ = manifold.roll()
     for figure in figures[::12]:
-        found = np.array(figure.axes[0].collections[0]._offsets3d).T
-        np.testing.assert_array_equal(found, points)
+        dots = figure.axes[0].collections[0]
+        np.testing.assert_array_equal(np.transpose(dots._offsets3d), points)
 
 
 def test_q_moves_onto_p_and_the_kl_divergence_falls(captured):
     mu, sigma = visualize.kl_path()
     assert (mu[-1], sigma[-1]) == pytest.approx((0, 1))
     for i, figure in enumerate(captured(visualize.kl_gif)):
-        left, right = figure.axes
-        z, q = left.lines[0].get_data()
-        np.testing.assert_allclose(q, stats.norm.pdf(z, mu[i], sigma[i]))
-        closed, numeric = (line.get_ydata() for line in right.lines)
+        densities, logs, ratio, kl = figure.axes
+        z, q = densities.lines[1].get_data()
+        wanted = stats.norm(mu[i], sigma[i])
+        np.testing.assert_allclose(q, wanted.pdf(z))
+        np.testing.assert_allclose(densities.lines[0].get_ydata(), stats.norm.pdf(z))
+        np.testing.assert_allclose(logs.lines[0].get_ydata(), stats.norm.logpdf(z))
+        np.testing.assert_allclose(logs.lines[1].get_ydata(), wanted.logpdf(z))
+        log_ratio = wanted.logpdf(z) - stats.norm.logpdf(z)
+        np.testing.assert_allclose(ratio.lines[0].get_ydata(), log_ratio, atol=1e-9)
+        closed, numeric = (line.get_ydata() for line in kl.lines)
         assert len(closed) == i + 1
         assert (np.diff(closed) < 0).all()
         np.testing.assert_allclose(closed[::4], numeric, atol=1e-8)
+        outline = ratio.collections[0].get_paths()[0].vertices      # its area: the KL but for tails
+        area = np.sum((outline[1:, 0] - outline[:-1, 0]) * (outline[1:, 1] + outline[:-1, 1])) / 2
+        assert abs(area) == pytest.approx(closed[i], abs=0.02)
     assert closed[-1] == pytest.approx(0, abs=1e-12)
 
 
@@ -636,7 +686,9 @@ def test_digits_that_lack_a_class(draw, tmp_path):
     for name in ('scatter_arrow.png', 'interpolation_0to7.png', 'interpolation_0to7.gif',
                  'map.png'):
         assert f'skipped {name}: there is no 7 among the test digits; ' in stdout
-    assert len(tiles(frames(out / 'interpolation_all.gif')[0][0], 1)) == 16
+    array = frames(out / 'interpolation_all.gif')[0][0]
+    assert array.shape == (44 + 244 + 4, 22 + 244 + 4, 3)
+    assert len(list(squares(array, 4))) == 16
     assert len(tiles(frames(out / 'digits.png')[0][0], 5)) == 4
 
 
