@@ -20,6 +20,7 @@ from typing import NamedTuple
 from support import (
     compat,
     files,
+    graphs,
     manifold,
     mnist,
     pictures,
@@ -217,7 +218,7 @@ def swiss_roll(model, digits, path):
 def graph(model, digits, path, beta, k, batch_size):
     """The computational graph of the loss, by Graphviz (section 2)."""
     dot = net.draw_graph(model, model.xp.asarray(digits.train[:batch_size]), beta, k)
-    pictures.save_graph(dot, path)
+    graphs.save(dot, graphs.names_of(model), path)
 
 
 # Section 3: the KL divergence -------------------------------------------------------------------

@@ -6,8 +6,6 @@ pixels, Z latent dimensions.
 """
 
 import os
-import shutil
-import subprocess
 
 from support import compat, files, mnist, snapshot  # lets chainer import
 
@@ -258,25 +256,6 @@ def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1),
     with files.replacing(path) as file:
         images[0].save(file, 'GIF', save_all=True, append_images=images[1:], duration=durations,
                        loop=0)
-
-
-def save_graph(dot, path):
-    """Write a graph in Graphviz's DOT language as PNG.
-
-    Raises:
-        FigureError: If Graphviz is not there, or does not run.
-    """
-    if not shutil.which('dot'):
-        raise FigureError('needs Graphviz: apt install graphviz, brew install graphviz, or '
-                          'https://graphviz.org/download')
-    try:
-        done = subprocess.run(['dot', '-Tpng'], input=dot.encode(), capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        cause = getattr(error, 'stderr', b'').decode(errors='replace') or str(error)
-        raise FigureError('needs Graphviz, which does not run here '
-                          f'({" ".join(cause.split())}); install it anew') from None
-    with files.replacing(path) as file:
-        file.write(done.stdout)
 
 
 # Scatter plots ----------------------------------------------------------------------------------

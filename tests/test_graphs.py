@@ -1,0 +1,72 @@
+"""The graph of the loss as a picture: its names, what goes, its frames."""
+
+import re
+
+from support import graphs  # lets chainer import
+
+import numpy as np
+import pytest
+
+import net
+
+
+@pytest.fixture(scope='module')
+def model():
+    return net.VAE(784, 2, 5)
+
+
+def drawn(model, C=1.0, k=1):
+    """Return labels by number, edges, and the labels within each frame, of the drawn graph."""
+    dot = net.draw_graph(model, np.zeros((10, 784), np.float32), C, k)
+    text = graphs.draw(dot, graphs.names_of(model))
+    labels = dict(re.findall(r'(n\d+) \[label="(.*?)"', text))
+    edges = set(re.findall(r'(n\d+) -> (n\d+)', text))
+    frames = {title: {labels[node] for node in re.findall(r'n\d+', inside)} for title, inside
+              in re.findall('subgraph .*label="(.*?)".*?style=rounded; (.*?) }', text)}
+    return labels, edges, frames
+
+
+def test_every_parameter_has_its_name(model):
+    labels, _, _ = drawn(model)
+    wanted = {rf'{name.lstrip("/")}\n({", ".join(map(str, param.shape))})'
+              for name, param in model.namedparams()}
+    assert wanted < set(labels.values())
+    for name in ('x', 'enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
+                 'reconstruction error', 'latent loss', 'loss'):
+        assert [label.split(r'\n')[0] for label in labels.values()].count(name) == 1
+    assert not [label for label in labels.values() if 'float' in label or 'W:' in label]
+
+
+@pytest.mark.parametrize('C, k, left', [(1, 1, []), (2, 1, ['_ * 2']), (1, 3, [])])
+def test_what_changes_nothing_goes_and_the_graph_stays_whole(model, C, k, left):
+    labels, edges, _ = drawn(model, C, k)
+    for label in graphs.NOTHING:
+        assert label not in labels.values()
+    assert [label for label in labels.values() if label.startswith('_ * 2')] == left
+    ends = [node for node in labels if node not in {a for a, _ in edges}]
+    assert [labels[node] for node in ends] == ['loss']
+    starts = {labels[node] for node in labels if node not in {b for _, b in edges}}
+    assert starts == {label for label in labels.values() if '/' in label} | {r'x\n(10, 784)'}
+    assert {node for edge in edges for node in edge} == set(labels)
+
+
+def test_encoder_and_decoder_are_framed(model):
+    _, _, frames = drawn(model)
+    params = {'encoder': 'le', 'decoder': 'ld'}
+    assert frames.keys() == params.keys()
+    for title, prefix in params.items():
+        assert {label[:2] for label in frames[title] if '/' in label} == {prefix}
+    names = {title: {label.split(r'\n')[0] for label in frame} for title, frame in frames.items()}
+    assert {'enc_h1', 'enc_h2', 'z_mu', 'z_ln_var'} < names['encoder']
+    assert {'dec_h1', 'dec_h2', 'dec_h3'} < names['decoder']
+    assert not names['encoder'] & {'x', 'z', 'loss', 'Gaussian'}
+    assert not names['decoder'] & {'x', 'z', 'loss', 'Gaussian', 'z_mu'}
+
+
+def test_a_named_variable_stays_where_what_follows_it_goes():
+    dot = """digraph graphname{rankdir=TB;1 [label="a: float32",shape="octagon"];
+2 [label="_ + 0",shape="record"];3 [label="float32",shape="octagon"];4 [label="exp",shape="record"];
+5 [label="b: float32",shape="octagon"];1 -> 2;2 -> 3;3 -> 4;4 -> 5;}"""
+    labels, edges = graphs.without_nothing(*graphs.parse(dot))
+    assert labels == {'1': 'a: float32', '4': 'exp', '5': 'b: float32'}
+    assert edges == {('1', '4'), ('4', '5')}
