@@ -19,8 +19,8 @@ from scipy.special import logsumexp
 
 LIMIT = 4.5             # the first grid covers -LIMIT..LIMIT: all of N(0, I) but 1 part in 70,000,
 NODES = 161             # by so many nodes in each direction
-CUT = 30                # what is e^-CUT of the largest is left out
-CELLS = 1000            # nodes in the second grid of a digit, about
+CUT = 20                # what is e^-CUT of the largest is left out
+CELLS = 1500            # nodes in the second grid of a digit, about
 FEW = range(1, 3)       # numbers of latent dimensions that a grid is good for
 
 
