@@ -264,7 +264,7 @@ def kl_gif(model, digits, path):
             'wspace': 0.16}).flat
         densities.set(title=f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}', ylim=(0, 1.1))
         logs.set(title='their logarithms', ylim=(-30, 2))
-        ratio.set(title='log q(z) - log p(z)', ylim=(-10, 9))
+        ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
         kl.set(title='KL[q || p] in nats, step by step', xlim=(-2, 42), ylim=(-0.2, 4))
         for axes, f in ((densities, np.asarray), (logs, np.log)):
             axes.plot(z, f(p), color=gray, linewidth=2, label='p(z) = N(0, 1)')
