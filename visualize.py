@@ -105,7 +105,7 @@ def draw_scatter(model, digits, arrow=None):
                                  ends)
     projected = '' if dims == 2 else f', projected from {dims} dimensions'
     lines = 'dashed: 1, 2 and 3 σ of N(0, I)' + '; dotted: the square of map.png' * (dims == 2)
-    title = f'means of q(z|x) of {len(mu)} test digits{projected}\n{lines}'
+    title = f'{pictures.name_codes(model)} of {len(mu)} test digits{projected}\n{lines}'
     if arrow:
         title += f'; arrow: from a {arrow[0]} to a {arrow[1]}{", projected too" * (dims > 2)}'
     axes.set_title(title)
@@ -155,26 +155,21 @@ def walk_sheet(model, digits, path, start, end):
 
 def latent_map(model, digits, path, start, end):
     """Digits decoded from -2 to 2 in z_1 and z_2, and the walk (section 1-2)."""
-    grid = np.linspace(-SPAN, SPAN, 25)
-    z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (25, 25, 2), z_2 points up
-    canvas = pictures.joined(decode(model, z.reshape(-1, 2)), 25)       # (700, 700)
-    edge = SPAN + (grid[1] - grid[0]) / 2
-    outside = np.mean(np.abs(encode(model, pictures.spaced(digits, MOST)[0])).max(axis=1) > edge)
-    figure = pictures.figure_of(760, 780)
-    pictures.put_pixels(figure, canvas, 48, 48)
-    axes = figure.add_axes((48 / 760, 48 / 780, 700 / 760, 700 / 780), xlabel='$z_1$',
-                           ylabel='$z_2$', frame_on=False, zorder=1)        # above the pixels
-    axes.set_title(f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the '
-                   'test digits lie outside (see map_wide.png)')
+    axes = pictures.map_of(model, SPAN, 25)
+    codes = encode(model, pictures.spaced(digits, MOST)[0])
+    outside = np.mean(np.abs(codes).max(axis=1) > axes.get_xlim()[1])
+    axes.set(xticks=range(-2, 3), yticks=range(-2, 3), title=(
+        f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the test digits '
+        'lie outside (see map_wide.png)'))
     pictures.put_line(axes, *endpoints(model, digits, start, end))
-    axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=range(-2, 3), yticks=range(-2, 3))
-    pictures.save(figure, path)
+    pictures.save(axes.figure, path)
 
 
 def wide_map(model, digits, path):
     """The map to ±4: where N(0, I) is thin, digits fall apart (section 1-2)."""
-    axes = pictures.map_of(model, 4, 33, 'digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), '
-                           'inside which 39, 86 and 99% of it lie')
+    axes = pictures.map_of(model, 2 * SPAN, 33)
+    axes.set_title('digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), inside which 39, 86 '
+                   'and 99% of it lie')
     pictures.put_ellipses(axes, (0, 0), (1, 1), pictures.RED, path_effects=pictures.DARK)
     pictures.save(axes.figure, path)
 
@@ -297,7 +292,8 @@ def tsne(model, digits, path):
     """The means of q(z|x) by t-SNE in two dimensions (end of the article)."""
     points, labels = by_tsne(model, digits, 2)
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
-    axes = figure.add_subplot(aspect='equal', title=f't-SNE of {len(labels)} means of q(z|x)')
+    axes = figure.add_subplot(aspect='equal')
+    axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)}')
     pictures.scatter_points(axes, points, labels)
     pictures.put_numerals(axes, points, labels, 0.1)
     axes.axis('off')                                            # t-SNE has no units
@@ -312,7 +308,8 @@ def tsne_gif(model, digits, path):
         pictures.scatter_points(axes, points, labels)
         pictures.put_numerals(axes, points, labels)
         axes.axis('off')
-        axes.set_title(f't-SNE of {len(labels)} means of q(z|x) in three dimensions', y=0.95)
+        axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
+                       'dimensions', y=0.95)
 
     pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, 36,
                       pictures.CLASS_COLORS, milliseconds=150, rests=())

@@ -96,6 +96,11 @@ def encode(model, x):
     return in_batches(model, lambda x: model.encode(x)[0], x)
 
 
+def name_codes(model):
+    """Return what `encode` returns, in words."""
+    return 'means of q(z|x)' if hasattr(model, 'le3_ln_var') else 'codes'
+
+
 def decode(model, z):
     """Return the pictures p(x|z), (N, 28, 28) in [0, 1], of latent variables (N, Z)."""
     return as_pictures(in_batches(model, model.decode, z))
@@ -159,7 +164,7 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
     return figure
 
 
-def map_of(model, limit, side, title):
+def map_of(model, limit, side):
     """Draw side x side digits decoded from z_1 and z_2 in -limit..limit.
 
     Returns:
@@ -173,9 +178,9 @@ def map_of(model, limit, side, title):
     figure = figure_of(width, height)
     put_pixels(figure, canvas, 48, 48)
     edge = limit + limit / (side - 1)
-    return figure.add_axes((48 / width, 48 / height, size / width, size / height), title=title,
-                           xlabel='$z_1$', ylabel='$z_2$', frame_on=False, zorder=1,
-                           xlim=(-edge, edge), ylim=(-edge, edge))      # above the pixels
+    return figure.add_axes(                                                 # above the pixels
+        (48 / width, 48 / height, size / width, size / height), xlabel='$z_1$', ylabel='$z_2$',
+        frame_on=False, zorder=1, xlim=(-edge, edge), ylim=(-edge, edge))
 
 
 def square(pictures, labels, heading, zoom=2, gap=4, margin=22):

@@ -32,10 +32,10 @@ embeddings {{
 
 
 def losses(model, x):
-    """Return the loss of each digit in nats, -L(x, z) with one draw of z.
+    """Return the loss of each digit: -L(x, z) in nats with one draw of z, or the squared error.
 
     Args:
-        model (VAE): The model.
+        model (VAE or Autoencoder): The model.
         x (ndarray): Digits, (N, D).
 
     Returns:
@@ -43,6 +43,8 @@ def losses(model, x):
     """
     def loss(x):
         mu, ln_var = model.encode(x)
+        if ln_var is None:
+            return F.sum((x - model.decode(mu)) ** 2, axis=1)
         eps = np.random.RandomState(0).standard_normal(mu.shape).astype(np.float32)
         z = F.gaussian(mu, ln_var, eps=model.xp.asarray(eps))
         rec_loss = F.bernoulli_nll(x, model.decode(z, sigmoid=False), 'no')         # (N, D)
