@@ -193,10 +193,14 @@ def plot_losses(trainer):
     if not log:
         return
     epochs = [row['epoch'] for row in log]
-    titles = ('loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)')
+    titles, unit = ('loss (negative ELBO)', 'reconstruction error',
+                    'latent loss (KL divergence)'), 'nats per digit'
+    if not any(row['main/latent_loss'] for row in log):         # of an autoencoder
+        titles, unit = ('loss (reconstruction error)',), 'squared error per digit'
     with pictures.style():
-        figure = Figure(figsize=(10, 3.4), layout='constrained')
-        for axes, title, name in zip(figure.subplots(1, 3), titles, snapshot.LOSSES, strict=True):
+        figure = Figure(figsize=(10 if len(titles) > 1 else 4.4, 3.4), layout='constrained')
+        panels = figure.subplots(1, len(titles), squeeze=False)[0]
+        for axes, title, name in zip(panels, titles, snapshot.LOSSES, strict=False):
             for label, prefix, color in (('training', 'main/', pictures.PALETTE[0]),
                                          ('test', 'validation/main/', pictures.PALETTE[2])):
                 losses = [row[prefix + name] for row in log]
@@ -206,7 +210,7 @@ def plot_losses(trainer):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10],
                                                        min_n_ticks=1))
             axes.legend()
-        figure.axes[0].set_ylabel('nats per digit')
+        figure.axes[0].set_ylabel(unit)
         pictures.save(figure, os.path.join(trainer.out, 'loss.png'))
 
 

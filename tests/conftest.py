@@ -125,7 +125,8 @@ def finished(tmp_path_factory, idx_files):
 def train(data, out, *flags):
     """Train silently on a folder of digits."""
     with contextlib.redirect_stdout(io.StringIO()):
-        assert train_vae.cli(['--data-dir', str(data), '-o', str(out), *flags]) == 0
+        source = [] if data is None else ['--data-dir', str(data)]
+        assert train_vae.cli([*source, '-o', str(out), *flags]) == 0
 
 
 @pytest.fixture

@@ -124,6 +124,18 @@ def test_the_curves_leave_out_the_first_epoch_and_say_the_last_losses(
         assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
+def test_the_curve_of_an_autoencoder_is_one_of_squared_errors(tmp_path, monkeypatch, pictures):
+    seen = []
+    monkeypatch.setattr(support.pictures, 'save', lambda figure, path: seen.append(figure))
+    row = {f'{of}main/{name}': 30.0 * (name != 'latent_loss') for of in ('', 'validation/')
+           for name in ('loss', 'rec_loss', 'latent_loss')}
+    extensions.plot_losses(SimpleNamespace(out=str(tmp_path), get_extension=lambda name: (
+        SimpleNamespace(log=[row | {'epoch': 1}, row | {'epoch': 2}]))))
+    (axes,) = seen[0].axes
+    assert (axes.get_title(), axes.get_ylabel()) == (
+        'loss (reconstruction error)', 'squared error per digit')
+
+
 @pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
 def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
         cli, data_dir, tmp_path, monkeypatch, seconds, drawn):
@@ -153,7 +165,7 @@ def prepare(monkeypatch):
         args = SimpleNamespace(out=str(out), keep=keep, overwrite=overwrite, epoch=more,
                                snapshot_every=1, batch_size=20, beta=1.0, k=1)
         digits = SimpleNamespace(train=np.broadcast_to(np.float32(0), (n_digits, 784)))
-        extensions.prepare_folder(trainer, args, digits)
+        extensions.prepare_folder(trainer, args, digits, '')
 
     monkeypatch.setattr(files, 'clear', lambda out: None)
     return run
