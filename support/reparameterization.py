@@ -17,7 +17,7 @@ DRAWS = 25              # frames of the animation
 
 
 def animation(model, digits, path):
-    """One digit, its q(z|x), and z = µ + ε·σ drawn again and again (section 3)."""
+    """One digit, and z = µ + ε·σ drawn again and again (section 3)."""
     places = pictures.first_of_each(digits)
     x = digits.test[list(places.values())]
     mu, ln_var = evidence.infer(model, x)

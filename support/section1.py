@@ -12,7 +12,7 @@ GAP, LEFT, TOP = 36, 60, 56         # pixels between panels, and before the firs
 
 
 def autoencoder(model, digits, path, beside):
-    """A plain autoencoder beside the VAE: codes, map, samples (sections 1-1 and 1-2).
+    """A plain autoencoder beside the VAE: codes, map, samples (section 1).
 
     Args:
         model (VAE): Of two latent dimensions.

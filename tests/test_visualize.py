@@ -97,7 +97,8 @@ def test_a_full_run_leaves_every_figure_and_says_where(drawn):
     assert there == names | {'snapshot_epoch_2'}
     for name in names:
         assert f'{out / name}\n' in stdout
-    assert len(stdout.splitlines()) == len(names) + 2 + (not HAS_DOT)      # t-SNE says so
+    assert 'skipped autoencoder.png: needs the run of an autoencoder --beside it; ' in stdout
+    assert len(stdout.splitlines()) == len(names) + 3 + (not HAS_DOT)      # t-SNE says so, twice
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -518,7 +519,7 @@ def test_a_graphviz_that_fails(draw, small_run, tmp_path, monkeypatch, content, 
 
 
 def test_figures_without_a_snapshot(draw, tmp_path, monkeypatch):
-    monkeypatch.setattr(visualize, 'read_run', None)
+    monkeypatch.setattr(sources, 'read_run', None)
     status, out, err = draw('swiss_roll.png', '-o', tmp_path)
     assert (status, out, err) == (0, f'{tmp_path / "swiss_roll.png"}\n', '')
 
@@ -615,9 +616,9 @@ def test_the_readme_lists_every_figure():
 def test_the_gallery_is_small_and_has_grays():
     gallery = os.path.join(os.path.dirname(visualize.__file__), 'results', 'gallery')
     sizes = {name: os.path.getsize(os.path.join(gallery, name)) for name in os.listdir(gallery)}
-    assert sum(size for name, size in sizes.items() if name.endswith('.gif')) <= 5e6
+    assert sum(sizes.values()) <= 12e6
     for name, size in sizes.items():
-        assert size <= (1.5e6 if name.endswith('.gif') else 300e3), name
+        assert size <= (3e6 if name.endswith('.gif') else 500e3), name
         with Image.open(os.path.join(gallery, name)) as image:
             assert len(image.convert('L').getcolors()) >= 16, name          # grays
 
@@ -697,7 +698,7 @@ def test_digits_that_lack_a_class(draw, tmp_path):
     assert len(tiles(frames(out / 'digits.png')[0][0], 5)) == 4
 
 
-@pytest.mark.parametrize('n, skipped', [(1, 5), (4, 4)])
+@pytest.mark.parametrize('n, skipped', [(1, 6), (4, 5)])
 def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
     pixels, labels = make_digits(40, 0)
     data = write_digits(tmp_path / 'my data', pixels, labels, pixels[:n],
@@ -717,7 +718,8 @@ def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
 
 
 @pytest.mark.parametrize('flags, parts', [
-    (['nothing'], ['unknown figure nothing', 'the figures are reconstruction, digits']),
+    (['nothing'], ['unknown figure nothing',
+                   'the figures are autoencoder, reconstruction, digits']),
     (['--skip', 'loss'], ['unknown figure loss']),
     (['interpolation_1to2'], ['unknown figure', 'interpolation with --start 1 --end 2']),
     (['map', '--skip', 'map'], ['no figure']),
