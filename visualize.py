@@ -10,6 +10,7 @@ D = 784 pixels, Z latent dimensions.
 import argparse
 from collections.abc import Callable
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -24,6 +25,7 @@ from support import (
     manifold,
     mnist,
     pictures,
+    plots,
     reparameterization,
     section1,
     section3,
@@ -96,12 +98,12 @@ def draw_scatter(model, digits, arrow=None):
     """Return the scatter plot of the codes, with an arrow between digits of two labels."""
     x, labels = pictures.spaced(digits, MOST)
     mu = encode(model, x)                                       # (N, Z)
-    project, names = pictures.plane(mu)
+    project, names = plots.plane(mu)
     points = project(mu)                                        # (N, 2)
     ends = project(endpoints(model, digits, *arrow)) if arrow else points[:0]
     limit = max(3.3, 1.05 * np.abs(np.concatenate([points, ends])).max())
     dims = mu.shape[1]
-    axes = pictures.scatter_plot(points, labels, limit, names, SPAN if dims == 2 else None,
+    axes = plots.scatter_plot(points, labels, limit, names, SPAN if dims == 2 else None,
                                  ends)
     projected = '' if dims == 2 else f', projected from {dims} dimensions'
     lines = 'dashed: 1, 2 and 3 σ of N(0, I)' + '; dotted: the square of map.png' * (dims == 2)
@@ -161,7 +163,7 @@ def latent_map(model, digits, path, start, end):
     axes.set(xticks=range(-2, 3), yticks=range(-2, 3), title=(
         f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the test digits '
         'lie outside (see map_wide.png)'))
-    pictures.put_line(axes, *endpoints(model, digits, start, end))
+    plots.put_line(axes, *endpoints(model, digits, start, end))
     pictures.save(axes.figure, path)
 
 
@@ -170,7 +172,7 @@ def wide_map(model, digits, path):
     axes = pictures.map_of(model, 2 * SPAN, 33)
     axes.set_title('digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), inside which 39, 86 '
                    'and 99% of it lie')
-    pictures.put_ellipses(axes, (0, 0), (1, 1), pictures.RED, path_effects=pictures.DARK)
+    plots.put_ellipses(axes, (0, 0), (1, 1), plots.RED, path_effects=plots.DARK)
     pictures.save(axes.figure, path)
 
 
@@ -183,8 +185,12 @@ def every_walk_gif(model, digits, path):
     decoded = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
     order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
     heading = 'from the digit of its row to that of its column, t = '
-    figures = (pictures.square(decoded[i], labels, f'{heading}{t[i]:.3f}') for i in order)
-    pictures.save_gif(figures, path, len(order), rests=(0, TURN), grays=16)
+
+    @functools.cache                    # the way back has the same frames
+    def frame(i):
+        return pictures.square(decoded[i], labels, f'{heading}{t[i]:.3f}')
+
+    pictures.save_gif(map(frame, order), path, len(order), rests=(0, TURN), grays=16)
 
 
 # Section 1-3: the manifold hypothesis -----------------------------------------------------------
@@ -237,8 +243,8 @@ def kl_integral(mu, sigma):
 
 
 def kl_path():
-    """Return mu and sigma, (41,) each, on the way from N(2.5, 0.4^2) to N(0, 1)."""
-    share = np.linspace(0, 1, 41)
+    """Return mu and sigma, (21,) each, on the way from N(2.5, 0.4^2) to N(0, 1)."""
+    share = np.linspace(0, 1, 21)
     return 2.5 * (1 - share), 0.4 + 0.6 * share
 
 
@@ -260,7 +266,7 @@ def kl_gif(model, digits, path):
         densities.set(title=f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}', ylim=(0, 1.1))
         logs.set(title='their logarithms', ylim=(-30, 2))
         ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
-        kl.set(title='KL[q || p] in nats, step by step', xlim=(-2, 42), ylim=(-0.2, 4))
+        kl.set(title='KL[q || p] in nats, step by step', xlim=(-1, 21), ylim=(-0.2, 4))
         for axes, f in ((densities, np.asarray), (logs, np.log)):
             axes.plot(z, f(p), color=gray, linewidth=2, label='p(z) = N(0, 1)')
             axes.plot(z, f(q), color=blue, linewidth=2, label='q(z) = N(µ, σ²)')
@@ -268,13 +274,13 @@ def kl_gif(model, digits, path):
         ratio.fill_between(z, q * np.log(q / p), color=red, linewidth=0,
                            label='times q(z): the area is the KL')
         kl.plot(closed[:i + 1], color=blue, linewidth=2, label=f'closed form: {closed[i]:.4f}')
-        kl.plot(range(0, i + 1, 4), numeric[:i + 1:4], 'o', color=red, markersize=4,
+        kl.plot(range(0, i + 1, 2), numeric[:i + 1:2], 'o', color=red, markersize=4,
                 label=f'numerical integral: {numeric[i]:.4f}')
         for axes, loc in ((densities, 'upper left'), (ratio, 'upper left'), (kl, 'upper right')):
             axes.legend(loc=loc)
         return figure
 
-    pictures.save_gif(map(frame, range(41)), path, 41, [blue, red])
+    pictures.save_gif(map(frame, range(21)), path, 21, [blue, red], milliseconds=200)
 
 
 # End of the article: the latent space by t-SNE --------------------------------------------------
@@ -294,8 +300,8 @@ def tsne(model, digits, path):
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
     axes = figure.add_subplot(aspect='equal')
     axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)}')
-    pictures.scatter_points(axes, points, labels)
-    pictures.put_numerals(axes, points, labels, 0.1)
+    plots.scatter_points(axes, points, labels)
+    plots.put_numerals(axes, points, labels, 0.1)
     axes.axis('off')                                            # t-SNE has no units
     pictures.save(figure, path)
 
@@ -305,14 +311,14 @@ def tsne_gif(model, digits, path):
     points, labels = by_tsne(model, digits, 3)
 
     def draw(axes):
-        pictures.scatter_points(axes, points, labels)
-        pictures.put_numerals(axes, points, labels)
+        plots.scatter_points(axes, points, labels)
+        plots.put_numerals(axes, points, labels)
         axes.axis('off')
         axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
                        'dimensions', y=0.95)
 
     pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, 36,
-                      pictures.CLASS_COLORS, milliseconds=150, rests=())
+                      plots.CLASS_COLORS, milliseconds=150, rests=())
 
 
 def projector(model, digits, path):

@@ -4,7 +4,7 @@ Noise from the side makes z a differentiable function of mu and sigma (Kingma & 
 2.4): the encoder learns from the reconstruction error. In net.py the trick is `F.gaussian`.
 """
 
-from support import evidence, pictures
+from support import evidence, pictures, plots
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ import numpy as np
 
 BLUE, _, RED, *_ = matplotlib.color_sequences['petroff10']
 NOISE = '#ffe3bf'       # behind what is random
-DRAWS = 25              # frames of the animation
+DRAWS = 16              # frames of the animation
 
 
 def animation(model, digits, path):
@@ -33,7 +33,7 @@ def animation(model, digits, path):
         heading += f'; its two most used of {len(mu)} dimensions'
 
     def plane(axes, points, letter, center, scale):
-        pictures.put_ellipses(axes, center[used], scale[used], '#bbbbbb')
+        plots.put_ellipses(axes, center[used], scale[used], '#bbbbbb')
         axes.plot(*points[:-1, used].T, 'o', color=BLUE, markersize=4)
         axes.plot(*points[-1, used], 'o', color=RED, markersize=9)
         names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used]

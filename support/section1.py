@@ -1,6 +1,6 @@
 """Section 1 in one picture: a plain autoencoder, whose codes have no structure, beside the VAE."""
 
-from support import pictures  # lets chainer import
+from support import pictures, plots  # lets chainer import
 
 import numpy as np
 
@@ -59,8 +59,8 @@ def autoencoder(model, digits, path, beside):
 
 def put_codes(axes, mu, labels, limit):
     """Draw codes (N, 2) and the circles of N(0, I), 1 to 3 sigma, on axes that end at limit."""
-    pictures.scatter_points(axes, mu, labels, legend=False)
-    pictures.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)
+    plots.scatter_points(axes, mu, labels, legend=False)
+    plots.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)
     if np.abs(mu).max() > limit / 4:
-        pictures.put_numerals(axes, mu, labels, limit / 10)
+        plots.put_numerals(axes, mu, labels, limit / 10)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit))

@@ -6,7 +6,7 @@ support/evidence.py's. Shapes in the comments: N digits of D = 784 pixels, Z lat
 
 from typing import NamedTuple
 
-from support import evidence, pictures
+from support import evidence, pictures, plots
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -211,7 +211,7 @@ def posterior(model, digits, path):
         axes.axis('on')
         axes.imshow(density.T, cmap='Blues', origin='lower', extent=extent,
                     interpolation='bilinear')
-        pictures.put_ellipses(axes, mu, sigma, RED)
+        plots.put_ellipses(axes, mu, sigma, RED)
         axes.set(xlabel='$z_1$', ylabel='$z_2$', title=f'a {label}: gap {log_p - lower:.3g} nats')
         axes.locator_params(nbins=5)
         corner = axes.inset_axes((0.8, 0.6, 0.19, 0.39))

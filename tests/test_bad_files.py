@@ -346,6 +346,7 @@ def test_what_cannot_be_is_refused(ways, pictures, what):
             assert f'its {what} cannot be' in err
 
 
+@pytest.mark.slow
 def test_a_missing_array_is_refused_or_does_not_matter(ways):
     """Only what Chainer can do without may be missing: the settings of a trigger."""
     for key in ways.arrays:

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from support import pictures, snapshot  # lets chainer import
+from support import pictures, plots, snapshot  # lets chainer import
 
 from chainer import functions as F
 import numpy as np
@@ -170,18 +170,18 @@ TOUCHING = [(3, 5), (3, 8), (5, 8), (4, 9), (7, 9), (4, 7), (2, 3)]     # in the
 @pytest.mark.parametrize('eye, least', [('normal', 50), ('deuteranopia', 40), ('protanopia', 40),
                                         ('tritanopia', 40)])
 def test_classes_that_touch_have_colours_far_apart(eye, least):
-    assert sorted(pictures.CLASS_COLORS) == sorted(pictures.PALETTE)
-    apart = distances(pictures.CLASS_COLORS, eye)
+    assert sorted(plots.CLASS_COLORS) == sorted(pictures.PALETTE)
+    apart = distances(plots.CLASS_COLORS, eye)
     assert min(apart[pair] for pair in TOUCHING) > least
 
 
 def test_points_are_opaque_with_an_edge_and_the_legend_shows_them():
     points = np.random.RandomState(0).normal(size=(40, 2))
-    axes = pictures.scatter_plot(points, np.arange(40) % 10, 3, 'ab')
+    axes = plots.scatter_plot(points, np.arange(40) % 10, 3, 'ab')
     dots = axes.collections[0]
     assert (dots.get_facecolors()[:, 3] == 1).all()
     assert 0 < dots.get_linewidths()[0] < 0.5
-    for handle, color in zip(axes.figure.legends[0].legend_handles, pictures.CLASS_COLORS,
+    for handle, color in zip(axes.figure.legends[0].legend_handles, plots.CLASS_COLORS,
                              strict=True):
         assert (handle.get_color(), handle.get_alpha()) == (color, None)
         assert handle.get_markeredgecolor() == 'white'
@@ -192,37 +192,37 @@ def test_points_are_opaque_with_an_edge_and_the_legend_shows_them():
 
 def test_a_plane_is_all_of_two_dimensions():
     codes = np.random.RandomState(0).normal(size=(6, 2))
-    project, names = pictures.plane(codes)
+    project, names = plots.plane(codes)
     assert (project(codes) is codes, names) == (True, ('$z_1$', '$z_2$'))
 
 
 def test_a_plane_of_more_dimensions_goes_through_the_origin():
     codes = np.random.RandomState(0).normal(size=(6, 4)) + 5
-    project, _ = pictures.plane(codes)
+    project, _ = plots.plane(codes)
     np.testing.assert_array_equal(project(np.zeros((1, 4))), [[0, 0]])
     with pytest.raises(pictures.FigureError, match='two test digits or more'):
-        pictures.plane(codes[:1])
+        plots.plane(codes[:1])
 
 
 def test_the_medoid_is_a_member_of_a_class_that_is_split():
     points = np.array([[-1, 0], [-1.1, 0], [-1, 0.1], [1, 0], [1.1, 0]])
-    assert (pictures.medoid(points) == points[0]).all()
-    assert (pictures.medoid(np.eye(3)[[0, 0, 2]]) == [1, 0, 0]).all()
+    assert (plots.medoid(points) == points[0]).all()
+    assert (plots.medoid(np.eye(3)[[0, 0, 2]]) == [1, 0, 0]).all()
 
 
 def test_numerals_that_are_apart_stay_where_they_are():
     points = np.array([[0, 0], [1, 0], [0, 1.0]])
-    np.testing.assert_allclose(pictures.spread(points, 0.9), points, atol=1e-5)
+    np.testing.assert_allclose(plots.spread(points, 0.9), points, atol=1e-5)
 
 
 @pytest.mark.parametrize('points', [
     np.random.RandomState(0).uniform(size=(10, 2)), [[0, 0], [1e-3, 0]], [[1, 1]] * 10])
 def test_numerals_too_near_are_spread(points):
     points = np.array(points)
-    moved = pictures.spread(points, 0.3)
+    moved = plots.spread(points, 0.3)
     distances = np.linalg.norm(moved[:, None] - moved, axis=2) + np.eye(len(points))
     assert distances.min() > 0.29
     np.testing.assert_allclose(moved.mean(axis=0), points.mean(axis=0), atol=0.2)
-    moved = pictures.spread(points, 0.3, fixed=1)
+    moved = plots.spread(points, 0.3, fixed=1)
     np.testing.assert_array_equal(moved[-1], points[-1])
     assert np.linalg.norm(moved[:-1] - moved[-1], axis=1).min() > 0.29

@@ -74,7 +74,9 @@ SETTINGS = {
 
 
 @needs_posix
-@pytest.mark.parametrize('name', SETTINGS)
+@pytest.mark.parametrize('name', [
+    name if name.startswith('batches') else pytest.param(name, marks=pytest.mark.slow)
+    for name in SETTINGS])
 def test_stopped_anywhere_and_resumed(cli, data_dir, tmp_path, name):
     flags, iterations = SETTINGS[name]
     start = ['--data-dir', data_dir, *SMALL, *flags.split(), '-e', '6']

@@ -63,7 +63,7 @@ def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatc
     for name in ('enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
                  'reconstruction error', 'latent loss', 'loss'):
         assert dot.count(f'label="{name}: ') == 1
-    monkeypatch.setattr(net, 'draw_graph', lambda *args: 'no graph')
+    monkeypatch.setattr(train_vae, 'draw_graph', lambda *args: 'no graph')
     cli('--data-dir', data_dir, '-o', tmp_path / 'other', *SMALL)
     assert log_of(tmp_path / 'other') == log_of(finished)
 
@@ -220,8 +220,9 @@ def test_help_teaches(cli):
 def test_defaults_are_the_articles():
     args = options.parse(train_vae.build_parser(), [])
     assert vars(args) == {
-        'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100, 'dim_z': 20, 'dim_h': 500,
-        'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None, 'binary': False, 'test': False,
+        'autoencoder': False, 'gpu': -1, 'out': 'results', 'epoch': 100, 'batch_size': 100,
+        'dim_z': 20, 'dim_h': 500, 'beta': 1.0, 'k': 1, 'initmodel': None, 'resume': None,
+        'binary': False, 'test': False,
         'dataset': 'auto', 'data_dir': None, 'activation': 'softplus', 'seed': 0,
         'updater': 'fast', 'snapshot_every': 1, 'keep': 5, 'overwrite': False,
         'communicator': None, 'resumed': None, 'is_newest': False}
@@ -318,7 +319,7 @@ def test_autoencoder_and_vae_are_told_apart(cli, data_dir, tmp_path, finished):
 
 def test_binary_rounds_the_pixels(cli, data_dir, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(net, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
+    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
     first_row(cli, data_dir, tmp_path / 'run', '--binary')
     pictures = make_digits(60, 0)[0].reshape(60, 784)[:20]
     assert seen[0].dtype == np.float32
@@ -362,7 +363,7 @@ def test_seed_makes_runs_identical(cli, data_dir, tmp_path, finished):
 
 def test_initmodel_starts_from_the_weights(cli, data_dir, tmp_path, finished, monkeypatch):
     seen = []
-    monkeypatch.setattr(net, 'draw_graph', lambda model, x, C, k: seen.append(
+    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(
         {name: param.array.tobytes() for name, param in model.namedparams()}) or '')
     row = first_row(cli, data_dir, tmp_path / 'run', '-m', last(finished))
     arrays = snapshot.read(last(finished))

@@ -8,7 +8,15 @@ import signal
 import subprocess
 import sys
 
-from support import graphs, manifold, mnist, pictures, snapshot, sources  # lets chainer import
+from support import (  # lets chainer import
+    graphs,
+    manifold,
+    mnist,
+    pictures,
+    plots,
+    snapshot,
+    sources,
+)
 
 from chainer import functions as F
 from chainer.backends import cuda
@@ -33,10 +41,10 @@ FILES = {                       # of a full run with z = 2: frames and pixels
     'interpolation_0to7.gif': (81, (248, 270)), 'interpolation_all.gif': (80, (630, 652)),
     'map.png': (1, (760, 780)), 'map_wide.png': (1, (984, 1004)), 'bound.png': (1, (1060, 608)),
     'posterior.png': (1, (1060, 750)), 'dimensions.png': (1, (1100, 194)),
-    'reparameterization.gif': (25, (840, 350)), 'reparameterization.png': (1, (960, 540)),
+    'reparameterization.gif': (16, (840, 350)), 'reparameterization.png': (1, (960, 540)),
     'tsne.png': (1, (760, 720)), 'tsne.gif': (36, (600, 520)),
     'swiss_roll.gif': (36, (400, 400)), 'swiss_roll.png': (1, (720, 440)),
-    'kl.gif': (41, (720, 560))}
+    'kl.gif': (21, (720, 560))}
 
 
 @pytest.fixture(scope='module')
@@ -44,10 +52,15 @@ def drawn(finished, tmp_path_factory, request):
     """Return the folder of a full run of visualize.py on the finished run, and what it printed."""
     out = tmp_path_factory.mktemp('drawn')
     shutil.copy(last(finished), out)
-    done = subprocess.run([sys.executable, visualize.__file__, '-o', str(out)],
-                          capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, '')
-    return out, done.stdout
+    slow = ('kl', 'swiss_roll', 'tsne', 'reparameterization')       # to be drawn by another core
+    halves = [[flag for name in slow for flag in ('--skip', name)], list(slow)]
+    running = [subprocess.Popen([sys.executable, visualize.__file__, '-o', str(out), *flags],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for flags in halves]
+    said = [process.communicate() for process in running]
+    assert [(process.returncode, err) for process, (_, err) in zip(running, said, strict=True)] == [
+        (0, '')] * 2
+    return out, ''.join(stdout for stdout, _ in said)
 
 
 @pytest.fixture(scope='session')
@@ -115,9 +128,9 @@ def test_a_figure_has_its_size_and_is_not_blank(drawn, name):
 
 
 @pytest.mark.parametrize('name, each, ends', [
-    ('interpolation_0to7.gif', 100, (0, 80)), ('kl.gif', 100, (0, 40)),
+    ('interpolation_0to7.gif', 100, (0, 80)), ('kl.gif', 200, (0, 20)),
     ('interpolation_all.gif', 100, (0, 40)), ('swiss_roll.gif', 150, ()), ('tsne.gif', 150, ()),
-    ('reparameterization.gif', 500, (0, 24))])
+    ('reparameterization.gif', 500, (0, 15))])
 def test_a_gif_loops_and_rests_where_it_has_ends(drawn, name, each, ends):
     path = drawn[0] / name
     _, durations = frames(path)
@@ -129,7 +142,7 @@ def test_a_gif_loops_and_rests_where_it_has_ends(drawn, name, each, ends):
 
 @pytest.mark.parametrize('name, colors', [
     ('kl.gif', [pictures.PALETTE[0], pictures.PALETTE[2]]), ('swiss_roll.gif', manifold.BANDS),
-    ('tsne.gif', pictures.CLASS_COLORS)])
+    ('tsne.gif', plots.CLASS_COLORS)])
 def test_a_gif_has_its_colours(drawn, name, colors):
     array = frames(drawn[0] / name)[0][-2]
     for color in colors:
@@ -568,7 +581,7 @@ def test_q_moves_onto_p_and_the_kl_divergence_falls(captured):
         closed, numeric = (line.get_ydata() for line in kl.lines)
         assert len(closed) == i + 1
         assert (np.diff(closed) < 0).all()
-        np.testing.assert_allclose(closed[::4], numeric, atol=1e-8)
+        np.testing.assert_allclose(closed[::2], numeric, atol=1e-8)
         outline = ratio.collections[0].get_paths()[0].vertices      # its area: the KL but for tails
         area = np.sum((outline[1:, 0] - outline[:-1, 0]) * (outline[1:, 1] + outline[:-1, 1])) / 2
         assert abs(area) == pytest.approx(closed[i], abs=0.02)
@@ -676,6 +689,7 @@ def test_one_dimension_has_no_plane(draw, data_dir, tmp_path):
     assert draw('samples', 'interpolation_0to7.png', 'projector', '-o', out)[0] == 0
 
 
+@pytest.mark.slow
 def test_digits_that_lack_a_class(draw, tmp_path):
     pixels, labels = make_digits(40, 0)
     few = labels < 4
@@ -698,6 +712,7 @@ def test_digits_that_lack_a_class(draw, tmp_path):
     assert len(tiles(frames(out / 'digits.png')[0][0], 5)) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('n, skipped', [(1, 6), (4, 5)])
 def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
     pixels, labels = make_digits(40, 0)
