@@ -268,6 +268,7 @@ def check_goes_on(out, data_dir, whole):
 
 
 @needs_posix
+@pytest.mark.slow
 def test_a_second_run_is_refused_while_the_first_lives(cli, data_dir, tmp_path, endless):
     out = tmp_path / 'run'
     for flags in (['--resume'], ['--overwrite', *SLOW, '--data-dir', data_dir],
@@ -279,6 +280,7 @@ def test_a_second_run_is_refused_while_the_first_lives(cli, data_dir, tmp_path, 
     check_goes_on(out, data_dir, tmp_path / 'whole')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs prlimit')
 def test_a_snapshot_that_finds_no_room(data_dir, tmp_path, endless):
     import resource
