@@ -108,3 +108,20 @@ def test_a_gpu_without_cupy(monkeypatch, cause):
     needed = cause.strip('\n= ').splitlines()[-1].strip()
     assert str(error.value).startswith(f'--gpu 0 needs CuPy ({needed}): pip install "cupy-cuda13x')
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('script', compat.COMMANDS)
+def test_a_missing_package_is_one_line_that_names_the_environment(script):
+    run = subprocess.run([sys.executable, '-S', '-E', script], capture_output=True, text=True,
+                         check=False, cwd=ROOT)             # without site-packages
+    assert (run.returncode, run.stdout) == (2, '')
+    assert run.stderr == (
+        f"{script}: error: No module named 'numpy'; activate the virtual environment "
+        '(. .venv/bin/activate), which the first command of README.md makes\n')
+
+
+def test_a_missing_package_is_an_error_to_those_who_import():
+    run = subprocess.run([sys.executable, '-S', '-E', '-c', 'from support import compat'],
+                         capture_output=True, text=True, check=False, cwd=ROOT)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'numpy'"
