@@ -94,8 +94,14 @@ class RunState(training.Extension):
             serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
 
 
-def name_of(act_func):
-    """Return the name of an activation, that in net.py if it has one there."""
+def activation_of(model, default):
+    """Return the name of a model's activation, that in net.py if it has one there.
+
+    Args:
+        model (Chain): The model.
+        default (str): Its name where the model has no `act_func`.
+    """
+    act_func = getattr(model, 'act_func', net.ACTIVATIONS[default])
     names = {function: name for name, function in net.ACTIVATIONS.items()}
     return names.get(act_func) or getattr(act_func, '__name__', 'unnamed')
 
@@ -288,7 +294,7 @@ def make_exact(trainer, args, digits):
     comm, updater = args.comm, trainer.updater
     model = updater.get_optimizer('main').target
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
-        'activation': name_of(model.act_func), 'n_in': digits.train.shape[1],
+        'activation': activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
         'ranks_changed': False}
