@@ -505,11 +505,10 @@ def main(argv=None):
     for file, reason in misfits.items():
         if reason and args.figure:
             raise pictures.FigureError(f'{file}: {reason}')
-    files.make_folder(args.out)
-
     values = settings | {'start': args.start, 'end': args.end}
     if args.beside and any('beside' in recipe.keywords for recipe in args.files.values()):
         values['beside'] = sources.read_beside(args, settings)
+    files.make_folder(args.out)
     with pictures.style():
         for file, recipe in args.files.items():
             path = os.path.join(args.out, file)

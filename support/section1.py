@@ -45,7 +45,7 @@ def autoencoder(model, digits, path, beside):
         near = max(NEAR, 1.03 * np.abs(mu).max())
         if near < limit / 4:            # too small to be seen: once more, larger
             axes = axes.inset_axes((0.57, 0.5, 0.43, 0.43), zorder=6,
-                                   title=f'the same, {limit / near:.0f} times larger')
+                                   title=f'the same, {0.43 * limit / near:.0f} times larger')
             put_codes(axes, mu, labels, near)
         for row, what, at, side in ((1, 'z_1 and z_2 between -2 and 2', z, SIDE),
                                     (2, 'z ~ N(0, I)', noise, 10)):

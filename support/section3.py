@@ -254,7 +254,7 @@ def dimensions(model, digits, path):
     right.set(xticks=range(0, m, 2), xticklabels=[f'{step:g}' for step in steps[::2]],
               yticks=range(n), yticklabels=[f'$z_{{{j + 1}}}$' for j in shown],
               title=f'one dimension from -3 to 3, the others at the code of a '
-                    f'{digits.test_labels[0]}; framed: its own code')
+                    f'{digits.test_labels[0]}; framed: nearest to its own')
     right.spines[:].set_visible(False)
     right.tick_params(length=0)
     for i, j in enumerate(shown):
