@@ -456,6 +456,9 @@ def parse_arguments(argv):
                   if (file in chosen or not args.figure) and file not in skipped}
     if not args.files:
         parser.error('--skip leaves no figure; leave it out')
+    if args.beside and 'autoencoder.png' not in args.files:
+        parser.error('--beside is for autoencoder.png, which is not among the figures to draw; '
+                     'leave it out')
     return args
 
 
@@ -476,12 +479,16 @@ def misfit(file, recipe, settings, args):
     out = out if os.path.basename(out).strip('.') else os.path.abspath(out)
     source = (['--data-dir', settings['data_dir']] if settings['data_dir']
               else ['--dataset', settings['dataset']])
+    source += [f'--{flag}' for flag in ('binary', 'test') if settings[flag]]
     ends = ['--start', str(args.start), '--end', str(args.end)] if args.ends_given else []
+    given = [word for flag in ('snapshot', 'dataset', 'data_dir', 'activation')
+             if getattr(args, flag)
+             for word in (f'--{flag.replace("_", "-")}', getattr(args, flag))]
     other = out + ('_autoencoder' if fits else '_z2')
     commands = [['python', 'train_vae.py', *['--autoencoder'] * fits, '-z', '2', *source,
                  '-o', other],
                 ['python', 'visualize.py', stem(file), *ends, *(
-                    ['--beside', other, '-o', out] if fits else ['-o', other])]]
+                    ['--beside', other, *given, '-o', out] if fits else ['-o', other])]]
     with contextlib.suppress(files.FileError):       # there is none
         path = snapshot.newest(other)
         if snapshot.read_settings(snapshot.read(path), path)['dim_z'] == 2:
@@ -506,7 +513,7 @@ def main(argv=None):
         if reason and args.figure:
             raise pictures.FigureError(f'{file}: {reason}')
     values = settings | {'start': args.start, 'end': args.end}
-    if args.beside and any('beside' in recipe.keywords for recipe in args.files.values()):
+    if args.beside:
         values['beside'] = sources.read_beside(args, settings)
     files.make_folder(args.out)
     with pictures.style():

@@ -189,9 +189,10 @@ def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=25):
 
 
 class Gap(NamedTuple):
-    """Of N digits log p(x), L(x, z), and KL[q(z|x) || p(z|x)], which is computed on its own: (N,).
+    """Of N digits log p(x), L(x, z) and KL[q(z|x) || p(z|x)], each by quadrature: (N,).
 
-    Only where all three are right is log p(x) - L(x, z) = KL.
+    That log p(x) - L(x, z) = KL checks the sums. All three see the region of one grid: a posterior
+    that lies elsewhere shows only where importance sampling finds more than log p(x).
     """
 
     log_p: np.ndarray
@@ -202,8 +203,8 @@ class Gap(NamedTuple):
 def measure_gap(model, x, mu, ln_var, grid, joint):
     """Measure the gap between log p(x) and the lower bound, by quadrature.
 
-    The posterior in the KL divergence is normalized on nodes that differ from those of log p(x): a
-    grid too coarse for one of them shows.
+    The posterior in the KL divergence is normalized on nodes that lie between those of log p(x), in
+    the same region: a grid too coarse for one of them shows, one too small does not.
 
     Args:
         model (VAE): The model, with one or two latent dimensions.

@@ -11,7 +11,7 @@ from support import compat, mnist, snapshot  # lets chainer import
 import net
 
 OF_WEIGHTS = {      # what weights alone do not tell, as the article has it
-    'checksum': None, 'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100}
+    'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100}
 
 
 def read_run(args):
@@ -23,8 +23,8 @@ def read_run(args):
 
     Returns:
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict, as
-        `snapshot.read_settings` returns it, but with `dataset` and `data_dir` as these digits were
-        found.
+        `snapshot.read_settings` returns it, but with `dataset`, `data_dir` and `checksum` of these
+        digits.
 
     Raises:
         UserError: If one cannot be had.
@@ -48,7 +48,8 @@ def read_run(args):
     snapshot.load_model(arrays, model, path)
     device.use()
     model.to_device(device)
-    return model, digits, settings | {'dataset': digits.dataset, 'data_dir': digits.data_dir}
+    return model, digits, settings | {
+        'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum}
 
 
 def guess(arrays, args, path):
@@ -90,7 +91,7 @@ def read_beside(args, settings):
     if (its_own['autoencoder'], its_own['dim_z']) != (True, 2):
         raise compat.UserError(f'--beside {args.beside} is no run of train_vae.py --autoencoder '
                                '-z 2; name one')
-    if settings['checksum'] not in (None, its_own['checksum']):
+    if any(settings[key] != its_own[key] for key in ('checksum', 'binary', 'test')):
         raise compat.UserError(f'--beside {args.beside} was trained on other digits than the VAE; '
                                'name another')
     return model

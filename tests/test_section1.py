@@ -2,6 +2,7 @@
 
 from support import pictures, section1  # lets chainer import
 
+import chainer
 from conftest import SMALL, train
 import numpy as np
 from PIL import Image
@@ -69,10 +70,42 @@ def test_without_a_fitting_run_beside(draw, finished, beside, tmp_path):
     status, out, err = draw('autoencoder', '-o', finished, '--beside', finished)
     assert (status, out) == (2, '')
     assert f'--beside {finished} is no run of train_vae.py --autoencoder -z 2; name one' in err
-    train(None, tmp_path / 'other', *SMALL, '--autoencoder', '--dataset', 'digits', '--test')
-    status, out, err = draw('autoencoder', '-o', finished, '--beside', tmp_path / 'other')
-    assert (status, out) == (2, '')
-    assert 'was trained on other digits than the VAE; name another' in err
+
+
+def test_a_run_of_other_digits_does_not_stand_beside(draw, finished, beside, tmp_path):
+    other, weights = tmp_path / 'other', tmp_path / 'vae.model'
+    train(None, other, *SMALL, '--autoencoder', '--dataset', 'digits', '--test')
+    args = visualize.parse_arguments(['-o', str(finished)])
+    chainer.serializers.save_npz(str(weights), visualize.sources.read_run(args)[0])
+    alone = '-s', weights, '--data-dir', finished.parent / 'data'
+    for given in (('-s', finished / 'snapshot_epoch_2'), alone):
+        status, out, err = draw('autoencoder', *given, '-o', tmp_path / 'new', '--beside', other)
+        assert (status, out) == (2, ''), given
+        assert 'other digits than' in err, given
+    assert not (tmp_path / 'new').exists()
+    status, out, err = draw('autoencoder', *alone, '-o', tmp_path / 'new', '--beside', beside)
+    assert (status, err) == (0, '')
+
+
+def test_beside_is_refused_where_nothing_shows_it(draw, finished, beside):
+    for given in (['scatter'], ['--skip', 'autoencoder']):
+        status, out, err = draw(*given, '-o', finished, '--beside', beside)
+        assert (status, out) == (2, '')
+        assert '--beside is for autoencoder.png, which is not among the figures' in err
+
+
+def test_the_advice_names_what_was_given_and_the_digits_of_the_run(tmp_path):
+    args = visualize.parse_arguments(['autoencoder', '-s', 'a.model', '--dataset', 'digits',
+                                      '--activation', 'tanh', '-o', str(tmp_path / 'r')])
+    settings = {'autoencoder': False, 'dim_z': 2, 'binary': True, 'test': True,
+                'data_dir': None, 'dataset': 'digits'}
+    recipe = visualize.FIGURES['autoencoder.png']
+    advice = visualize.misfit('autoencoder.png', recipe, settings, args)
+    out = tmp_path / 'r'
+    assert advice.endswith(
+        'train_vae.py --autoencoder -z 2 --dataset digits --binary --test '
+        f'-o {out}_autoencoder && python visualize.py autoencoder --beside {out}_autoencoder '
+        f'--snapshot a.model --dataset digits --activation tanh -o {out}')
 
 
 def test_what_shows_q_is_refused_of_an_autoencoder(draw, beside, tmp_path):
