@@ -20,6 +20,7 @@ from typing import NamedTuple
 # support comes first, as it lets chainer import
 from support import (
     compat,
+    explorer,
     files,
     graphs,
     manifold,
@@ -341,13 +342,14 @@ class Recipe(NamedTuple):
     dims: range | None = range(1, sys.maxsize)      # numbers of latent dimensions it can show;
                                                     # None: it needs no snapshot
     keywords: tuple = ()        # more arguments: the ends of the walk, the autoencoder `beside`, or
-                                # settings of the run
+                                # settings of the run, or all of them as `run`
     of_vae: bool = False        # whether it shows q(z|x), which an autoencoder has not
 
 
 WALK = ('start', 'end')
 PLANE = range(2, sys.maxsize)
 FIGURES = {                     # the file or folder in OUT, and how to draw it
+    'explorer.html': Recipe(explorer.save, keywords=('run',), of_vae=True),
     'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),
     'reconstruction.png': Recipe(reconstruction),
     'digits.png': Recipe(first_digits),
@@ -512,7 +514,7 @@ def main(argv=None):
     for file, reason in misfits.items():
         if reason and args.figure:
             raise pictures.FigureError(f'{file}: {reason}')
-    values = settings | {'start': args.start, 'end': args.end}
+    values = settings | {'start': args.start, 'end': args.end, 'run': settings}
     if args.beside:
         values['beside'] = sources.read_beside(args, settings)
     files.make_folder(args.out)

@@ -28,14 +28,20 @@ def plane(mu):
     """
     if mu.shape[1] == 2:
         return lambda z: z, ('$z_1$', '$z_2$')
+    rows, shares = principal(mu)
+    return lambda z: z @ rows.T, [
+        f'{nth} principal component of {mu.shape[1]}-dimensional z ({share:.0%} of the variance)'
+        for nth, share in zip(('first', 'second'), shares, strict=True)]
+
+
+def principal(mu):
+    """Return the two principal components of codes (N, Z), (2, Z), and their shares, (2,)."""
     from sklearn.decomposition import PCA
 
     if len(mu) < 2:
         raise pictures.FigureError('needs two test digits or more, for principal components')
     pca = PCA(2, svd_solver='full').fit(mu)
-    return lambda z: z @ pca.components_.T, [
-        f'{nth} principal component of {mu.shape[1]}-dimensional z ({share:.0%} of the variance)'
-        for nth, share in zip(('first', 'second'), pca.explained_variance_ratio_, strict=True)]
+    return pca.components_, pca.explained_variance_ratio_
 
 
 def scatter_points(axes, points, labels, legend=True):

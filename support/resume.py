@@ -22,7 +22,6 @@ ITERATOR_PREFIX = 'updater/iterator:main/'
 POSITION_KEY = ITERATOR_PREFIX + 'current_position'
 ORDER_KEY = ITERATOR_PREFIX + 'order'
 OPTIMIZER_PREFIX = 'updater/optimizer:main/'
-LOG_KEY = 'extensions/LogReport/_log'
 SUMMARY_PREFIX = 'extensions/LogReport/_summary/'
 RUN_PREFIX = 'extensions/run/'              # of RunState
 RANDOM_PREFIX = RUN_PREFIX + 'random_'
@@ -224,7 +223,7 @@ def check_state(arrays, updater, ranks_changed):
         snapshot.EPOCH_KEY, POSITION_KEY, snapshot.ITERATION_KEY))
     params = {OPTIMIZER_PREFIX + name[1:]: param
               for name, param in updater.get_optimizer('main').target.namedparams()}
-    log = json.loads(str(arrays[LOG_KEY]))
+    log = json.loads(str(arrays[snapshot.LOG_KEY]))
     possible = {
         'order of the digits': arrays[ORDER_KEY].shape == (n,) and np.array_equal(
             np.sort(arrays[ORDER_KEY]), np.arange(n)),

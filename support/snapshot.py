@@ -23,6 +23,7 @@ MODEL_PREFIX = 'updater/model:main/'
 ITERATION_KEY = 'updater/iteration'
 EPOCH_KEY = 'updater/iterator:main/epoch'
 SETTINGS_KEY = 'extensions/run/settings'
+LOG_KEY = 'extensions/LogReport/_log'
 SETTING_TYPES = {
     'autoencoder': bool, 'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
@@ -220,6 +221,15 @@ def read_settings(arrays, path):
     if not fits:
         raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
     return found
+
+
+def read_log(arrays):
+    """Return the rows of a snapshot's log, a list of dicts; an empty one where it holds none."""
+    try:
+        log = json.loads(str(arrays[LOG_KEY]))
+    except (KeyError, ValueError, RecursionError):
+        return []
+    return log if isinstance(log, list) and all(isinstance(row, dict) for row in log) else []
 
 
 def has_type(value, kind):

@@ -24,7 +24,7 @@ def read_run(args):
     Returns:
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict, as
         `snapshot.read_settings` returns it, but with `dataset`, `data_dir` and `checksum` of these
-        digits.
+        digits, the `path` of the snapshot, and its `log` (a list of rows, empty where it has none).
 
     Raises:
         UserError: If one cannot be had.
@@ -49,7 +49,8 @@ def read_run(args):
     device.use()
     model.to_device(device)
     return model, digits, settings | {
-        'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum}
+        'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
+        'path': path, 'log': snapshot.read_log(arrays)}
 
 
 def guess(arrays, args, path):

@@ -18,7 +18,7 @@ import tracemalloc
 from types import SimpleNamespace
 import zipfile
 
-from support import mnist, resume, snapshot  # lets chainer import
+from support import mnist, snapshot  # lets chainer import
 
 from conftest import SMALL, idx, make_digits
 from hypothesis import given
@@ -254,14 +254,14 @@ def test_forged_settings(ways, way, data):
 
 @given(data=st.data())
 def test_forged_logs(ways, pictures, data):
-    rows = json.loads(str(ways.arrays[resume.LOG_KEY]))
+    rows = json.loads(str(ways.arrays[snapshot.LOG_KEY]))
     row = data.draw(st.sampled_from(rows))
     key = data.draw(st.sampled_from(sorted(row)))
     if data.draw(st.booleans()):
         del row[key]
     else:
         row[key] = data.draw(ODD)
-    arrays = ways.arrays | {resume.LOG_KEY: np.array(json.dumps(
+    arrays = ways.arrays | {snapshot.LOG_KEY: np.array(json.dumps(
         data.draw(st.just(rows) | ODD)))}
     ways.check('resume', npz(arrays), fine=lambda status: status == 0)
 
@@ -321,7 +321,7 @@ REFUSED = {
         *change('extension_triggers/validation/previous_epoch_detail', set_first(1e9)),
         *change('extension_triggers/validation/previous_iteration', set_first(0))],
     'log': change(
-        resume.LOG_KEY, logged(lambda rows: rows[:1]), logged(lambda rows: []),
+        snapshot.LOG_KEY, logged(lambda rows: rows[:1]), logged(lambda rows: []),
         logged(lambda rows: dict(enumerate(rows))), logged(lambda rows: rows[::-1]),
         logged(lambda rows: [*rows, rows[-1]]), with_loss(float('nan')), with_loss(float('inf')),
         with_loss(-1.7e308), with_loss('1'), with_loss(True)),

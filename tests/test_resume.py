@@ -31,7 +31,7 @@ def state_of(path):
     """Return every array of a snapshot as bytes, with its dtype and shape, but no elapsed time."""
     arrays = snapshot.read(str(path))
     del arrays['_snapshot_elapsed_time']
-    rows = json.loads(str(arrays.pop(resume.LOG_KEY)))
+    rows = json.loads(str(arrays.pop(snapshot.LOG_KEY)))
     assert all(row.pop('elapsed_time') > 0 for row in rows)
     return {'log': rows} | {key: (array.dtype.str, array.shape, array.tobytes())
                             for key, array in arrays.items()}

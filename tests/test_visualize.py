@@ -104,7 +104,7 @@ def test_a_full_run_leaves_every_figure_and_says_where(drawn):
     parts = [f'projector/{name}' for name in (
         'metadata.tsv', 'projector_config.pbtxt', 'sprite.png', 'tensors.tsv',
         'tensors_on_sphere.tsv')]
-    names = {*FILES, *parts, *(['graph.png'] if HAS_DOT else [])}
+    names = {'explorer.html', *FILES, *parts, *(['graph.png'] if HAS_DOT else [])}
     there = {os.path.relpath(os.path.join(folder, name), out)
              for folder, _, inside in os.walk(out) for name in inside}
     assert there == names | {'snapshot_epoch_2'}
@@ -622,14 +622,16 @@ def test_help_lists_every_figure(draw):
 def test_the_readme_lists_every_figure():
     with open(os.path.join(os.path.dirname(visualize.__file__), 'README.md')) as file:
         section = file.read().partition('\n## The figures\n')[2]
-    rows = re.findall(r'^\| `([a-z0-9_]+(?:\.png|\.gif|/))` \|', section, re.M)
-    assert [row.rstrip('/') for row in rows] == list(visualize.FIGURES)
+    rows = re.findall(r'^\| (`[^|]+`) \|', section.partition('\n\nTo draw')[0], re.M)
+    listed = [name.rstrip('/') for row in rows for name in re.findall(r'`(.+?)`', row)]
+    assert listed == list(visualize.FIGURES)
 
 
 def test_the_gallery_is_small_and_has_grays():
     gallery = os.path.join(os.path.dirname(visualize.__file__), 'results', 'gallery')
     sizes = {name: os.path.getsize(os.path.join(gallery, name)) for name in os.listdir(gallery)}
     assert sum(sizes.values()) <= 12e6
+    assert sizes.pop('explorer.html') <= 4e6
     for name, size in sizes.items():
         assert size <= (3e6 if name.endswith('.gif') else 500e3), name
         with Image.open(os.path.join(gallery, name)) as image:
@@ -734,7 +736,7 @@ def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
 
 @pytest.mark.parametrize('flags, parts', [
     (['nothing'], ['unknown figure nothing',
-                   'the figures are autoencoder, reconstruction, digits']),
+                   'the figures are explorer, autoencoder, reconstruction']),
     (['--skip', 'loss'], ['unknown figure loss']),
     (['interpolation_1to2'], ['unknown figure', 'interpolation with --start 1 --end 2']),
     (['map', '--skip', 'map'], ['no figure']),
