@@ -65,6 +65,23 @@ def make_digits(n, seed):
     return pictures, labels.astype(np.uint8)
 
 
+@contextlib.contextmanager
+def open_chromium(*flags):
+    """Open Chromium without a window, by Selenium, or skip the test where one is not there."""
+    webdriver = pytest.importorskip('selenium.webdriver', reason='needs Selenium')
+    browser = shutil.which('chromium') or shutil.which('google-chrome')
+    driver = shutil.which('chromedriver')
+    if not (browser and driver):
+        pytest.skip('needs Chromium and its chromedriver')
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', *flags):
+        options.add_argument(flag)
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as chrome:
+        yield chrome
+
+
 @pytest.fixture(scope='session')
 def idx_files():
     """Return the four IDX files of a tiny dataset: gzipped content by official name."""

@@ -3,22 +3,20 @@
 import base64
 import json
 import re
-import shutil
 import time
 
 from support import evidence, explorer, mnist, pictures, snapshot  # lets chainer import
 
 import chainer.functions as F
-from conftest import make_digits
+from conftest import make_digits, open_chromium
 import numpy as np
 import pytest
 
 import net
 
-CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
-FLAGS = ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage',
-         '--disable-quic', '--disable-background-networking', '--disable-component-update',
-         '--disable-sync', '--window-size=1200,900', '--host-resolver-rules=MAP * ~NOTFOUND')
+FLAGS = ('--disable-gpu', '--disable-quic', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync', '--window-size=1200,900',
+         '--host-resolver-rules=MAP * ~NOTFOUND')
 
 
 # The file ---------------------------------------------------------------------------------------
@@ -125,17 +123,8 @@ def test_what_the_page_does_not_compute_is_not_shown(make, monkeypatch, tmp_path
 
 @pytest.fixture(scope='module')
 def chromium():
-    """Return Chromium without a window and without a network, by Selenium."""
-    webdriver = pytest.importorskip('selenium.webdriver', reason='needs Selenium')
-    driver = shutil.which('chromedriver')
-    if not (CHROMIUM and driver):
-        pytest.skip('needs Chromium and its chromedriver')
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as chrome:
+    """Return Chromium without a network."""
+    with open_chromium(*FLAGS) as chrome:
         chrome.set_script_timeout(30)
         yield chrome
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ import urllib.request
 
 from support import tensorboard  # lets chainer import
 
-from conftest import make_digits
+from conftest import make_digits, open_chromium
 import numpy as np
 import pytest
 from test_pictures import frames
@@ -127,7 +126,6 @@ def test_tensorboard_reads_the_projector(served, tmp_path):
 # In a browser -----------------------------------------------------------------------------------
 
 
-CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
 # All text of a page, in its web components too.
 TEXT = """
 const text = node => [...node.childNodes].map(child => child.nodeType == 3 ? child.textContent
@@ -138,18 +136,9 @@ return text(document.body).replace(/\\s+/g, ' ');"""
 
 @pytest.fixture
 def browser():
-    """Return Chromium without a window, by Selenium."""
-    webdriver = pytest.importorskip('selenium.webdriver', reason='needs Selenium')
-    driver = shutil.which('chromedriver')
-    if not (CHROMIUM and driver):
-        pytest.skip('needs Chromium and its chromedriver')
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage',
-                 '--window-size=1500,1000', '--use-angle=swiftshader',
-                 '--enable-unsafe-swiftshader'):
-        options.add_argument(flag)
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as chrome:
+    """Return Chromium, with the graphics that TensorBoard needs."""
+    with open_chromium('--window-size=1500,1000', '--use-angle=swiftshader',
+                       '--enable-unsafe-swiftshader') as chrome:
         yield chrome
 
 
