@@ -1,104 +1,33 @@
-"""The step in compiled functions: net.py's mathematics, written out for Numba, and its threads.
+"""The step in compiled functions: net.py's mathematics, written out for Numba.
 
 Each thread takes its share of a minibatch (`forward` and `backward`: loss and deltas of some
 digits), and then of the weights (`descend`: gradients and Adam of some rows of each). Matrix
 products are BLAS's, on one thread each. updater.py says which function mirrors which line of
-net.py; names and shapes are those of step.py.
+net.py; names and shapes are those of step.py, and the threads are threads.py's.
 """
 
 import collections
-from concurrent import futures
-import itertools
 import math
 import os
 
-from support.step import Space, f32, make_space
+from support.step import f32
 
 import numba
 import numba.extending
 import numpy as np
-import scipy.linalg  # noqa: F401  (Numba takes its BLAS, which has to be found below)
-import threadpoolctl
 
-if numba.config.DISABLE_JIT:
-    raise ImportError('NUMBA_DISABLE_JIT is set')
-
-SHARE = 16                                              # digits that are worth a thread
+LANES = 16                      # of a sum, so that vectors can add it up
 # A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
 Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
 
-BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
-THREADS = max((library['num_threads'] for library in BLAS.info()), default=1)
-
-
-class Workers:
-    """Threads that share the digits of a minibatch, and the arrays in which they work.
-
-    There are as many as BLAS would take, but each has `SHARE` digits at least.
-
-    Args:
-        model (VAE): The model.
-        k (int): Monte Carlo samples for each digit.
-        count (int): The most threads.
-    """
-
-    def __init__(self, model, k, count=THREADS):
-        self.model, self.k, self.count = model, k, count
-        self.pool = futures.ThreadPoolExecutor(count)
-        self.prepared = None, None, None
-
-    def compile(self, function, args):
-        """Return a function for `call`, compiled for such arguments.
-
-        Calling it spares Numba's look at the type of each argument, which takes long.
-        """
-        signature = tuple(map(numba.typeof, (*args, np.zeros(1, np.int64))))
-        function.compile(signature)
-        return function.get_overload(signature)
-
-    def call(self, function, arguments):
-        """Call a function with each of the arguments, on threads.
-
-        Args:
-            function: As from `compile`; its last argument, given here, is a counter for `barrier`.
-            arguments (list of tuple): A thread's each, of the types that it was compiled for.
-
-        Returns:
-            list: The results.
-        """
-        counter = np.zeros(1, np.int64)
-        others = []
-        try:
-            for args in arguments[1:]:
-                others.append(self.pool.submit(function, *args, counter))
-            return [function(*arguments[0], counter), *(other.result() for other in others)]
-        finally:                            # after a Ctrl-C, say, let nobody wait for this thread
-            counter[0] = len(arguments)
-            futures.wait(others)
-
-    def prepare(self, n):
-        """Return the Space of a minibatch, and each thread's share of the digits and of it.
-
-        Args:
-            n (int): Digits in the minibatch.
-
-        Returns:
-            tuple: The Space, and a list of slice and Space for each thread.
-        """
-        if self.prepared[0] != n:
-            space = make_space(self.model, n, self.k)
-            count = max(1, min(self.count, n // SHARE))
-            ends = [n * i // count for i in range(count + 1)]
-            self.prepared = n, space, [
-                (slice(start, end), Space(*(array[start * len(array) // n:end * len(array) // n]
-                                            for array in space)))
-                for start, end in itertools.pairwise(ends)]
-        return self.prepared[1:]
-
 
 def compiled(function):
-    """Compile a function by Numba at its first call on this installation; Numba keeps the rest."""
-    options = {'nogil': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz', 'reassoc'}}
+    """Compile a function by Numba at its first call on this installation; Numba keeps the rest.
+
+    LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
+    make of that differs between the run that compiles and later ones, and between processors.
+    """
+    options = {'nogil': True, 'error_model': 'numpy', 'fastmath': {'nsz'}}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:                    # there is no folder to keep it in
@@ -300,14 +229,21 @@ def infer_back(mu, ln_var, sigma, eps, z_back, k, latent_scale):
 def bernoulli_nll(y, b, x, k, rec_scale):
     """Add the bias b to the logits y, and replace them by their gradients; return the sum."""
     rec = 0.0
+    terms = np.zeros(-(-len(b) // LANES) * LANES, np.float32)
+    sums = np.empty(LANES, np.float32)
     for i in range(len(y)):
-        row, digit = f32(0), x[i // k]
+        digit = x[i // k]
         for j in range(len(b)):
             a = y[i, j] + b[j]
             softplus, sigmoid = softplus_and_sigmoid(a)
-            row += softplus - digit[j] * a
+            terms[j] = softplus - digit[j] * a
             y[i, j] = (sigmoid - digit[j]) * rec_scale
-        rec += row
+        sums[:] = 0
+        for j in range(0, len(terms), LANES):
+            for lane in range(LANES):
+                sums[lane] += terms[j + lane]
+        for lane in range(LANES):
+            rec += sums[lane]
     return rec
 
 

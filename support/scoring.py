@@ -5,7 +5,7 @@ It does what net.py says, or steps aside, as the fast step of updater.py does; p
 
 import sys
 
-from support import compiled, cuda_graph, proof, step  # lets chainer import
+from support import compiled, cuda_graph, proof, step, threads  # lets chainer import
 
 import chainer
 import numpy as np
@@ -28,7 +28,7 @@ class Scores:
         self.updater, self.plain, self.k = updater, plain, k
         self.model = updater.model
         self.why, self.proved_in = '', None
-        self.workers = compiled.Workers(self.model, k)
+        self.workers = threads.Workers(self.model, k)
         self.steps = {}                     # on a GPU, by the number of digits
 
     def __call__(self, x):
@@ -68,7 +68,7 @@ class Scores:
         step.draw(space.eps, self.k)
         layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
         arguments = [(layers, part, kind, self.k, step.f32(1)) for _, part in shares]
-        with compiled.BLAS.limit(limits=1):
+        with threads.BLAS.limit(limits=1):
             entry = self.workers.compile(compiled.forward, arguments[0])
             return self.workers.call(entry, arguments)
 

@@ -30,7 +30,7 @@ from chainer.training import updaters
 import numpy as np
 
 try:
-    from support import compiled, scoring
+    from support import compiled, scoring, threads
 except ImportError as error:            # Numba is missing, or told not to compile
     compiled, missing = None, error
 
@@ -198,9 +198,9 @@ class CompiledUpdater(FastUpdater):
         super().__init__(plain, C, k)
         self.grads = {name: np.zeros_like(param.array) for name, param in self.model.namedparams()}
         self.held = []                      # parameters, their arrays and gradients
-        self.workers = compiled.Workers(self.model, k)
+        self.workers = threads.Workers(self.model, k)
         self.one_thread, self.prepared = None, None
-        self.how = f'{compiled.THREADS} thread{"s" * (compiled.THREADS != 1)}'
+        self.how = f'{threads.THREADS} thread{"s" * (threads.THREADS != 1)}'
         cache = compiled.whole_step.stats.cache_path
         if not cache:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
@@ -214,7 +214,7 @@ class CompiledUpdater(FastUpdater):
                 param.array is not array for param, array, _ in self.held):
             self.prepare(n)
         if self.one_thread is None:
-            self.one_thread = compiled.BLAS.limit(limits=1)
+            self.one_thread = threads.BLAS.limit(limits=1)
         _, eps, shares, entry = self.prepared
         step.draw(eps, self.k)
         sums = self.workers.call(entry, [(*args, rows[digits], numbers) for digits, args in shares])

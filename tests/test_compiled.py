@@ -2,7 +2,7 @@
 
 import time
 
-from support import step
+from support import step, threads
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_adam_is_that_of_the_paper():
 
 @pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
 def test_a_thread_has_sixteen_digits_at_least(n, shares):
-    workers = compiled.Workers(model_of(make('standard')), 2, 3)
+    workers = threads.Workers(model_of(make('standard')), 2, 3)
     space, parts = workers.prepare(n)
     assert len(parts) == shares
     assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
@@ -71,7 +71,7 @@ def test_a_thread_that_fails_leaves_no_other_waiting():
         ended.append(counter[0] == 2)
 
     ended = []
-    workers = compiled.Workers(model_of(make('standard')), 1, 2)
+    workers = threads.Workers(model_of(make('standard')), 1, 2)
     with pytest.raises(KeyboardInterrupt):
         workers.call(function, [(True,), (False,)])
     workers.pool.shutdown()

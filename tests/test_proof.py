@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from support import compiled, proof, scoring, step, updater
+from support import proof, scoring, step, threads, updater
 
 import chainer
 from chainer import iterators, training
@@ -333,27 +333,27 @@ def test_a_small_term_of_a_large_loss_may_be_rounded():
 
 
 def test_threads_are_given_back_whatever_happens(monkeypatch):
-    def threads():
-        return {library['num_threads'] for library in compiled.BLAS.info()}
+    def counts():
+        return {library['num_threads'] for library in threads.BLAS.info()}
 
     def fail(*args):
         raise MemoryError
 
     fast = make('fast')
-    with compiled.BLAS.limit(limits=2):
+    with threads.BLAS.limit(limits=2):
         fast.prove()
-        assert threads() == {2}
+        assert counts() == {2}
         one_step(fast)
-        assert threads() == {1}
+        assert counts() == {1}
         monkeypatch.setattr(proof, 'compare', fail)
         with pytest.raises(MemoryError):
             fast.prove()
-        assert threads() == {2}
+        assert counts() == {2}
         monkeypatch.undo()
         monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
         fast.prove()
         one_step(fast)                          # by Chainer's own step
-        assert threads() == {2}
+        assert counts() == {2}
 
 
 def test_losses_that_are_not_finite_prove_nothing(monkeypatch):

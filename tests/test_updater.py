@@ -5,7 +5,7 @@ import sys
 import types
 
 import support
-from support import compiled, scoring, snapshot, updater  # lets chainer import
+from support import scoring, snapshot, threads, updater  # lets chainer import
 
 import chainer
 from chainer import iterators, optimizers, training
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def make(kind, activation='softplus', C=1.0, k=1, dim_z=3, dim_h=20, batch=40, digits=DIGITS,
-         threads=2):
+         count=2):
     """Seed NumPy; return an updater of this kind, whose biases are not all 0."""
     np.random.seed(0)
     model = net.VAE(784, dim_z, dim_h, net.ACTIVATIONS[activation])
@@ -51,7 +51,7 @@ def make(kind, activation='softplus', C=1.0, k=1, dim_z=3, dim_h=20, batch=40, d
     if kind == 'standard':
         return standard
     fast = updater.CompiledUpdater(standard, C, k)
-    fast.workers = compiled.Workers(model, k, threads)
+    fast.workers = threads.Workers(model, k, count)
     return fast
 
 
@@ -80,16 +80,16 @@ def check_close(array, other, tolerance, what):
 @pytest.fixture(autouse=True)
 def blas():
     """Give BLAS its threads back after each test."""
-    with compiled.BLAS.limit(limits=compiled.THREADS):
+    with threads.BLAS.limit(limits=threads.THREADS):
         yield
 
 
 # The same mathematics -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('threads', [1, 2, 3])
+@pytest.mark.parametrize('count', [1, 2, 3])
 @pytest.mark.parametrize('name', SETTINGS)
-def test_steps_are_those_of_the_standard_updater(name, threads):
+def test_steps_are_those_of_the_standard_updater(name, count):
     standard = make('standard', **SETTINGS[name])
     losses, grads = [], []
     for _ in range(3):
@@ -97,7 +97,7 @@ def test_steps_are_those_of_the_standard_updater(name, threads):
         grads.append([param.grad.copy() for param in model_of(standard).params()])
     state = np.random.get_state()
 
-    fast = make('fast', **SETTINGS[name], threads=threads)
+    fast = make('fast', **SETTINGS[name], count=count)
     for i in range(3):
         assert one_step(fast) == pytest.approx(losses[i], rel=1e-5)
         for (path, param), grad in zip(model_of(fast).namedparams(), grads[i], strict=True):
@@ -158,17 +158,17 @@ def test_a_step_leaves_the_arrays_of_model_and_adam_in_place():
 
 
 def test_training_gives_blas_its_threads_back():
-    def threads():
-        return {library['num_threads'] for library in compiled.BLAS.info()}
+    def counts():
+        return {library['num_threads'] for library in threads.BLAS.info()}
 
     fast = make('fast')
-    with compiled.BLAS.limit(limits=2):
+    with threads.BLAS.limit(limits=2):
         one_step(fast)
-        assert threads() == {1}
+        assert counts() == {1}
         fast.finalize()
-        assert threads() == {2}
+        assert counts() == {2}
         one_step(fast)          # as another Trainer does
-        assert threads() == {1}
+        assert counts() == {1}
         fast.finalize()
 
 
