@@ -148,6 +148,8 @@ class VAE(chainer.Chain):
 class Autoencoder(VAE):
     """Plain autoencoder, of the VAE's layers (article, section 1-1): z has no distribution.
 
+    Its encoder is written out once more, as that of the VAE has a second head: edit both.
+
     Args:
         n_in, n_latent, n_h, act_func: As for `VAE`.
     """

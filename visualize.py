@@ -9,7 +9,6 @@ D = 784 pixels, Z latent dimensions.
 
 import argparse
 from collections.abc import Callable
-import contextlib
 import functools
 import os
 import re
@@ -30,7 +29,6 @@ from support import (
     reparameterization,
     section1,
     section3,
-    snapshot,
     sources,
     tensorboard,
 )
@@ -163,7 +161,7 @@ def latent_map(model, digits, path, start, end):
     outside = np.mean(np.abs(codes).max(axis=1) > axes.get_xlim()[1])
     axes.set(xticks=range(-2, 3), yticks=range(-2, 3), title=(
         f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the test digits '
-        'lie outside (see map_wide.png)'))
+        'lie outside (see scatter.png)'))
     plots.put_line(axes, *endpoints(model, digits, start, end))
     pictures.save(axes.figure, path)
 
@@ -290,9 +288,10 @@ def kl_gif(model, digits, path):
 def by_tsne(model, digits, dims):
     """Return codes of test digits by t-SNE, (N, dims), and their labels (N,)."""
     x, labels = pictures.spaced(digits, MOST_TSNE)
-    if len(x) < 5:
-        raise pictures.FigureError('needs five test digits or more')
-    return manifold.tsne(encode(model, x), dims), labels
+    codes = encode(model, x)
+    if len(np.unique(codes, axis=0)) < 5:
+        raise pictures.FigureError('needs test digits of five different codes or more')
+    return manifold.tsne(codes, dims), labels
 
 
 def tsne(model, digits, path):
@@ -475,26 +474,12 @@ def misfit(file, recipe, settings, args):
     if recipe.of_vae and settings['autoencoder']:
         return 'shows q(z|x), which an autoencoder has not; give the folder of a VAE with -o'
     fits = settings['dim_z'] in recipe.dims
-    if fits and ('beside' not in recipe.keywords or args.beside):
+    shows_beside = 'beside' in recipe.keywords
+    if fits and (args.beside or not shows_beside):
         return ''
-    out = os.path.normpath(args.out)
-    out = out if os.path.basename(out).strip('.') else os.path.abspath(out)
-    source = (['--data-dir', settings['data_dir']] if settings['data_dir']
-              else ['--dataset', settings['dataset']])
-    source += [f'--{flag}' for flag in ('binary', 'test') if settings[flag]]
     ends = ['--start', str(args.start), '--end', str(args.end)] if args.ends_given else []
-    given = [word for flag in ('snapshot', 'dataset', 'data_dir', 'activation')
-             if getattr(args, flag)
-             for word in (f'--{flag.replace("_", "-")}', getattr(args, flag))]
-    other = out + ('_autoencoder' if fits else '_z2')
-    commands = [['python', 'train_vae.py', *['--autoencoder'] * fits, '-z', '2', *source,
-                 '-o', other],
-                ['python', 'visualize.py', stem(file), *ends, *(
-                    ['--beside', other, *given, '-o', out] if fits else ['-o', other])]]
-    with contextlib.suppress(files.FileError):       # there is none
-        path = snapshot.newest(other)
-        if snapshot.read_settings(snapshot.read(path), path)['dim_z'] == 2:
-            del commands[0]             # it is trained, as after the commands of the README
+    commands = sources.commands_for([stem(file), *ends], settings, args, fits,
+                                    shows_beside)
     needs = 'needs the run of an autoencoder --beside it' if fits else (
         f'needs z = 2{" or more" if len(recipe.dims) > 1 else ""}, and the snapshot has z = '
         f'{settings["dim_z"]}')

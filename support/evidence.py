@@ -4,27 +4,59 @@
 
 Training sees L alone. With one or two latent dimensions the integral is a sum over a grid; with
 more, importance sampling comes near it from below (Burda, Grosse & Salakhutdinov, "Importance
-Weighted Autoencoders", arXiv:1509.00519). Everything is in float64 and in nats. Shapes in the
-comments: N digits of D = 784 pixels, Z latent dimensions, M nodes of a grid, K samples.
+Weighted Autoencoders", arXiv:1509.00519). Densities and sums are in float64, of a model in float32,
+and in nats. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions, M nodes of a
+grid, K samples.
 """
 
 from typing import NamedTuple
 
-from support import pictures  # lets chainer import
+from support import pictures, proof, step  # lets chainer import
 
 import chainer
+from chainer.backends import cuda
 import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import logsumexp
 
 LIMIT = 4.5             # the first grid covers -LIMIT..LIMIT: all of N(0, I) but 1 part in 70,000,
-NODES = 161             # by so many nodes in each direction
+NODES = 161             # by so many nodes in each direction, or more where codes lie farther out,
+MOST_NODES = 501        # up to these
 CUT = 20                # what is e^-CUT of the largest is left out
 CELLS = 1500            # nodes in the second grid of a digit, about
 FEW = range(1, 3)       # numbers of latent dimensions that a grid is good for
 
 
 # The densities ----------------------------------------------------------------------------------
+
+
+def check_loss(model, x):
+    """Make sure that what is measured here is what net.py's loss is made of.
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): Some digits, (N, D); the loss of the same noise is computed in both ways.
+
+    Raises:
+        pictures.FigureError: If net.py has been edited so that it is another.
+    """
+    try:
+        with proof.same_noise(model.xp) as rewind, chainer.no_backprop_mode():
+            _, theirs = proof.observe(model.get_loss_func(), model.xp.asarray(x), model)
+            rewind()
+            mu, ln_var = infer(model, x)
+            eps = model.xp.zeros(mu.shape, np.float32)
+            step.draw(eps, 1)
+        z = mu + cuda.to_cpu(eps) * np.exp(ln_var / 2)
+        ours = {'rec_loss': -np.diag(log_likelihood(model, x, z)).mean(),
+                'latent_loss': kl_to_prior(mu, ln_var).sum(axis=1).mean()}
+        same = all(np.isclose(theirs[name], ours[name], rtol=1e-3, atol=1e-2) for name in ours)
+    except (TypeError, ValueError, LookupError, AttributeError):       # an edit may take other
+        same = False                                                    # arguments, say
+    if not same:
+        raise pictures.FigureError(
+            'it measures the loss that net.py had when both were written: of a Bernoulli '
+            'likelihood, a normal q(z|x) and the prior N(0, I); the one of this net.py is another')
 
 
 def log_normal(z, mu=0.0, ln_var=0.0):
@@ -108,9 +140,11 @@ def divided(grid, keep, parts):
     return Grid(z, (step / parts) ** dims)
 
 
-def first_grid(mu):
-    """Return the Grid that holds the prior, and the codes (N, Z) with a margin."""
-    return even_grid(max(LIMIT, np.abs(mu).max() + 1), NODES, mu.shape[1])
+def first_grid(mu, ln_var):
+    """Return the Grid that holds the prior, and five sigma of each q(z|x), (N, Z) each."""
+    limit = max(LIMIT, (np.abs(mu) + 5 * np.exp(ln_var / 2)).max())
+    nodes = min(1 + round((NODES - 1) * limit / LIMIT), MOST_NODES)
+    return even_grid(limit, nodes, mu.shape[1])
 
 
 def own_grid(grid, joint):
@@ -126,7 +160,7 @@ def own_grid(grid, joint):
         joint (ndarray): log p(x, z) on it, (M,).
     """
     dims = grid.z.shape[1]
-    keep = (joint > joint.max() - CUT).reshape([NODES] * dims)
+    keep = (joint > joint.max() - CUT).reshape([round(len(joint) ** (1 / dims))] * dims)
     keep = binary_dilation(keep, np.ones([3] * dims))           # as a peak may lie between nodes
     parts = (CELLS / keep.sum()) ** (1 / dims)
     if parts >= 1:
@@ -148,7 +182,7 @@ def posterior(model, x, grid):
     return joint - log_evidence(joint, grid.volume)
 
 
-def lower_bound(model, x, mu, ln_var, nodes=12):
+def lower_bound(model, x, mu, ln_var, nodes=60):
     """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)], (N,), without noise.
 
     The expectation is a Gauss-Hermite sum: nodes and weights that N(0, 1) calls for.
@@ -168,7 +202,7 @@ def lower_bound(model, x, mu, ln_var, nodes=12):
     return np.array(expected) - kl_to_prior(mu, ln_var).sum(axis=1)
 
 
-def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=25):
+def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=71):
     """Return KL[q(z|x) || p(z|x)] by its definition, the integral of q log(q / p(z|x)) dz.
 
     It is summed over +-7 sigma around mu, so that it holds wherever q(z|x) lies.

@@ -7,7 +7,7 @@ from support import pictures  # lets chainer import
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, Ellipse, Rectangle
+from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
 import numpy as np
 
@@ -40,6 +40,8 @@ def principal(mu):
 
     if len(mu) < 2:
         raise pictures.FigureError('needs two test digits or more, for principal components')
+    if not np.ptp(mu, axis=0).any():
+        raise pictures.FigureError('all codes are the same: q(z|x) tells nothing of x')
     pca = PCA(2, svd_solver='full').fit(mu)
     return pca.components_, pca.explained_variance_ratio_
 
@@ -144,9 +146,7 @@ def scatter_plot(points, labels, limit, names, square=None, ends=()):
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
     axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
                               xlabel=names[0], ylabel=names[1])
-    for radius in (1, 2, 3):
-        axes.add_patch(Circle((0, 0), radius, fill=False, linestyle='--', edgecolor='#666666',
-                              zorder=3))                        # above the points
+    put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)       # above the points
     if square:
         axes.add_patch(Rectangle((-square, -square), 2 * square, 2 * square, fill=False,
                                  linestyle=':', linewidth=1.5, edgecolor='black',

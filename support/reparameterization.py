@@ -36,18 +36,19 @@ def animation(model, digits, path):
         plots.put_ellipses(axes, center[used], scale[used], '#bbbbbb')
         axes.plot(*points[:-1, used].T, 'o', color=BLUE, markersize=4)
         axes.plot(*points[-1, used], 'o', color=RED, markersize=9)
-        names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used]
+        # one scale for both axes, as it shows how sigma forms the noise
+        names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used].max()
         axes.set(xlabel=names[0], ylabel=names[1], **{
-            f'{name}lim': (center[j] - reach[i], center[j] + reach[i])
-            for i, (name, j) in enumerate(zip('xy', used, strict=True))})
+            f'{name}lim': (center[j] - reach, center[j] + reach)
+            for name, j in zip('xy', used, strict=True)})
         axes.locator_params(nbins=4)
 
     def frame(t):
-        figure = Figure(figsize=(8.4, 3.5), dpi=pictures.DPI)
+        figure = Figure(figsize=(8.4, 3.52), dpi=pictures.DPI)
         figure.text(0.5, 0.94, f'{heading}; draw {t + 1} of {DRAWS}', ha='center', size=10)
-        left = figure.add_axes((0.06, 0.14, 0.28, 0.67), title='the noise: ε ~ N(0, I)')
+        left = figure.add_axes((0.06, 0.14, 0.28, 0.668), title='the noise: ε ~ N(0, I)')
         plane(left, eps[:t + 1], r'\varepsilon', np.zeros(len(mu)), np.ones(len(mu)))
-        right = figure.add_axes((0.43, 0.14, 0.28, 0.67), title='z = µ + ε·σ, so z ~ q(z|x)')
+        right = figure.add_axes((0.43, 0.14, 0.28, 0.668), title='z = µ + ε·σ, so z ~ q(z|x)')
         plane(right, z[:t + 1], 'z', mu, sigma)
         for bottom, picture, title in ((0.49, pictures.as_pictures(x[i])[0], 'x'),
                                        (0.05, decoded[t], 'decoded from z')):

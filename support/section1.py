@@ -26,7 +26,8 @@ def autoencoder(model, digits, path, beside):
     z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2).reshape(-1, 2)
     codes = [pictures.encode(each, x) for each in (beside, model)]              # (N, 2) each
     # one scale for both, which leaves out the farthest in a hundred codes of the autoencoder
-    limit = 1.03 * max(NEAR, np.quantile(np.abs(codes[0]), 0.99), np.abs(codes[1]).max())
+    far, most = np.abs(codes[0]).max(axis=1), np.abs(codes[1]).max()
+    limit = 1.03 * max(NEAR, np.quantile(far, 0.99), most)
     width, height = LEFT + 2 * WIDTH + 2 * GAP, TOP + 3 * (WIDTH + TOP)
     figure = pictures.figure_of(width, height)
 

@@ -113,10 +113,14 @@ def not_finite(what, epoch, iteration, out, resumed):
 # Reading ----------------------------------------------------------------------------------------
 
 
-def newest(out):
+def newest(out, mend='name the folder of the run with -o, or train first'):
     """Return the path of the whole snapshot with the most iterations in the folder `out`.
 
     Of each damaged one that has more, or does not tell, it warns on stderr.
+
+    Args:
+        out (str): The folder.
+        mend (str): What helps where it has none, for the message.
 
     Raises:
         SnapshotError: If there is none.
@@ -132,7 +136,7 @@ def newest(out):
             return path
     raise SnapshotError(
         f'there is no whole snapshot in {out}; train anew with --overwrite' if paths else
-        f'there is no snapshot in {out}; name the folder of the run with -o, or train first')
+        f'there is no snapshot in {out}; {mend}')
 
 
 @contextlib.contextmanager
@@ -213,9 +217,7 @@ def read_settings(arrays, path):
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
                 and found['trained_by'] in ('fast', 'standard')
-                and all(is_float32(arrays[MODEL_PREFIX + key], shape) for key, shape in (
-                    ('le1/W', (dim_h, n_in)), ('le2/W', (dim_h, dim_h)),
-                    ('le3_mu/W', (dim_z, dim_h)))))
+                and are_weights(arrays, MODEL_PREFIX, n_in, dim_h, dim_z))
     except (KeyError, TypeError, ValueError, RecursionError):
         fits = False
     if not fits:
@@ -230,6 +232,13 @@ def read_log(arrays):
     except (KeyError, ValueError, RecursionError):
         return []
     return log if isinstance(log, list) and all(isinstance(row, dict) for row in log) else []
+
+
+def are_weights(arrays, prefix, n_in, dim_h, dim_z):
+    """Tell whether the encoder's weights are there in these sizes: a model takes no more memory."""
+    return all(0 < size <= MOST for size in (n_in, dim_h, dim_z)) and all(
+        is_float32(arrays[prefix + key], shape) for key, shape in (
+            ('le1/W', (dim_h, n_in)), ('le2/W', (dim_h, dim_h)), ('le3_mu/W', (dim_z, dim_h))))
 
 
 def has_type(value, kind):

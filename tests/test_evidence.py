@@ -20,10 +20,10 @@ def coarse(monkeypatch):
     monkeypatch.setattr(evidence, 'NODES', 61)
 
 
-def make_model(dims, strength=1.0):
+def make_model(dims, strength=1.0, act_func=F.softplus):
     """Return a model of nine pixels, of which the decoder makes something, and 8 digits."""
     np.random.seed(dims)
-    model = net.VAE(9, dims, 12, F.softplus)
+    model = net.VAE(9, dims, 12, act_func)
     for link in (model.ld1, model.ld2, model.ld3):
         link.W.array *= 2 * strength
     return model, np.random.uniform(size=(8, 9)).astype(np.float32)
@@ -32,7 +32,7 @@ def make_model(dims, strength=1.0):
 def measure(model, x):
     """Return mu, ln_var and the Gap of digits."""
     mu, ln_var = evidence.infer(model, x)
-    grid = evidence.first_grid(mu)
+    grid = evidence.first_grid(mu, ln_var)
     joint = evidence.log_joint(model, x, grid.z)
     return mu, ln_var, evidence.measure_gap(model, x, mu, ln_var, grid, joint)
 
@@ -107,7 +107,7 @@ def test_a_linear_gaussian_model_is_solved(monkeypatch, noise):
           + (difference @ np.linalg.inv(covariance) * difference).sum(axis=1)
           + np.log(np.linalg.det(covariance)) - np.log(sigma ** 2).sum()) / 2
 
-    grid = evidence.first_grid(mu)
+    grid = evidence.first_grid(mu, ln_var)
     joint = evidence.log_joint(None, x, grid.z)
     gap = evidence.measure_gap(None, x, mu, ln_var, grid, joint)
     np.testing.assert_allclose(gap.log_p, log_p, atol=0.005)
@@ -139,9 +139,10 @@ def test_one_dimension_against_scipy():
 
 
 @pytest.mark.parametrize('dims', [1, 2])
-@pytest.mark.parametrize('strength', [0.5, 1.5])
-def test_the_gap_is_the_kl(dims, strength):
-    model, x = make_model(dims, strength)
+@pytest.mark.parametrize('strength, act_func', [
+    (0.5, F.softplus), (1.5, F.softplus), (0.7, F.relu), (0.7, F.tanh)])
+def test_the_gap_is_the_kl(dims, strength, act_func):
+    model, x = make_model(dims, strength, act_func)
     model.le3_ln_var.b.array[:] = -2
     *_, gap = measure(model, x)
     assert (gap.kl > 0).all()
@@ -183,8 +184,14 @@ def test_a_divided_grid_covers_the_same_cells():
 
 
 def test_the_first_grid_holds_codes_that_lie_far_out():
-    assert np.abs(evidence.first_grid(np.array([[0.0, 1.0]])).z).max() == evidence.LIMIT
-    assert np.abs(evidence.first_grid(np.array([[0.0, -7.0]])).z).max() == 8
+    narrow, wide = np.log([[0.01, 0.01]]) * 2, np.log([[0.01, 2.0]]) * 2
+    near, far = np.array([[0.0, 1.0]]), np.array([[0.0, -7.0]])
+    for mu, ln_var, limit in (
+            (near, narrow, evidence.LIMIT), (far, narrow, 7.05), (near, wide, 11)):
+        grid = evidence.first_grid(mu, ln_var)
+        assert np.abs(grid.z).max() == pytest.approx(limit)
+        step = 2 * evidence.LIMIT / (evidence.NODES - 1)
+        assert grid.volume ** 0.5 == pytest.approx(step, rel=0.02)
 
 
 @pytest.mark.parametrize('sigma', [0.05, 0.3, 1])
@@ -214,3 +221,41 @@ def test_a_digit_has_the_weights_it_has_alone():
     both = evidence.log_weights(model, x, mu, ln_var, 20)
     alone = evidence.log_weights(model, x[2:3], mu[2:3], ln_var[2:3], 20)
     np.testing.assert_allclose(both[2:3], alone, rtol=1e-6)
+
+
+# What is measured, and net.py's loss --------------------------------------------------------------
+
+
+class OtherLikelihood(net.VAE):
+    def get_loss_func(self, C=1.0, k=1):
+        plain = super().get_loss_func(C, k)
+
+        def lf(x):
+            loss = plain(x)
+            chainer.report({'rec_loss': self.rec_loss * 1.1}, self)
+            return loss
+        return lf
+
+
+class OtherPrior(net.VAE):
+    def get_loss_func(self, C=1.0, k=1):
+        return super().get_loss_func(C * 1.1, k)
+
+
+class OtherDecoder(net.VAE):
+    def decode(self, z):
+        return super().decode(z)
+
+
+@pytest.mark.parametrize('kind', [net.VAE, OtherLikelihood, OtherPrior, OtherDecoder])
+def test_another_loss_than_the_one_measured_is_refused(kind):
+    np.random.seed(1)
+    model = kind(9, 2, 12, F.softplus)
+    x = np.random.uniform(size=(8, 9)).astype(np.float32)
+    state = np.random.get_state()[1].copy()
+    if kind is net.VAE:
+        evidence.check_loss(model, x)
+    else:
+        with pytest.raises(pictures.FigureError, match='is another$'):
+            evidence.check_loss(model, x)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)

@@ -52,6 +52,9 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
         assert heading.startswith(f'a {i}, µ = ({mu[i][used[0]]:.2f}, ')
         assert heading.endswith(f'; draw {t + 1} of 5')
         assert ('its two most used of 5 dimensions' in heading) == (dims == 5)
+    assert np.ptp(right.get_xlim()) == pytest.approx(np.ptp(right.get_ylim()))      # not stretched
+    box = right.get_window_extent()
+    assert box.width == pytest.approx(box.height, rel=0.01)
     for times, ellipse in zip((1, 2, 3), right.patches, strict=True):
         np.testing.assert_allclose((ellipse.width, ellipse.height),
                                    2 * times * np.exp(ln_var[i] / 2)[used])

@@ -67,6 +67,9 @@ def test_without_a_fitting_run_beside(draw, finished, beside, tmp_path):
     assert (status, out, err.count('\n')) == (2, '', 1)
     assert 'autoencoder.png: needs the run of an autoencoder --beside it; make it by: ' in err
     assert f'--autoencoder -z 2 --data-dir {finished.parent / "data"} ' in err
+    status, out, err = draw('autoencoder', '-o', finished, '--beside', tmp_path)
+    assert (status, out) == (2, '')
+    assert f'no snapshot in {tmp_path}; name the folder of an autoencoder with --beside' in err
     status, out, err = draw('autoencoder', '-o', finished, '--beside', finished)
     assert (status, out) == (2, '')
     assert f'--beside {finished} is no run of train_vae.py --autoencoder -z 2; name one' in err
@@ -94,18 +97,48 @@ def test_beside_is_refused_where_nothing_shows_it(draw, finished, beside):
         assert '--beside is for autoencoder.png, which is not among the figures' in err
 
 
+def advice(file, out, *flags, **settings):
+    """Return the commands that are advised for a figure, without their first words."""
+    args = visualize.parse_arguments([file, '-o', str(out), *flags])
+    settings = {'autoencoder': False, 'dim_z': 2, 'binary': False, 'test': False, 'data_dir': None,
+                'dataset': 'digits', 'checksum': 'x'} | settings
+    reason = visualize.misfit(f'{file}.png', visualize.FIGURES[f'{file}.png'], settings, args)
+    return [command.removeprefix('python ')
+            for command in reason.partition(' make it by: ')[2].split(' && ')]
+
+
 def test_the_advice_names_what_was_given_and_the_digits_of_the_run(tmp_path):
-    args = visualize.parse_arguments(['autoencoder', '-s', 'a.model', '--dataset', 'digits',
-                                      '--activation', 'tanh', '-o', str(tmp_path / 'r')])
-    settings = {'autoencoder': False, 'dim_z': 2, 'binary': True, 'test': True,
-                'data_dir': None, 'dataset': 'digits'}
-    recipe = visualize.FIGURES['autoencoder.png']
-    advice = visualize.misfit('autoencoder.png', recipe, settings, args)
     out = tmp_path / 'r'
-    assert advice.endswith(
-        'train_vae.py --autoencoder -z 2 --dataset digits --binary --test '
-        f'-o {out}_autoencoder && python visualize.py autoencoder --beside {out}_autoencoder '
-        f'--snapshot a.model --dataset digits --activation tanh -o {out}')
+    given = '--dataset', 'digits', '--activation', 'tanh'
+    assert advice('autoencoder', out, '-s', 'a.model', *given, binary=True, test=True) == [
+        f'train_vae.py --autoencoder -z 2 --dataset digits --binary --test -o {out}_autoencoder',
+        f'visualize.py autoencoder --beside {out}_autoencoder --snapshot a.model --dataset digits '
+        f'--activation tanh -o {out}']
+    assert advice('autoencoder', out, dim_z=20) == [
+        f'train_vae.py -z 2 --dataset digits -o {out}_z2',
+        f'train_vae.py --autoencoder -z 2 --dataset digits -o {out}_autoencoder',
+        f'visualize.py autoencoder --beside {out}_autoencoder -o {out}_z2']
+    assert advice('autoencoder', out, '--beside', 'b', dim_z=20)[1:] == [
+        f'visualize.py autoencoder --beside b -o {out}_z2']
+    assert advice('map', out, dim_z=20, autoencoder=True) == [
+        f'train_vae.py --autoencoder -z 2 --dataset digits -o {out}_z2',
+        f'visualize.py map -o {out}_z2']
+
+
+def test_the_advice_leaves_out_what_is_trained_already(draw, finished, beside, tmp_path):
+    """A VAE in the folder of the autoencoder is none."""
+    args = visualize.parse_arguments(['-o', str(finished)])
+    settings = visualize.sources.read_run(args)[2]
+    out = tmp_path / 'r'
+    (tmp_path / 'r_autoencoder').symlink_to(finished)
+    assert len(advice('autoencoder', out, **settings)) == 2
+    (tmp_path / 'r_autoencoder').unlink()
+    (tmp_path / 'r_autoencoder').symlink_to(beside)
+    assert len(advice('autoencoder', out, **settings)) == 1
+    assert len(advice('autoencoder', out, **settings | {'checksum': 'other'})) == 2
+    command, = advice('autoencoder', out, '-s', str(finished / 'snapshot_epoch_2'), **settings)
+    status, _, err = draw(*command.split()[1:])
+    assert (status, err) == (0, '')
 
 
 def test_what_shows_q_is_refused_of_an_autoencoder(draw, beside, tmp_path):

@@ -55,12 +55,6 @@ def table(figure):
 # The gap ----------------------------------------------------------------------------------------
 
 
-def test_the_caption_says_who_misses_what():
-    assert section3.why_apart(np.array([0.1, -0.2])) == ''
-    assert 'too few fall where the posterior is' in section3.why_apart(np.array([0.1, 3.0]))
-    assert 'the grid misses a part' in section3.why_apart(np.array([3.0, -0.6]))
-
-
 @pytest.mark.parametrize('dims', [1, 2])
 def test_bars_and_markers_show_the_gap(show, dims):
     figure, model, digits = show(section3.bound, dims)

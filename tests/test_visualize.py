@@ -412,7 +412,7 @@ def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, captured):
     assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-2 - 1 / 12, 2 + 1 / 12))
     outside = np.mean(np.abs(encode(digits.test)).max(axis=1) > 2 + 1 / 12)
     assert axes.get_title() == f'digits decoded from z; red: from a 0 to a 7; {outside:.0%} of ' \
-                               'the test digits lie outside (see map_wide.png)'
+                               'the test digits lie outside (see scatter.png)'
     assert axes.lines[0].get_linewidth() <= 1 and axes.lines[0].get_path_effects()
     labels = digits.test_labels.tolist()
     ends = encode(digits.test[[labels.index(0), labels.index(7)]])
