@@ -256,6 +256,6 @@ def test_another_loss_than_the_one_measured_is_refused(kind):
     if kind is net.VAE:
         evidence.check_loss(model, x)
     else:
-        with pytest.raises(pictures.FigureError, match='is another$'):
+        with pytest.raises(pictures.FigureError, match=r'is another$'):
             evidence.check_loss(model, x)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
