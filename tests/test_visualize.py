@@ -41,7 +41,7 @@ FILES = {                       # of a full run with z = 2: frames and pixels
     'interpolation_0to7.gif': (81, (248, 270)), 'interpolation_all.gif': (80, (630, 652)),
     'map.png': (1, (760, 780)), 'map_wide.png': (1, (984, 1004)), 'bound.png': (1, (1060, 608)),
     'posterior.png': (1, (1060, 750)), 'dimensions.png': (1, (1100, 194)),
-    'reparameterization.gif': (16, (840, 350)), 'reparameterization.png': (1, (960, 540)),
+    'reparameterization.gif': (16, (840, 352)), 'reparameterization.png': (1, (960, 540)),
     'tsne.png': (1, (760, 720)), 'tsne.gif': (36, (600, 520)),
     'swiss_roll.gif': (36, (400, 400)), 'swiss_roll.png': (1, (720, 440)),
     'kl.gif': (21, (720, 560))}
@@ -383,8 +383,8 @@ def test_more_dimensions_are_projected_on_two_principal_components(scatter_axes,
 def test_the_circles_are_of_the_prior_and_the_square_is_of_the_map(scatter_axes, drawn):
     axes, _, _ = scatter_axes(drawn[0])
     *circles, square = axes.patches
-    assert [(tuple(patch.center), patch.radius) for patch in circles] == [
-        ((0, 0), 1), ((0, 0), 2), ((0, 0), 3)]
+    assert [(tuple(patch.center), patch.width, patch.height) for patch in circles] == [
+        ((0, 0), 2, 2), ((0, 0), 4, 4), ((0, 0), 6, 6)]
     np.testing.assert_array_equal(square.get_corners(), [[-2, -2], [2, -2], [2, 2], [-2, 2]])
     assert axes.get_aspect() == 1
 
@@ -660,7 +660,7 @@ def test_the_newest_snapshot_and_another_output_folder(draw, small_run, tmp_path
     assert files[0] != files[1] == files[2]
 
 
-def test_a_figure_that_the_snapshot_does_not_allow(draw, other_run, small_run, tmp_path,
+def test_a_figure_that_the_snapshot_does_not_allow(draw, finished, other_run, tmp_path,
                                                    monkeypatch):
     monkeypatch.setattr(visualize, 'FIGURES', {key: visualize.FIGURES[key] for key in
                                                ('map.png', 'digits.png')})
@@ -676,7 +676,10 @@ def test_a_figure_that_the_snapshot_does_not_allow(draw, other_run, small_run, t
     assert written == str(tmp_path / 'digits.png')
     refused(draw('digits', 'map', '-s', path, '-o', tmp_path / 'new'), reason)
     assert not (tmp_path / 'new').exists()              # refused before anything is drawn
-    shutil.copytree(small_run, f'{tmp_path}_z2')        # then it need not be trained
+    shutil.copytree(finished, f'{tmp_path}_z2')         # of pixels that are not rounded
+    refused(draw('map', '-s', path, '-o', tmp_path), 'make it by: python train_vae.py -z 2')
+    shutil.rmtree(f'{tmp_path}_z2')
+    train(finished.parent / 'data', f'{tmp_path}_z2', *SMALL, '--binary')   # needed no more
     refused(draw('map', '-s', path, '-o', tmp_path),
             f'make it by: python visualize.py map -o {tmp_path}_z2')
     assert draw('map', '-o', f'{tmp_path}_z2')[0] == 0
