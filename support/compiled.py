@@ -37,11 +37,11 @@ def compiled(function):
 @compiled
 def whole_step(layers, space, kind, k, rec_scale, latent_scale, descents, part, parts, digits,
                rows, adam, counter):
-    """Do one thread's share of a step: `backward`, and when all have, `descend`.
+    """Do one thread's share of a step: `backward`, and when all have, `gradients`.
 
     Args:
         layers, space, kind, k, rec_scale, latent_scale, digits, rows: As for `backward`.
-        descents, part, parts, adam: As for `descend`.
+        descents, part, parts, adam: As for `gradients`.
         counter (array): As for `barrier`.
 
     Returns:
@@ -49,7 +49,7 @@ def whole_step(layers, space, kind, k, rec_scale, latent_scale, descents, part, 
     """
     sums = backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows)
     barrier(counter, parts)
-    descend(descents, part, parts, adam)
+    gradients(descents, part, parts, adam)
     return sums
 
 
@@ -149,13 +149,13 @@ def forward(layers, space, kind, k, rec_scale, counter=None):
 
 
 @compiled
-def descend(descents, part, parts, adam):
-    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in some rows of each weight.
+def gradients(descents, part, parts, adam):
+    """Compute the gradients of some rows of each weight, and take a step of Adam in them.
 
     Args:
         descents (tuple of Descent): The layers.
         part, parts (int): Which part of the rows, and of how many.
-        adam (Adam): Its numbers, float32.
+        adam (Adam): As for `descend`; NO_ADAM leaves it at the gradients.
     """
     for layer in descents:
         size = len(layer.b)
@@ -168,9 +168,27 @@ def descend(descents, part, parts, adam):
                 delta[i, j] = layer.delta[i, start + j]
                 grad[j] += delta[i, j]
         np.dot(delta.T, layer.h, layer.W_grad[start:end])
+        if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
+            descend((layer,), part, parts, adam)
+
+
+@compiled
+def descend(descents, part, parts, adam, counter=None):
+    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in some rows of each weight.
+
+    Args:
+        descents (tuple of Descent): The layers, with their gradients.
+        part, parts (int): Which part of the rows, and of how many.
+        adam (Adam): Its numbers, float32.
+        counter: Is not used: no thread waits here.
+    """
+    for layer in descents:
+        size = len(layer.b)
+        start, end = size * part // parts, size * (part + 1) // parts
         update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
                layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
-        update(layer.b[start:end], grad, layer.b_m[start:end], layer.b_v[start:end], adam)
+        update(layer.b[start:end], layer.b_grad[start:end], layer.b_m[start:end],
+               layer.b_v[start:end], adam)
 
 
 @compiled

@@ -80,16 +80,19 @@ def obstacle(optimizer):
     """Say what keeps the fast step from training.
 
     Args:
-        optimizer (chainer.Optimizer): Set up with a `VAE`.
+        optimizer (chainer.Optimizer): Set up with a `VAE`; or the multi-node one around it.
 
     Returns:
         str: What stands in the way; empty where nothing does.
     """
+    whole, optimizer = optimizer, getattr(optimizer, 'actual_optimizer', optimizer)
     model, hyperparam = optimizer.target, getattr(optimizer, 'hyperparam', None)
     if isinstance(model, net.Autoencoder):
         return 'an autoencoder is not compiled'
-    if hasattr(optimizer, 'actual_optimizer'):
-        return 'as all ranks step together'
+    if whole is not optimizer and type(whole).__name__ != '_MultiNodeOptimizer':
+        return 'optimizer is not plain Adam'
+    if whole is not optimizer and model.xp is not np:
+        return 'as ranks on GPUs step together'
     links = {link.name: link for link in model.children()}
     for name in [*links, *step.FLOW]:
         if name not in links:
@@ -162,6 +165,19 @@ def fingerprint(method):
     if ast.get_docstring(definition) is not None:
         del definition.body[0]
     return hashlib.sha256(repr(plain(definition)).encode()).hexdigest()[:12]
+
+
+def agreed(optimizer, why):
+    """Return what keeps the fast step from training on any rank, as all have to take the same one.
+
+    Args:
+        optimizer: As for `obstacle`; without a communicator, there is one rank alone.
+        why (str): What does here; '' for nothing.
+    """
+    comm = getattr(optimizer, 'communicator', None)
+    if comm is None:
+        return why
+    return next(filter(None, comm.bcast_obj(comm.gather_obj(why))), '')
 
 
 @contextlib.contextmanager

@@ -15,23 +15,23 @@ if numba.config.DISABLE_JIT:
 
 SHARE = 16                      # digits that are worth a thread
 BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
-THREADS = max((library['num_threads'] for library in BLAS.info()), default=1)
 
 
 class Workers:
     """Threads that share the digits of a minibatch, and the arrays in which they work.
 
-    There are as many as BLAS would take, but each has `SHARE` digits at least.
+    There are as many as BLAS would take now, but each has `SHARE` digits at least.
 
     Args:
         model (VAE): The model.
         k (int): Monte Carlo samples for each digit.
-        count (int): The most threads.
+        count (int): The most threads, by default as many as BLAS would take.
     """
 
-    def __init__(self, model, k, count=THREADS):
-        self.model, self.k, self.count = model, k, count
-        self.pool = futures.ThreadPoolExecutor(count)
+    def __init__(self, model, k, count=None):
+        self.model, self.k = model, k
+        self.count = count or max((library['num_threads'] for library in BLAS.info()), default=1)
+        self.pool = futures.ThreadPoolExecutor(self.count)
         self.prepared = None, None, None
 
     def compile(self, function, args):

@@ -51,7 +51,8 @@ def fast(updater, evaluator):
     model = optimizer.target
     why = proof.obstacle(optimizer) or proof.edited(model) or proof.uncovered(updater)
     if not why and compiled is None:
-        why = missing
+        why = str(missing)
+    why = proof.agreed(optimizer, why)
     if not why:
         made_for = CompiledUpdater if device.xp is np else GraphUpdater
         try:
@@ -90,6 +91,7 @@ class FastUpdater(updaters.StandardUpdater):
 
     how = why = ''
     proved_in = None                        # epoch
+    rank = 0                                # unless a communicator tells
 
     def __init__(self, plain, C=1.0, k=1):
         iterator = plain.get_iterator('main')
@@ -114,7 +116,7 @@ class FastUpdater(updaters.StandardUpdater):
         rows = np.array(iterator.next(), np.int64)
         if self.proved_in != int(iterator.previous_epoch_detail):
             self.prove(rows)
-            if self.why:
+            if self.why and getattr(optimizer, 'communicator', self).rank == 0:
                 print(f'warning: {self.why}; from iteration {self.iteration + 1} on it trains by '
                       "Chainer's own step", file=sys.stderr)
         if self.why:
@@ -162,6 +164,7 @@ class FastUpdater(updaters.StandardUpdater):
                     if not differs:
                         break
             self.why = differs and proof.NOT_COMPILED + differs
+        self.why = proof.agreed(self.get_optimizer('main'), self.why)
         if self.why:
             iterator.dataset = self.dataset
 
@@ -200,7 +203,7 @@ class CompiledUpdater(FastUpdater):
         self.held = []                      # parameters, their arrays and gradients
         self.workers = threads.Workers(self.model, k)
         self.one_thread, self.prepared = None, None
-        self.how = f'{threads.THREADS} thread{"s" * (threads.THREADS != 1)}'
+        self.how = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}'
         cache = compiled.whole_step.stats.cache_path
         if not cache:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
@@ -215,12 +218,17 @@ class CompiledUpdater(FastUpdater):
             self.prepare(n)
         if self.one_thread is None:
             self.one_thread = threads.BLAS.limit(limits=1)
-        _, eps, shares, entry = self.prepared
+        _, eps, shares, entry, descend, parts = self.prepared
         step.draw(eps, self.k)
-        sums = self.workers.call(entry, [(*args, rows[digits], numbers) for digits, args in shares])
+        comm = getattr(self.get_optimizer('main'), 'communicator', None)
+        now = numbers if comm is None else step.NO_ADAM
+        sums = self.workers.call(entry, [(*args, rows[digits], now) for digits, args in shares])
         for param, _, grad in self.held:
             if param.grad is not grad:
                 param.grad = grad
+        if now is not numbers:                  # Adam takes the mean of all ranks' gradients
+            comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
+            self.workers.call(descend, [(*part, numbers) for part in parts])
         return step.mean_losses(sums, n, self.k, self.C)
 
     def prepare(self, n):
@@ -235,7 +243,9 @@ class CompiledUpdater(FastUpdater):
                             self.digits)) for i, (digits, part) in enumerate(shares)]
         no_rows = np.zeros(0, np.int64)
         entry = self.workers.compile(compiled.whole_step, (*shares[0][1], no_rows, step.NO_ADAM))
-        self.prepared = n, space.eps, shares, entry
+        parts = [(descents, i, self.workers.count) for i in range(self.workers.count)]
+        descend = self.workers.compile(compiled.descend, (*parts[0], step.NO_ADAM))
+        self.prepared = n, space.eps, shares, entry, descend, parts
 
     def descent(self, name, space):
         """Return what `descend` needs of a layer."""

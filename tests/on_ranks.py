@@ -4,7 +4,7 @@ import os
 import sys
 import types
 
-from support import ranks  # lets chainer import
+from support import proof, ranks  # lets chainer import
 from support.extensions import UntilStopped
 from support.updater import fast
 
@@ -46,8 +46,8 @@ def step(updater):
             for name, param in updater.get_optimizer('main').target.namedparams()}
 
 
-def steps(folder):
-    """Train for some steps on this rank's parts of minibatches, with its part of their noise."""
+def steps(folder, kind):
+    """Train by this kind of updater, on this rank's parts of minibatches and of their noise."""
     comm = ranks.start(NAIVE)
     part = BATCH // comm.size
     digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
@@ -59,10 +59,26 @@ def steps(folder):
     standard = training.StandardUpdater(
         iterators.SerialIterator(train, part, shuffle=False), optimizer, device='@numpy',
         loss_func=optimizer.target.get_loss_func(2.0, 2))
-    updater = fast(standard, None)
-    assert updater is standard
-    assert updater.kind.startswith('standard (')
+    updater = fast(standard, None) if kind == 'fast' else standard
+    updater.proved_in = 0               # as that noise cannot be drawn again
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))
+
+
+def disagreeing(folder, when):
+    """Train, where only rank 1 finds that the fast step differs from net.py."""
+    comm = ranks.start(NAIVE)
+    digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
+    optimizer, train, _ = comm.scatter(make(0), digits, digits[:10], args_of(BATCH))
+    standard = training.StandardUpdater(
+        iterators.SerialIterator(train, BATCH), optimizer, device='@numpy',
+        loss_func=optimizer.target.get_loss_func())
+    name, result = {'at the start': ('edited', 'rank 1 says edited'),
+                    'in an epoch': ('compare', 'rank 1 says compare')}[when]
+    if comm.rank == 1:
+        setattr(proof, name, lambda *args: result)
+    updater = fast(standard, None)
+    assert (updater is standard) == (when == 'at the start')
+    np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater), kind=updater.kind)
 
 
 def steps_alone():

@@ -83,8 +83,9 @@ def results(folder, ranks=2):
 
 
 @needs_mpi
-def test_two_ranks_take_the_steps_of_one_process(tmp_path):
-    finish(2, on_ranks.__file__, 'steps', tmp_path)
+@pytest.mark.parametrize('kind', ['fast', 'standard'])
+def test_two_ranks_take_the_steps_of_one_process(tmp_path, kind):
+    finish(2, on_ranks.__file__, 'steps', tmp_path, kind)
     alone = on_ranks.steps_alone()
     start_from = on_ranks.make(0).target
     for of_rank in results(tmp_path):
@@ -93,6 +94,19 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path):
             assert np.abs(of_rank[name] - param).max() < 2e-5
     moved = np.abs(alone['le1_W'] - start_from.le1.W.array).max()
     assert moved > 0.01                 # a step more or less would show
+
+
+@needs_mpi
+@pytest.mark.parametrize('when', ['at the start', 'in an epoch'])
+def test_what_one_rank_finds_keeps_all_from_the_fast_step(tmp_path, when):
+    _, err, status = run(2, on_ranks.__file__, 'disagreeing', tmp_path, when)
+    assert status == 0
+    assert len(ours(err)) == (when == 'in an epoch')            # one warning, of rank 0
+    one, other = results(tmp_path)
+    assert str(one['kind']) == str(other['kind'])
+    assert str(one['kind']).startswith('standard (')
+    assert 'rank 1 says' in str(one['kind'])
+    np.testing.assert_array_equal(one['le1_W'], other['le1_W'])
 
 
 @needs_mpi
@@ -156,7 +170,7 @@ def test_one_rank_prints_and_logs(whole):
     _, out, text = whole
     assert text.count('device ') == text.count('finished at epoch 6') == 1
     assert 'device   CPU, 2 ranks on 1 host, by naive\n' in text
-    assert 'updater  standard (' in text
+    assert 'updater  fast (1 thread)' in text
     assert 'minibatches of 7 a rank, 14 in all' in text
     assert ': 61 to train, 31 to test\n' in text
     log = log_of(out)

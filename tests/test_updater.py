@@ -80,7 +80,7 @@ def check_close(array, other, tolerance, what):
 @pytest.fixture(autouse=True)
 def blas():
     """Give BLAS its threads back after each test."""
-    with threads.BLAS.limit(limits=threads.THREADS):
+    with threads.BLAS.limit(limits=2):
         yield
 
 
