@@ -28,7 +28,8 @@ import net
 
 MOST = 2000             # test digits that the page has
 PAGE = os.path.join(os.path.dirname(__file__), 'page')
-SCRIPTS = ('net.js', 'plane.js', 'pad.js', 'sheet.js', 'graph.js', 'explorer.js')
+SCRIPTS = tuple(f'{name}.js' for name in (
+    'net', 'plane', 'pad', 'digit', 'sheet', 'graph', 'run', 'explorer'))
 ACTIVATIONS = {F.softplus: 'softplus', F.tanh: 'tanh', F.relu: 'relu'}      # that net.js has
 
 
@@ -107,7 +108,8 @@ def in_words(run):
         'digits': f'the digits in the folder {folder}' if folder else name,
         'latent dimensions': run['dim_z'], 'hidden units': run['dim_h'],
         'activation': run['activation'], 'pixels rounded': 'to 0 or 1' if run['binary'] else None,
-        'minibatch': run['batch_size'], 'beta': f'{run["beta"]:g}', 'k': run['k'],
+        'minibatch': run['batch_size'], 'weight of the KL, beta': f'{run["beta"]:g}',
+        'samples of z, k': run['k'],
         'seed': run.get('seed'), 'snapshot': os.path.basename(run['path'])}
     return [[name, str(value)] for name, value in known.items() if value is not None]
 

@@ -14,6 +14,7 @@ import pytest
 
 import net
 
+ARTICLE = 'https://qiita.com/kenmatsu4/items/b029d697e9995d93aa24'
 FLAGS = ('--disable-gpu', '--disable-quic', '--disable-background-networking',
          '--disable-component-update', '--disable-sync', '--window-size=1200,900',
          '--host-resolver-rules=MAP * ~NOTFOUND')
@@ -57,7 +58,8 @@ def test_the_page_is_a_figure_like_any_other(draw, finished, tmp_path):
     path = tmp_path / 'out' / 'explorer.html'
     text = path.read_text('utf-8')
     assert '{{' not in text
-    assert not re.search(r'(src|href)="(?!data:)|https?://|url\(|@import|fetch\(', text)
+    assert re.findall(r'(?:src|href)="(?!data:)(.*?)"', text) == [ARTICLE]    # to be clicked
+    assert not re.search(r'https?://|url\(|@import|fetch\(', text.replace(ARTICLE, ''))
     page = about(path)
     assert [row[0] for row in page['log']] == [1, 2]
     assert page['settings'][-1] == ['snapshot', 'snapshot_epoch_2']
@@ -301,8 +303,11 @@ def test_a_drawn_digit_moves_the_ellipse(make, visit, device):
     click(chrome, '#eraser')
     drag(chrome, '#pad', (0.2, 0.1), (0.25, 0.25), device=device)
     assert not np.array_equal(numbers(chrome, 'state.x'), one)
+    erased = numbers(chrome, 'state.x')
     click(chrome, '#clear')
     assert chrome.execute_script('return state.index') == 0
+    click(chrome, '#undo')
+    np.testing.assert_array_equal(numbers(chrome, 'state.x'), erased)
 
 
 def test_a_drawing_is_brought_to_the_form_of_mnist(make, visit):
@@ -322,8 +327,12 @@ def test_a_drawing_is_brought_to_the_form_of_mnist(make, visit):
     assert centre == pytest.approx([14, 14], abs=0.1)
     assert x.sum() == pytest.approx(picture.sum() / 100, rel=0.03)
     assert ((x > 0.1) & (x < 0.9)).any()                            # gray edges
-    chrome.execute_script('window.found = asMnist(new Float32Array(280 * 280), 280)')
-    assert chrome.execute_script('return found') is None
+    for left in (0, 20):                                            # nothing, and a dot
+        picture = np.zeros((280, 280))
+        picture[:left, :left] = 1
+        chrome.execute_script('window.found = asMnist(Float32Array.from(arguments[0]), 280)',
+                              picture.ravel().tolist())
+        assert chrome.execute_script('return found') is None
 
 
 def test_the_plane_follows_pointer_and_keys(make, visit):
@@ -351,7 +360,7 @@ def test_the_plane_follows_pointer_and_keys(make, visit):
 def test_on_a_plane_of_many_dimensions_the_rest_stays(make, visit):
     path, *_ = make(20, scale=1.5)
     chrome = visit(path, '#digit=4')
-    base, rows = numbers(chrome, 'plane.base'), np.array(about(path)['components'])
+    base, rows = numbers(chrome, 'state.z'), np.array(about(path)['components'])
     np.testing.assert_allclose(rows @ rows.T, np.eye(2), atol=1e-5)
     drag(chrome, '#plane canvas + canvas', (0.6, 0.5), (0.7, 0.4))
     z = numbers(chrome, 'state.z')
@@ -359,6 +368,9 @@ def test_on_a_plane_of_many_dimensions_the_rest_stays(make, visit):
     rest = (z - base) - (z - base) @ rows.T @ rows
     np.testing.assert_allclose(rest, 0, atol=1e-4)
     chrome.execute_script('setAxes([2, 11])')
+    base = z
+    settle(chrome)
+    assert said(chrome, '#where')[1:] == pytest.approx(z[[2, 11]], abs=0.0051)
     drag(chrome, '#plane canvas + canvas', (0.6, 0.5), (0.75, 0.25))
     z, limit = numbers(chrome, 'state.z'), float(numbers(chrome, 'plane.limit'))
     np.testing.assert_allclose(z[[2, 11]], limit / 2, atol=0.02 * limit)
@@ -411,7 +423,7 @@ def test_draws_follow_q(make, visit):
     z, eps = numbers(chrome, 'state.z'), numbers(chrome, 'state.eps')
     mu, ln_var = (variable.array[0] for variable in model.encode(digits.test[2:3]))
     np.testing.assert_allclose(z, mu + eps * np.exp(ln_var / 2), atol=0.02)
-    assert numbers(chrome, 'state.drawn').shape == (3, 2)
+    assert numbers(chrome, 'state.drawn').shape == (4, 2)           # one from the start
     np.testing.assert_allclose(pixels_of(chrome, 'sample').ravel(),
                                model.decode(z[None].astype(np.float32)).array[0], atol=0.005)
 
@@ -431,6 +443,9 @@ def test_the_legend_hides_and_shows_a_class(make, visit):
     assert (numbers(chrome, of_three), button.get_attribute('aria-pressed')) == (0, 'false')
     click(chrome, '#all-classes')
     assert numbers(chrome, of_three) > 10
+    click(chrome, '#all-classes')
+    assert numbers(chrome, of_three) == 0
+    click(chrome, '#all-classes')
     click(chrome, '#map')
     assert numbers(chrome, 'plane.mapCanvas.width') == 560
 
@@ -502,3 +517,30 @@ def test_nothing_but_its_own_script_may_run(make, visit, chromium):
     assert (chrome.execute_script('return window.ran'), refused) == (None, 'no')
     assert len(chromium.get_log('browser')) >= 2                    # both are reported
     chromium.get_log('performance')
+
+
+def test_the_test_digit_is_one_that_there_is(make, visit):
+    chrome = visit(make(2)[0])
+    field = chrome.find_element('css selector', '#index')
+    for typed, index in (('7', 7), ('99', 39), ('-5', 0)):
+        chrome.execute_script('$("index").select()')
+        field.send_keys(typed, '\n')
+        settle(chrome)
+        assert chrome.execute_script('return [state.index, $("index").value]') == [
+            index, str(index)]
+
+
+def test_the_digit_stays_in_sight(make, visit):
+    chrome = visit(make(2)[0])
+    assert chrome.execute_script('return $("float").hidden')
+    chrome.execute_script('$("prior").scrollIntoView()')
+    time.sleep(0.3)
+    settle(chrome)
+    assert not chrome.execute_script('return $("float").hidden')
+    drag(chrome, '#prior canvas', (0.51, 0.5))
+    large, small = (numbers(chrome, f'[...{canvas}.getContext("2d").getImageData(0, 0, 28, 28)'
+                            '.data]') for canvas in ('$("digit")', '$("float").firstChild'))
+    np.testing.assert_array_equal(large, small)
+    mark = chrome.find_element('css selector', '#prior i').rect
+    canvas = chrome.find_element('css selector', '#prior canvas').rect
+    assert (mark['x'] - canvas['x']) / canvas['width'] == pytest.approx(10 / 20, abs=0.01)

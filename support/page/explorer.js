@@ -39,15 +39,18 @@ function setPoint(z) {
   [state.z, state.hover] = [Float32Array.from(z), null];
   plane.z = state.z;
   redraw(showFront, showPoint, showSliders, showLink);
+  if (plane.map && vae.Z > 2) {                 // the map is cut through z: once it rests
+    clearTimeout(setPoint.timer);
+    setPoint.timer = setTimeout(() => redraw(showBack), 150);
+  }
 }
 
 function setDigit(x, index) {
   const q = vae.encode(x);
-  Object.assign(state, {x, q, index, drawn: [], eps: gaussian(vae.Z)});
-  plane.base = q.mu;
+  const eps = gaussian(vae.Z);
+  Object.assign(state, {x, q, index, eps, drawn: [reparameterize(q, eps)]});
   setPoint(q.mu);
   redraw(showInput, showGraph);
-  if (plane.map && vae.Z > 2) redraw(showBack);
 }
 
 function setTestDigit(index) {
@@ -68,7 +71,7 @@ function setAxes(axes) {
   $('axes').value = axes === 'pca' ? 'pca' : 'pair';
   $('pair').hidden = axes === 'pca' || vae.Z < 3;
   if (axes !== 'pca' && vae.Z > 2) [$('axis-i').value, $('axis-j').value] = axes;
-  redraw(showBack, showFront, showLink);
+  redraw(showBack, showFront, showLink, ...(state.z ? [showPoint] : []));
 }
 
 function setT(t) {
@@ -88,7 +91,7 @@ function showFront() {
 
 function showPoint() {
   const z = state.hover ?? state.z;
-  putDigit($('digit').getContext('2d'), vae.decode(z).y);
+  for (const canvas of [$('digit'), $('float').firstChild]) putDigit(canvas.getContext('2d'), vae.decode(z).y);
   $('z').textContent = 'z = ' + vector(z);
   const radius = Math.hypot(...z), [u, v] = plane.project(z);
   $('where').textContent = 'p(x|z): the probability that each pixel is on.'
@@ -120,70 +123,6 @@ function readLink() {
   setTestDigit(Number.isInteger(index) && index >= 0 && index < codes.length ? index : 0);
   const z = (link.get('z') ?? '').split(',').map(Number);
   if (link.get('z') && z.length === Z && z.every(Number.isFinite)) setPoint(z);
-}
-
-// What the digit that is in shows ----------------------------------------------------------------
-
-function showInput() {
-  const {x, q, index} = state, {y} = vae.decode(q.mu);
-  putDigit($('x').getContext('2d'), x);
-  putDigit($('x-hat').getContext('2d'), y);
-  putDifference($('difference').getContext('2d'), x, y);
-  $('index').value = index ?? '';
-  const terms = measure(x, q);
-  for (const [id, value] of [['rec', terms.rec_loss], ['kl', terms.latent_loss], ['total', terms.loss]]) {
-    $(id).textContent = fixed(value, 1);
-  }
-  $('rec-bar').style.width = `${100 * terms.rec_loss / terms.loss}%`;
-  $('kl-bar').style.width = `${100 * terms.latent_loss / terms.loss}%`;
-  $('q').textContent = `µ = ${vector(q.mu)}\nσ = ${vector(q.ln_var.map((l) => Math.exp(l / 2)))}`;
-  drawBars($('kl-dims'), kl_divergence(q));
-  showSample();
-}
-
-// The two terms of the loss, as get_loss_func of net.py has them, with C = 1.
-let noise = null;
-function measure(x, q) {
-  noise ??= Array.from({length: DRAWS}, () => gaussian(vae.Z));         // the same for all digits
-  const rec_loss = noise.reduce((sum, eps) =>
-    sum + bernoulli_nll(x, vae.decode(reparameterize(q, eps)).h3) / DRAWS, 0);
-  const latent_loss = kl_divergence(q).reduce((sum, value) => sum + value, 0);
-  return {rec_loss, latent_loss, loss: rec_loss + latent_loss};
-}
-
-function showSample() {
-  const z = reparameterize(state.q, state.eps);
-  putDigit($('sample').getContext('2d'), vae.decode(z).y);
-  plane.drawClose($('close'), state);
-  $('eps').textContent = `ε = ${vector(state.eps)}\nz = ${vector(z)}`;
-}
-
-function putDifference(context, x, y) {
-  const image = new ImageData(28, 28), [red, blue] = ['--red', '--blue'].map(channels);
-  x.forEach((value, i) => {
-    const share = Math.abs(y[i] - value), mark = y[i] > value ? red : blue;
-    image.data.set([...mark.map((channel) => share * channel), 255], 4 * i);
-  });
-  context.putImageData(image, 0, 0);
-}
-
-function channels(name) {
-  return color(name).match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
-}
-
-function drawBars(canvas, values) {
-  const row = 15, width = 260, most = Math.max(...values, USED);
-  const context = fitted(canvas, width, row * values.length);
-  context.font = `11px ${FONT}`;
-  context.textBaseline = 'middle';
-  values.forEach((value, j) => {
-    const y = row * (j + 0.5), length = Math.max(0, value) / most * (width - 80);
-    context.fillStyle = color('--text');
-    context.fillText(`z${subscript(j + 1)}`, 0, y);
-    context.fillText(fixed(value), 34 + length, y);
-    context.fillStyle = color('--blue');
-    context.fillRect(30, y - 5, length, 10);
-  });
 }
 
 // The walk, and the prior ----------------------------------------------------------------------
@@ -220,24 +159,24 @@ function stop() {
 // A slider for each dimension --------------------------------------------------------------------
 
 function makeSliders() {
-  const order = run.kl.map((_, j) => j).sort((a, b) => run.kl[b] - run.kl[a]);
-  const most = Math.max(...run.kl, USED), unused = order.filter((j) => run.kl[j] < USED);
+  const {order, unused} = byUse(), most = Math.max(...run.kl, USED);
   for (const j of order) {
     const row = document.createElement('label');
-    row.innerHTML = '<span></span><input type="range" min="-4" max="4" step="0.01"><output></output>'
+    row.innerHTML = '<span></span><input type="range" step="0.01"><output></output>'
       + '<span class="bar"><i></i></span><span></span>';
     row.children[0].textContent = `z${subscript(j + 1)}`;
     row.children[3].firstChild.style.width = `${100 * run.kl[j] / most}%`;
     row.children[4].textContent = fixed(run.kl[j], run.kl[j] < USED ? 4 : 2);
+    const farthest = codes.reduce((most, z) => Math.max(most, Math.abs(z[j])), 4);
+    [row.children[1].min, row.children[1].max] = [-Math.ceil(farthest), Math.ceil(farthest)];
     row.children[1].dataset.dimension = j;
     row.children[1].addEventListener('input', (event) => {
       stop();
       setPoint(state.z.map((value, k) => (k === j ? Number(event.target.value) : value)));
     });
-    const few = run.kl[j] < USED && unused.length > 2 && unused.length < order.length;
-    (few ? $('unused').querySelector('div') : $('sliders')).append(row);
-    $('unused').hidden &&= !few;
+    (unused.includes(j) ? $('unused').querySelector('div') : $('sliders')).append(row);
   }
+  $('unused').hidden = !unused.length;
   $('unused').querySelector('summary').textContent = `${unused.length} dimensions that are not used`;
 }
 
@@ -246,47 +185,6 @@ function showSliders() {
     const value = (state.hover ?? state.z)[slider.dataset.dimension];
     slider.value = value;
     slider.nextSibling.textContent = fixed(value);
-  }
-}
-
-// The run: settings and learning curves ----------------------------------------------------------
-
-function showRun() {
-  for (const [term, value] of run.settings) {
-    const dt = document.createElement('dt'), dd = document.createElement('dd');
-    [dt.textContent, dd.textContent] = [term, value];
-    $('settings').append(dt, dd);
-  }
-  $('curves-figure').hidden = run.log.length < 3;
-}
-
-function showCurves() {
-  if (run.log.length < 3) return;
-  const rows = run.log.slice(1), width = Math.min(520, $('curves').parentNode.clientWidth), height = 260;
-  const context = fitted($('curves'), width, height), all = rows.flatMap(([, a, b]) => [a, b]);
-  const least = Math.min(...all), range = Math.max(...all) - least || 1;
-  const x = (epoch) => 48 + (epoch - rows[0][0]) / (rows.at(-1)[0] - rows[0][0] || 1) * (width - 70);
-  const y = (loss) => 12 + (1 - (loss - least) / range) * (height - 40);
-  context.font = `11px ${FONT}`;
-  context.strokeStyle = color('--line');
-  for (let i = 0; i <= 4; i++) {
-    const loss = least + i / 4 * range, epoch = Math.round(rows[0][0] + i / 4 * (rows.at(-1)[0] - rows[0][0]));
-    context.beginPath();
-    context.moveTo(48, y(loss));
-    context.lineTo(width - 22, y(loss));
-    context.stroke();
-    context.fillStyle = color('--muted');
-    context.textAlign = 'right';
-    context.fillText(fixed(loss, 1), 42, y(loss) + 4);
-    context.textAlign = 'center';
-    context.fillText(epoch, x(epoch), height - 6);
-  }
-  for (const [column, name] of [[1, '--blue'], [2, '--red']]) {
-    context.strokeStyle = color(name);
-    context.lineWidth = 2;
-    context.beginPath();
-    for (const row of rows) context.lineTo(x(row[0]), y(row[column]));
-    context.stroke();
   }
 }
 
@@ -299,8 +197,11 @@ function showAbout() {
   $('draws').textContent = DRAWS;
   $('kl-digits').textContent = run.kl_digits.toLocaleString('en');
   $('index').max = codes.length - 1;
-  $('rest').textContent = vae.Z > 2 ? 'The plane is a section: where you move on it, the rest of z stays as it '
-    + 'is in the code of the digit below, or at 0. Dots and ellipses are projected onto it.'
+  $('last').textContent = codes.length - 1;
+  $('between').hidden = vae.Z > 2;
+  $('rest').textContent = vae.Z > 2 ? 'The plane is a section through z: where you move on it, all other '
+    + 'directions of z stay as they are. Dots, rings and ellipses are projected onto it, from all sides; so '
+    + 'what is decoded at a place is seldom what its dots are. The principal components are those of the codes.'
     : vae.Z === 1 ? 'With one dimension only the horizontal place matters; dots of a label stand in one row.' : '';
 }
 
@@ -318,8 +219,8 @@ function makeLegend() {
     $('legend').append(button);
   }
   $('all-classes').addEventListener('click', () => {
-    plane.hidden.clear();
-    for (const button of $('legend').children) button.setAttribute('aria-pressed', true);
+    plane.hidden = new Set(plane.hidden.size ? [] : run.classes);
+    for (const button of $('legend').children) button.setAttribute('aria-pressed', !plane.hidden.size);
     redraw(showBack);
   });
 }
@@ -327,16 +228,14 @@ function makeLegend() {
 function makeAxes() {
   $('axes-label').hidden = vae.Z < 3;
   $('axes').append(new Option('principal components', 'pca'), new Option('two of z', 'pair'));
-  const order = run.kl.map((_, j) => j).sort((a, b) => run.kl[b] - run.kl[a]);
   for (const select of [$('axis-i'), $('axis-j')]) {
     for (let j = 0; j < vae.Z; j++) select.append(new Option(j + 1, j));
     select.addEventListener('change', () => {
       const axes = [$('axis-i'), $('axis-j')].map((each) => Number(each.value));
-      if (axes[0] === axes[1]) axes[select === $('axis-i') ? 1 : 0] = axes[0] ? 0 : 1;
-      setAxes(axes);
+      setAxes(axes[0] === axes[1] ? [plane.axes[1], plane.axes[0]] : axes);
     });
   }
-  $('axes').addEventListener('change', () => setAxes($('axes').value === 'pca' ? 'pca' : order.slice(0, 2)));
+  $('axes').addEventListener('change', () => setAxes($('axes').value === 'pca' ? 'pca' : byUse().order.slice(0, 2)));
 }
 
 function listen() {
@@ -358,15 +257,12 @@ function listen() {
   });
   on('link', async () => {
     const done = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-    $('link').textContent = done ? 'copied' : "it is in the address bar";
+    const text = done ? 'copied' : 'it is in the address bar';
+    $('link').textContent = state.index === null ? `${text}, without the drawing` : text;
     setTimeout(() => { $('link').textContent = 'copy link'; }, 2000);
   });
   on('to-code', () => setPoint(state.q.mu));
-  on('to-origin', () => {
-    plane.base = new Float32Array(vae.Z);
-    setPoint(plane.base);
-    if (plane.map && vae.Z > 2) redraw(showBack);
-  });
+  on('to-origin', () => setPoint(new Float32Array(vae.Z)));
   for (const [id, erase] of [['brush', false], ['eraser', true]]) {
     on(id, () => {
       pad.erase = erase;
@@ -380,10 +276,22 @@ function listen() {
     const index = Number($('index').value);
     if ($('index').value && Number.isInteger(index) && index >= 0 && index < codes.length) setTestDigit(index);
   }, 'input');
+  on('index', () => {
+    const index = Math.round(Number($('index').value || NaN));
+    if (Number.isFinite(index)) setTestDigit(Math.max(0, Math.min(codes.length - 1, index)));
+    redraw(showInput);
+  }, 'change');
   on('random', () => setTestDigit(Math.floor(uniform() * codes.length)));
   on('draw-z', drawZ);
-  on('from', () => { state.walk[0] = state.z; redraw(showWalk); });
-  on('to', () => { state.walk[1] = state.z; redraw(showWalk); });
+  for (const [id, end] of [['from', 0], ['to', 1]]) {
+    on(id, () => {
+      stop();
+      state.walk[end] = state.z;
+      $('t').value = end;
+      $('t-value').textContent = fixed(end);
+      redraw(showWalk);
+    });
+  }
   on('t', () => { stop(); setT(Number($('t').value)); }, 'input');
   on('play', () => {
     if (state.playing) return stop();
@@ -394,6 +302,8 @@ function listen() {
   });
   on('sample-prior', drawPrior);
   window.addEventListener('hashchange', readLink);
+  new ResizeObserver(() => redraw(drawEdges)).observe($('graph'));
+  new IntersectionObserver(([{isIntersecting}]) => { $('float').hidden = isIntersecting; }).observe($('digit'));
   const repaint = () => redraw(showBack, showFront, showInput, showPrior, showGraph, showCurves);
   window.addEventListener('resize', repaint);
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', repaint);
@@ -415,7 +325,7 @@ async function start() {
   vae = new VAE(links, run.activation);
   plane = new Plane($('plane'), vae, codes, run.labels, run, {
     hover: (point) => {
-      state.hover = plane.moved(vae.Z > 2 ? plane.base : state.z, vae.Z === 1 ? [point[0], 0] : point);
+      state.hover = plane.moved(state.z, vae.Z === 1 ? [point[0], 0] : point);
       redraw(showFront, showPoint, showSliders);
     },
     leave: () => {
@@ -424,14 +334,13 @@ async function start() {
     },
     hold: (point) => {
       stop();
-      setPoint(plane.moved(vae.Z > 2 ? plane.base : state.z, vae.Z === 1 ? [point[0], 0] : point));
+      setPoint(plane.moved(state.z, vae.Z === 1 ? [point[0], 0] : point));
     },
     pick: setTestDigit,
   });
   pad = new Pad($('pad'), (x) => (x ? setDigit(x, null) : setTestDigit(0)));
   walkSheet = new Sheet($('strip'), 'digits on the walk', (z, i) => { stop(); setT(i / 10); });
   priorSheet = new Sheet($('prior'), 'digits from the prior', (z) => { stop(); setPoint(z); });
-  plane.base = new Float32Array(vae.Z);
   const first = (label) => codes[run.labels.indexOf(label)];
   state.walk = [first(run.classes[0]), first(run.classes[7] ?? run.classes.at(-1))];
   makeLegend();

@@ -3,24 +3,28 @@
 // Each variable: what it is called in net.py, its column and row in the drawing, what it says, its
 // formula, and which of the source lines of net.py compute it.
 const NODES = [
-  ['x', 2, 1, 'The digit: pixels in [0, 1].', 'x'],
-  ['enc_h1', 2, 2, 'First hidden layer of the encoder.', 'h₁ = f(W₁ x + b₁)'],
-  ['enc_h2', 2, 3, 'Second hidden layer of the encoder.', 'h₂ = f(W₂ h₁ + b₂)'],
-  ['z_mu', 2, 4, 'The mean of q(z|x): where in the latent space the digit lies.', 'µ = W h₂ + b'],
+  ['x', 2, 1, 'The digit: 784 pixels.', 'x ∈ [0, 1]⁷⁸⁴'],
+  ['enc_h1', 2, 2, 'First hidden layer of the encoder.', 'enc_h1 = f(le1.W · x + le1.b)'],
+  ['enc_h2', 2, 3, 'Second hidden layer of the encoder.',
+    'enc_h2 = f(le2.W · enc_h1 + le2.b)'],
+  ['z_mu', 2, 4, 'The mean of q(z|x): where in the latent space the digit lies.',
+    'µ = le3_mu.W · enc_h2 + le3_mu.b'],
   ['z_ln_var', 1, 4, 'The logarithm of the variance of q(z|x): how sure the encoder is.',
-    'log σ² = W h₂ + b'],
-  ['eps', 3, 4, 'Noise from outside. No gradient flows to it, so none is lost in it.', 'ε ~ N(0, I)', 'z'],
+    'log σ² = le3_ln_var.W · enc_h2 + le3_ln_var.b'],
+  ['eps', 3, 4, 'Noise from outside. As z is computed from it, and not merely drawn, z has a '
+    + 'derivative by µ and σ.', 'ε ~ N(0, I)', 'z'],
   ['z', 2, 5, 'The latent variable, drawn from q(z|x) by the reparameterization trick.', 'z = µ + ε·σ'],
-  ['dec_h1', 2, 6, 'First hidden layer of the decoder.', 'h₁ = f(W₁ z + b₁)'],
-  ['dec_h2', 2, 7, 'Second hidden layer of the decoder.', 'h₂ = f(W₂ h₁ + b₂)'],
-  ['dec_h3', 2, 8, 'The logits; their sigmoid y is the probability that a pixel is on.',
-    'y = 1 / (1 + e⁻ʰ)'],
-  ['reconstruction error', 2, 9, 'How badly the decoder foretells the digit from this one z. Its mean over '
-    + 'z ~ q(z|x) is the first term of the loss.', '-log p(x|z) = -Σᵢ [xᵢ log yᵢ + (1 - xᵢ) log(1 - yᵢ)]'],
+  ['dec_h1', 2, 6, 'First hidden layer of the decoder.', 'dec_h1 = f(ld1.W · z + ld1.b)'],
+  ['dec_h2', 2, 7, 'Second hidden layer of the decoder.',
+    'dec_h2 = f(ld2.W · dec_h1 + ld2.b)'],
+  ['dec_h3', 2, 8, 'The logits. Their sigmoid y, in the picture, is the probability that a pixel '
+    + 'is on.', 'dec_h3 = ld3.W · dec_h2 + ld3.b,  y = 1 / (1 + exp(−dec_h3))'],
+  ['reconstruction error', 2, 9, 'How badly the decoder predicts the digit from this one z. Its mean over '
+    + 'z ~ q(z|x) is the first term of the loss.', '−log p(x|z) = −Σᵢ [xᵢ log yᵢ + (1 − xᵢ) log(1 − yᵢ)]'],
   ['latent loss', 1, 9, 'How far q(z|x) is from the prior p(z) = N(0, I): the second term of the loss.',
-    'KL[q(z|x) ‖ p(z)] = ½ Σⱼ [µⱼ² + σⱼ² - log σⱼ² - 1]'],
+    'KL[q(z|x) ‖ p(z)] = ½ Σⱼ [µⱼ² + σⱼ² − log σⱼ² − 1]'],
   ['loss', 2, 10, 'What training makes small: the negative lower bound of log p(x).',
-    'log p(x) ≥ L(x, z) = E_q[log p(x|z)] - KL[q(z|x) ‖ p(z)];  loss = -L(x, z)'],
+    'loss = −L(x, z),  L(x, z) = E[log p(x|z)] − KL[q(z|x) ‖ p(z)] ≤ log p(x)'],
 ];
 
 const EDGES = [
@@ -101,10 +105,10 @@ function showGraph() {
   const [name, , , says, formula, source = name] = NODES.find(([each]) => each === state.node);
   const value = values[name], list = value.length ? [...value] : [value];
   $('node-name').textContent = name;
-  $('node-says').textContent = says + (name.includes('_h') ? ` f is ${run.activation}.` : '');
+  $('node-says').textContent = says + (/_h[12]/.test(name) ? ` f is ${run.activation}.` : '');
   $('node-formula').textContent = formula;
   $('node-picture').hidden = list.length < 100;
-  if (list.length >= 100) drawValues($('node-picture'), list);
+  if (list.length >= 100) drawValues($('node-picture'), name === 'dec_h3' ? list.map(sigmoid) : list);
   const range = `${fixed(Math.min(...list))} to ${fixed(Math.max(...list))}`;
   $('node-numbers').textContent = list.length > 100 ? `${list.length} numbers from ${range}`
     : list.length > 1 || value.length ? vector(list) : `${fixed(value, 2)} nats`;

@@ -3,7 +3,7 @@
 class Pad {
   // on a square canvas; calls `changed` with the pixels (784) of the digit, or null if it is empty
   constructor(canvas, changed) {
-    Object.assign(this, {canvas, changed, strokes: [], erase: false});
+    Object.assign(this, {canvas, changed, strokes: [], past: [], erase: false});
     this.context = canvas.getContext('2d', {willReadFrequently: true});
     const place = (event) => {
       const box = canvas.getBoundingClientRect();
@@ -15,6 +15,7 @@ class Pad {
       if (drawing !== null) return;             // a second finger
       drawing = event.pointerId;
       canvas.setPointerCapture(drawing);
+      this.past.push([...this.strokes]);
       this.strokes.push({erase: this.erase || event.buttons === 32, points: [place(event)]});
       this.draw();
     });
@@ -31,11 +32,12 @@ class Pad {
   }
 
   undo() {
-    this.strokes.pop();
+    this.strokes = this.past.pop() ?? [];
     this.draw();
   }
 
   clear(quietly = false) {
+    if (this.strokes.length) this.past.push(this.strokes);
     this.strokes = [];
     this.draw(quietly);
   }
@@ -73,17 +75,18 @@ class Pad {
 
 // Bring a picture of `width` pixels a row to MNIST's form: scaled so that its longer side has 20
 // pixels, each the mean of what it covers, with the centre of mass in the middle of 28 x 28. Null if
-// there is nothing on it.
+// there is no more on it than a dot.
 function asMnist(picture, width) {
   let left = width, right = -1, top = Infinity, bottom = -1;
   picture.forEach((ink, i) => {
-    if (ink < 0.1) return;
+    if (ink < 0.5) return;
     const x = i % width, y = Math.floor(i / width);
     [left, right] = [Math.min(left, x), Math.max(right, x)];
     [top, bottom] = [Math.min(top, y), Math.max(bottom, y)];
   });
-  if (right < 0) return null;
-  const scale = 20 / (Math.max(right - left, bottom - top) + 1);
+  const longer = Math.max(right - left, bottom - top) + 1;
+  if (!(longer > width / 7)) return null;
+  const scale = 20 / longer;
   let mass = 0, x0 = 0, y0 = 0;                                 // the centre of mass
   picture.forEach((ink, i) => {
     mass += ink;

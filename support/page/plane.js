@@ -24,7 +24,7 @@ function putDigit(context, y, left = 0, top = 0) {
 
 class Plane {
   // of a VAE and codes: (N) arrays (Z), with labels (N); `handlers` has hover, leave, hold and pick.
-  // From outside come z, which the arrow keys move, and base, through which the map is cut.
+  // From outside comes z, which the arrow keys move, and through which the map is cut.
   constructor(root, vae, codes, labels, run, handlers) {
     [this.back, this.front] = root.querySelectorAll('canvas');
     Object.assign(this, {root, vae, codes, labels, run, handlers, hidden: new Set(), map: false});
@@ -72,8 +72,12 @@ class Plane {
 
   toPlane(event) {
     const box = this.front.getBoundingClientRect();
-    return [(2 * (event.clientX - box.left) / box.width - 1) * this.limit,
-      (1 - 2 * (event.clientY - box.top) / box.height) * this.limit];
+    return this.within([(2 * (event.clientX - box.left) / box.width - 1) * this.limit,
+      (1 - 2 * (event.clientY - box.top) / box.height) * this.limit]);
+  }
+
+  within(point) {
+    return point.map((value) => Math.max(-this.limit, Math.min(this.limit, value)));
   }
 
   // The place of the dot nearest to a point (of those shown), or -1 if none is as near as `within`.
@@ -112,7 +116,7 @@ class Plane {
       const [u, v] = this.project(this.z);
       if (step) {
         const length = event.shiftKey ? 0.5 : 0.1;
-        handlers.hold([u + length * step[0], v + length * step[1]]);
+        handlers.hold(this.within([u + length * step[0], v + length * step[1]]));
       } else if (event.key === 'Enter') {
         const i = this.nearest([u, v], Infinity);
         if (i >= 0) handlers.pick(i);
@@ -191,14 +195,15 @@ class Plane {
   }
 
   drawMap(context) {
-    const n = 20, canvas = document.createElement('canvas'), key = String([this.axes, ...this.base]);
+    const n = 20, canvas = document.createElement('canvas'), origin = this.moved(this.z, [0, 0]);
+    const key = String([this.axes, ...origin.map((value) => value.toFixed(3))]);
     if (this.mapKey !== key) {
       canvas.width = canvas.height = 28 * n;
       const tiles = canvas.getContext('2d');
       for (let i = 0; i < n * n; i++) {
         const u = ((i % n + 0.5) / n * 2 - 1) * this.limit;
         const v = (1 - (Math.floor(i / n) + 0.5) / n * 2) * this.limit;
-        putDigit(tiles, this.vae.decode(this.moved(this.base, [u, v])).y, 28 * (i % n), 28 * Math.floor(i / n));
+        putDigit(tiles, this.vae.decode(this.moved(origin, [u, v])).y, 28 * (i % n), 28 * Math.floor(i / n));
       }
       [this.mapKey, this.mapCanvas] = [key, canvas];
     }
@@ -242,13 +247,13 @@ class Plane {
     context.fillStyle = color('--panel');
     context.fillRect(0, 0, side, side);
     context.translate(side / 2, side / 2);
-    context.strokeStyle = color('--line');
+    context.strokeStyle = color('--q');
     for (const times of [1, 2, 3]) {
       context.beginPath();
       context.ellipse(0, 0, times * major * unit, (minor || major / 4) * times * unit, -angle, 0, 2 * Math.PI);
       context.stroke();
     }
-    context.fillStyle = color('--red');
+    context.fillStyle = color('--q');
     drawn.forEach((z, i) => {
       const [u, v] = this.project(z);
       context.globalAlpha = i === drawn.length - 1 ? 1 : 0.5;
@@ -280,14 +285,14 @@ class Plane {
   drawFront({q, drawn, walk, z}) {
     const context = fitted(this.front, this.side, this.side);
     const lined = (draw) => {
-      for (const [width, style] of [[4, color('--panel')], [1.8, color('--red')]]) {
+      for (const [width, style] of [[4, color('--panel')], [1.8, color('--q')]]) {
         [context.lineWidth, context.strokeStyle] = [width, style];
         draw();
       }
     };
     lined(() => this.drawGaussian(context, this.project(q.mu), this.covariance(q), [1, 2, 3]));
     for (const point of drawn.map((each) => this.toScreen(this.project(each)))) {
-      context.fillStyle = color('--red');
+      context.fillStyle = color('--q');
       context.beginPath();
       context.arc(...point, 2.5, 0, 2 * Math.PI);
       context.fill();
@@ -304,12 +309,7 @@ class Plane {
       this.drawRing(context, from, 5);
       this.drawRing(context, to, 5);
     }
-    const [x, y] = this.toScreen(this.project(z));
-    this.drawRing(context, [x, y], 8);
-    context.fillStyle = color('--text');
-    context.beginPath();
-    context.arc(x, y, 2.5, 0, 2 * Math.PI);
-    context.fill();
+    this.drawRing(context, this.toScreen(this.within(this.project(z))), 9);
   }
 
   drawRing(context, [x, y], radius) {

@@ -1,10 +1,12 @@
 """What more ranks are worth: digits a second of 1 and 2 ranks here, and on paper of many hosts.
 
-    python tests/benchmarks/ranks.py --data-dir path/to/mnist
+    python tests/benchmarks/ranks.py --data-dir path/to/mnist --torch PYTHON
 
 Each rank is pinned to a core of its own, with one thread, and steps as train_vae.py does under
---communicator naive. One rank and two take turns; a ratio is the median of those of the rounds.
-The paper's hosts are such cores, on a network of so many Gbit/s. A step of n hosts takes
+--communicator naive. One rank and two, one process of two threads, and two ranks of PyTorch's
+DistributedDataParallel on gloo (where PYTHON has torch) take turns; a ratio is the median of those
+of the rounds. The paper's hosts are such cores, on a network of so many Gbit/s. A step of n hosts
+takes
 
     t(b) + 2 (n - 1) / n * bytes / bandwidth
 
@@ -16,9 +18,11 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import types
 
@@ -34,18 +38,20 @@ PAYS = 1.2                              # what twice the hosts must speed up a s
 # One rank -------------------------------------------------------------------------------------
 
 
-def serve(data_dir, seconds):
-    """Be one of the ranks; rank 0 prints [seconds of a step, of its exchange] by batch size."""
+def serve(data_dir, seconds, alone):
+    """Be one of the ranks, or alone; print [seconds of a step, of its exchange] by batch size."""
     sys.path[:0] = [ROOT]
     from support import mnist, ranks  # lets chainer import
+    from support.updater import fast
 
     from chainer import iterators, optimizers, training
 
     import net
 
-    ours = ranks.start(['--communicator', 'naive'])
-    comm = ours.comm
-    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[comm.intra_rank]})
+    ours = ranks.start([] if alone else ['--communicator', 'naive'])
+    comm = getattr(ours, 'comm', None)
+    if comm is not None:
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[comm.intra_rank]})
     digits = mnist.get_digits('mnist', data_dir)
     np.random.seed(0)
     model = net.VAE(digits.train.shape[1], 20, 500, net.ACTIVATIONS['softplus'])
@@ -54,11 +60,14 @@ def serve(data_dir, seconds):
         types.SimpleNamespace(seed=0, batch_size=1))
     times = {'bytes': sum(param.array.nbytes for param in model.params())}
     for batch in BATCHES:
-        updater = training.updaters.StandardUpdater(
-            iterators.SerialIterator(train, batch), optimizer, loss_func=model.get_loss_func())
+        updater = fast(training.updaters.StandardUpdater(
+            iterators.SerialIterator(train, 2 * batch if alone else batch), optimizer,
+            device='@numpy', loss_func=model.get_loss_func()), None)
+        assert updater.kind.startswith('fast'), updater.kind
         times[batch] = [measure(comm, work, seconds) for work in (
-            updater.update, lambda: comm.multi_node_mean_grad(model))]
-    if comm.rank == 0:
+            [updater.update] if alone else
+            [updater.update, lambda: comm.multi_node_mean_grad(model)])]
+    if ours.rank == 0:
         print(json.dumps(times))
 
 
@@ -66,12 +75,12 @@ def measure(comm, work, seconds):
     """Return the seconds that some work takes, from doing it again and again for so long."""
     for _ in range(3):
         work()
-    comm.allreduce_obj(0)
     before = time.perf_counter()
     work()
-    times = comm.bcast_obj(
-        max(1, int(seconds / (time.perf_counter() - before))) if comm.rank == 0 else None)
-    comm.allreduce_obj(0)
+    times = max(1, int(seconds / (time.perf_counter() - before)))
+    if comm is not None:
+        times = comm.bcast_obj(times)
+        comm.allreduce_obj(0)
     before = time.perf_counter()
     for _ in range(times):
         work()
@@ -89,12 +98,15 @@ def main():
     add('--data-dir', help="folder of MNIST; without it, Chainer's cache or a mirror")
     add('--rounds', type=int, default=7, help='of some 25 seconds each (default: 7)')
     add('--seconds', type=float, default=1.0, help='to measure each batch size (default: 1)')
-    add('--serve', action='store_true', help=argparse.SUPPRESS)
+    add('--torch', metavar='PYTHON', help='an interpreter with torch, for its ranks')
+    add('--serve', choices=('rank', 'alone'), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.data_dir, args.seconds)
+        serve(args.data_dir, args.seconds, args.serve == 'alone')
         return
-    rounds = [{ranks: launch(ranks, args) for ranks in (1, 2)} for _ in range(args.rounds)]
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = [{1: launch(1, args), 2: launch(2, args), 'alone': launch_alone(args),
+                   'torch': launch_torch(folder, args)} for _ in range(args.rounds)]
     n_bytes = rounds[0][1]['bytes']
 
     def median(of):
@@ -109,6 +121,14 @@ def main():
         print(f'| {b} | {int(b) / one:.0f} | {2 * int(b) / two:.0f} | '
               f'{median(lambda r, b=b: 2 * r[1][b][0] / r[2][b][0]):.2f} | {1e3 * one:.1f} | '
               f'{1e3 * median(lambda r, b=b: r[2][b][1]):.1f} |')
+    of_torch = bool(args.torch)
+    print('\n| digits in a minibatch of each of 2 ranks | 1 process of 2 threads, both minibatches '
+          f'in one | 2 ranks, of its time |{" digits a second, of those of PyTorch |" * of_torch}\n'
+          f'|---:|---:|---:|{"---:|" * of_torch}')
+    for b in map(str, BATCHES):
+        peer = f'{median(lambda r, b=b: r["torch"][b] / r[2][b][0]):.2f} |' if of_torch else ''
+        print(f'| {b} | {1e3 * median(lambda r, b=b: r["alone"][b][0]):.1f} ms | '
+              f'{median(lambda r, b=b: r[2][b][0] / r["alone"][b][0]):.2f} |', peer)
     steps = [median(lambda r, b=b: r[1][str(b)][0]) for b in BATCHES]
     each, fixed = np.polyfit(BATCHES, steps, 1)
     print(f'\na step of one rank takes {1e3 * fixed:.1f} ms and {1e6 * each:.0f} us a digit\n\n'
@@ -144,10 +164,43 @@ def launch(ranks, args):
     mpiexec = shutil.which('mpiexec', path=os.path.dirname(sys.executable)) or 'mpiexec'
     data = ['--data-dir', args.data_dir] if args.data_dir else []
     served = subprocess.run(
-        [mpiexec, '-n', str(ranks), sys.executable, __file__, '--serve', *data, '--seconds',
+        [mpiexec, '-n', str(ranks), sys.executable, __file__, '--serve', 'rank', *data, '--seconds',
          str(args.seconds)], check=True, stdout=subprocess.PIPE, text=True,
         env={**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'})
     return json.loads(served.stdout)
+
+
+def launch_alone(args):
+    """Let one process of two threads step on twice the minibatches; return what it printed."""
+    data = ['--data-dir', args.data_dir] if args.data_dir else []
+    served = subprocess.run(
+        [sys.executable, __file__, '--serve', 'alone', *data, '--seconds', str(args.seconds)],
+        check=True, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, 'OPENBLAS_NUM_THREADS': '2', 'OMP_NUM_THREADS': '2'})
+    return json.loads(served.stdout)
+
+
+def launch_torch(folder, args):
+    """Let two ranks of PyTorch step; return what rank 0 printed, or None without --torch."""
+    if not args.torch:
+        return None
+    path = os.path.join(folder, 'digits.npy')
+    if not os.path.exists(path):
+        sys.path[:0] = [ROOT]
+        from support import mnist
+
+        np.save(path, mnist.get_digits('mnist', args.data_dir).train)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    where = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
+             'OMP_NUM_THREADS': '1'}
+    both = [subprocess.Popen(
+        [args.torch, os.path.join(os.path.dirname(__file__), 'torch_ranks.py'), path,
+         str(args.seconds), *map(str, BATCHES)], env=where | {'RANK': str(rank)},
+        stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
+    printed = [process.communicate()[0] for process in both]
+    return json.loads(printed[0].splitlines()[-1])
 
 
 if __name__ == '__main__':
