@@ -50,8 +50,8 @@ def add_further(parser):
         help='seed of weights, noise and shuffling (default: 0)')
     add('--updater', choices=('fast', 'standard'), default='fast',
         help="fast: the training step compiled by Numba, where that is installed and net.py is "
-             "what was compiled; standard: Chainer's own, which takes twice the time, and with "
-             '--communicator the only one (default: fast)')
+             "what was compiled; standard: Chainer's own, which takes twice the time "
+             '(default: fast)')
     add('--communicator', choices=('naive', 'pure_nccl'),
         help='start this by mpiexec, and ChainerMN lets the processes train one model, each on '
              'minibatches of its own: naive on CPUs, pure_nccl on GPUs')
