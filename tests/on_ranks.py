@@ -138,7 +138,8 @@ def watched(folder, *argv):
 
     def extend(comm, trainer):
         def watch_loss(trainer):
-            losses.append(float(trainer.observation['main/loss'].array))
+            loss = trainer.observation['main/loss']
+            losses.append(float(getattr(loss, 'array', loss)))
 
         def watch(trainer):
             model = trainer.updater.get_optimizer('main').target

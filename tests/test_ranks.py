@@ -196,9 +196,10 @@ def test_ranks_have_the_same_parameters_and_noise_of_their_own(whole, tmp_path):
         assert one['params'].shape[0] == epochs
         assert np.array_equal(one['params'], other['params'])
         assert len(np.unique(one['params'], axis=0)) == epochs
-        # the model is drawn before the ranks part ways
-        noise = np.concatenate([one['noise'][1:], other['noise'][1:]])
-        assert len(np.unique(noise)) == len(noise) > 10 * epochs
+        # the graph is drawn before the ranks part ways, and a proof draws what it then rewinds
+        own, others = (np.unique(rank['noise'][1:]) for rank in (one, other))
+        assert not np.intersect1d(own, others).size
+        assert min(len(own), len(others)) > 5 * epochs
 
 
 @needs_mpi

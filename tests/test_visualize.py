@@ -734,7 +734,7 @@ def test_few_test_digits(draw, tmp_path, monkeypatch, n, skipped):
     assert (status, err) == (0, '')
     lines = [line for line in stdout.splitlines() if line.startswith('skipped ')]
     assert len(lines) == skipped
-    assert f'--data-dir {tmp_path}/moved -o' in stdout                  # the map's advice
+    assert f'--data-dir {tmp_path}/moved -e 1 -o' in stdout                  # the map's advice
 
 
 @pytest.mark.parametrize('flags, parts', [
