@@ -10,6 +10,7 @@ import collections
 import math
 import os
 
+from support import blas
 from support.step import f32
 
 import numba
@@ -35,21 +36,21 @@ def compiled(function):
 
 
 @compiled
-def whole_step(layers, space, kind, k, rec_scale, latent_scale, descents, part, parts, digits,
-               rows, adam, counter):
+def whole_step(sgemm, layers, space, kind, k, rec_scale, latent_scale, descents, part, parts,
+               digits, rows, adam, counter):
     """Do one thread's share of a step: `backward`, and when all have, `gradients`.
 
     Args:
-        layers, space, kind, k, rec_scale, latent_scale, digits, rows: As for `backward`.
+        sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, rows: As for `backward`.
         descents, part, parts, adam: As for `gradients`.
         counter (array): As for `barrier`.
 
     Returns:
         tuple of float: As from `forward`.
     """
-    sums = backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows)
+    sums = backward(sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, rows)
     barrier(counter, parts)
-    gradients(descents, part, parts, adam)
+    gradients(sgemm, descents, part, parts, adam)
     return sums
 
 
@@ -85,10 +86,11 @@ def barrier(counter, parts):
 
 
 @compiled
-def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
+def backward(sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, rows):
     """Compute the loss of some digits, and the deltas of all layers.
 
     Args:
+        sgemm (int): As for `dot`.
         layers (Layers): The weights.
         space (Space): Its `eps` is the noise; all else is filled.
         kind (int): The activation, of `ACTIVATIONS`.
@@ -103,56 +105,57 @@ def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
     """
     for i in range(len(rows)):
         space.x[i] = digits[rows[i]]
-    sums = forward(layers, space, kind, k, rec_scale)
-    np.dot(space.dec_d3, layers.ld3.W, space.dec_back)          # (M, H)
+    sums = forward(sgemm, layers, space, kind, k, rec_scale)
+    dot(sgemm, space.dec_d3, layers.ld3.W, space.dec_back)      # (M, H)
     multiply(space.dec_d2, space.dec_back)
-    np.dot(space.dec_d2, layers.ld2.W, space.dec_back)          # (M, H)
+    dot(sgemm, space.dec_d2, layers.ld2.W, space.dec_back)      # (M, H)
     multiply(space.dec_d1, space.dec_back)
-    np.dot(space.dec_d1, layers.ld1.W, space.z_back)            # (M, Z)
+    dot(sgemm, space.dec_d1, layers.ld1.W, space.z_back)        # (M, Z)
     infer_back(space.mu, space.ln_var, space.sigma, space.eps, space.z_back, k, latent_scale)
-    np.dot(space.mu, layers.le3_mu.W, space.enc_back)           # (N, H)
-    np.dot(space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
+    dot(sgemm, space.mu, layers.le3_mu.W, space.enc_back)       # (N, H)
+    dot(sgemm, space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
     add(space.enc_back, space.enc_back2)
     multiply(space.enc_d2, space.enc_back)
-    np.dot(space.enc_d2, layers.le2.W, space.enc_back)          # (N, H)
+    dot(sgemm, space.enc_d2, layers.le2.W, space.enc_back)      # (N, H)
     multiply(space.enc_d1, space.enc_back)
     return sums
 
 
 @compiled
-def forward(layers, space, kind, k, rec_scale, counter=None):
+def forward(sgemm, layers, space, kind, k, rec_scale, counter=None):
     """Compute the loss of the digits in `space.x` under the noise in `space.eps`.
 
     Args:
-        layers, space, kind, k, rec_scale: As for `backward`.
+        sgemm, layers, space, kind, k, rec_scale: As for `backward`.
         counter: Is not used: no thread waits here.
 
     Returns:
         tuple of float: The sum of the reconstruction errors of all samples, and that of the KL
         divergences of all digits.
     """
-    np.dot(space.x, layers.le1.W.T, space.enc_h1)               # (N, H)
+    dot(sgemm, space.x, layers.le1.W.T, space.enc_h1)           # (N, H)
     activate(space.enc_h1, layers.le1.b, space.enc_d1, kind)
-    np.dot(space.enc_h1, layers.le2.W.T, space.enc_h2)          # (N, H)
+    dot(sgemm, space.enc_h1, layers.le2.W.T, space.enc_h2)      # (N, H)
     activate(space.enc_h2, layers.le2.b, space.enc_d2, kind)
-    np.dot(space.enc_h2, layers.le3_mu.W.T, space.mu)           # (N, Z)
-    np.dot(space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)   # (N, Z)
+    dot(sgemm, space.enc_h2, layers.le3_mu.W.T, space.mu)       # (N, Z)
+    dot(sgemm, space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)  # (N, Z)
     latent = infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.sigma,
                    space.eps, space.z, k)
-    np.dot(space.z, layers.ld1.W.T, space.dec_h1)               # (M, H)
+    dot(sgemm, space.z, layers.ld1.W.T, space.dec_h1)           # (M, H)
     activate(space.dec_h1, layers.ld1.b, space.dec_d1, kind)
-    np.dot(space.dec_h1, layers.ld2.W.T, space.dec_h2)          # (M, H)
+    dot(sgemm, space.dec_h1, layers.ld2.W.T, space.dec_h2)      # (M, H)
     activate(space.dec_h2, layers.ld2.b, space.dec_d2, kind)
-    np.dot(space.dec_h2, layers.ld3.W.T, space.dec_d3)          # (M, D)
+    dot(sgemm, space.dec_h2, layers.ld3.W.T, space.dec_d3)      # (M, D)
     rec = bernoulli_nll(space.dec_d3, layers.ld3.b, space.x, k, rec_scale)
     return rec, latent
 
 
 @compiled
-def gradients(descents, part, parts, adam):
+def gradients(sgemm, descents, part, parts, adam):
     """Compute the gradients of some rows of each weight, and take a step of Adam in them.
 
     Args:
+        sgemm (int): As for `dot`.
         descents (tuple of Descent): The layers.
         part, parts (int): Which part of the rows, and of how many.
         adam (Adam): As for `descend`; NO_ADAM leaves it at the gradients.
@@ -167,7 +170,7 @@ def gradients(descents, part, parts, adam):
             for j in range(end - start):
                 delta[i, j] = layer.delta[i, start + j]
                 grad[j] += delta[i, j]
-        np.dot(delta.T, layer.h, layer.W_grad[start:end])
+        dot(sgemm, delta.T, layer.h, layer.W_grad[start:end])
         if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
             descend((layer,), part, parts, adam)
 
@@ -198,6 +201,20 @@ def update(param, grad, m, v, adam):
         m[i] += adam.one_minus_beta1 * (grad[i] - m[i])
         v[i] += adam.one_minus_beta2 * (grad[i] * grad[i] - v[i])
         param[i] -= adam.alpha_t * m[i] / (np.sqrt(v[i]) + adam.eps)
+
+
+@compiled
+def dot(sgemm, a, b, out):
+    """Multiply matrices into a third, by a BLAS.
+
+    Args:
+        sgemm (int): The address of its function, as from `blas.choose`; 0 for NumPy's `dot`.
+        a, b, out (array): (m, k), (k, n) and (m, n) float32; a and b may be transposed ones.
+    """
+    if sgemm == 0:
+        np.dot(a, b, out)
+    else:
+        blas.multiply(sgemm, a, b, out)
 
 
 @compiled

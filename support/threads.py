@@ -3,6 +3,7 @@
 from concurrent import futures
 import itertools
 
+from support import blas
 from support.step import Space, make_space
 
 import numba
@@ -14,6 +15,7 @@ if numba.config.DISABLE_JIT:
     raise ImportError('NUMBA_DISABLE_JIT is set')
 
 SHARE = 16                      # digits that are worth a thread
+WHOSE, SGEMM = blas.choose()
 BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 
 

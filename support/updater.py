@@ -203,7 +203,7 @@ class CompiledUpdater(FastUpdater):
         self.held = []                      # parameters, their arrays and gradients
         self.workers = threads.Workers(self.model, k)
         self.one_thread, self.prepared = None, None
-        self.how = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}'
+        self.how = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {threads.WHOSE}'
         cache = compiled.whole_step.stats.cache_path
         if not cache:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
@@ -239,8 +239,8 @@ class CompiledUpdater(FastUpdater):
         self.held = [(param, param.array, self.grads[name])
                      for name, param in self.model.namedparams()]
         descents = tuple(self.descent(name, space) for name in step.FLOW)
-        shares = [(digits, (layers, part, kind, self.k, *scales, descents, i, len(shares),
-                            self.digits)) for i, (digits, part) in enumerate(shares)]
+        shares = [(digits, (threads.SGEMM, layers, part, kind, self.k, *scales, descents, i,
+                            len(shares), self.digits)) for i, (digits, part) in enumerate(shares)]
         no_rows = np.zeros(0, np.int64)
         entry = self.workers.compile(compiled.whole_step, (*shares[0][1], no_rows, step.NO_ADAM))
         parts = [(descents, i, self.workers.count) for i in range(self.workers.count)]
