@@ -15,6 +15,7 @@ EPOCH, RANKS = (os.path.join(os.path.dirname(__file__), 'benchmarks', name)
 @pytest.mark.parametrize(('flags', 'lines'), [
     ([], ['| this project | 1.00 |', '| stock Chainer |', "| the step's matrix products alone |",
           '| ours: writing a snapshot |', "ours to the step's products "]),
+    (['--whole', '1', '--torch', 'true'], ['| 1 epochs of MNIST, the whole command |']),
     (['--growth'], ['| digits | 60 |', '| batch_size | 80 |', '| dim_h | 16 |'])])
 def test_it_prints_its_table(data_dir, flags, lines):
     run = subprocess.run(

@@ -263,6 +263,8 @@ def main():
     add('--jax', metavar='PYTHON', default=sys.executable, help='interpreter with jax and optax')
     add('--only', metavar='NAME', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS),
         help='contestants (default: all)')
+    add('--whole', type=int, metavar='N',
+        help='also time whole runs of N epochs; 100 take some 20 minutes')
     add('--growth', action='store_true', help='how the cost of this project grows with each size')
     add('--serve', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -279,7 +281,7 @@ def main():
             grow(args, sizes, digits)
         else:
             compete(args, sizes, digits)
-            run_commands(args, folder)
+            run_commands(args, folder, digits)
 
 
 def save_digits(data_dir, path):
@@ -356,28 +358,33 @@ def ratio(seconds, others):
     return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
 
 
-def run_commands(args, folder):
-    """Time whole commands on the bundled digits, from start to finish: ours, and PyTorch's."""
-    commands = {
-        'train_vae.py': [sys.executable, os.path.join(ROOT, 'train_vae.py'), '--dataset', 'digits',
-                         '--epoch', '1', '--overwrite', '-o', os.path.join(folder, 'ours')],
-        'torch_vae.py': [args.torch, os.path.join(HERE, 'torch_vae.py'),
-                         os.path.join(folder, 'torch')]}
-    times = {name: [] for name in commands}
-    for n in range(1 + args.rounds):
-        for name, command in commands.items():
-            before = time.perf_counter()
-            done = subprocess.run(command, capture_output=True, check=False)
-            if done.returncode:
-                print(f'{name}: left out, as it ended with {done.stderr.decode().splitlines()[-1]}')
-                return
-            if n:                       # the first fills caches
+def run_commands(args, folder, digits):
+    """Time whole commands, from start to finish: ours, and PyTorch's with its fused Adam."""
+    data_dir = ['--data-dir', args.data_dir] if args.data_dir else []
+    tries = [('one epoch of the bundled digits', 1 + args.rounds, ['--dataset', 'digits'], [], 1)]
+    if args.whole:
+        tries.append((f'{args.whole} epochs of MNIST', 1, ['--dataset', 'mnist', *data_dir],
+                      [digits, args.whole], args.whole))
+    for what, rounds, ours, torch, epochs in tries:
+        commands = {
+            'train_vae.py': [sys.executable, os.path.join(ROOT, 'train_vae.py'), *ours, '--epoch',
+                             epochs, '--overwrite', '-o', os.path.join(folder, 'ours')],
+            'torch_vae.py': [args.torch, os.path.join(HERE, 'torch_vae.py'),
+                             os.path.join(folder, 'torch'), *torch]}
+        times = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                before = time.perf_counter()
+                done = subprocess.run(list(map(str, command)), capture_output=True, check=False)
+                if done.returncode:
+                    print(f'{name}: left out: {done.stderr.decode().splitlines()[-1]}')
+                    return
                 times[name].append(time.perf_counter() - before)
-    print('\n| one epoch of the bundled digits, the whole command | of ours | seconds |\n'
-          '|---|---:|---:|')
-    for name, seconds in times.items():
-        print(f'| {name} | {ratio(seconds, times["train_vae.py"]):.2f} | '
-              f'{statistics.median(seconds):.2f} |')
+        print(f'\n| {what}, the whole command | of ours | seconds |\n|---|---:|---:|')
+        for name, seconds in times.items():
+            counted, others = seconds[rounds > 1:], times['train_vae.py'][rounds > 1:]
+            print(f'| {name} | {ratio(counted, others):.2f} | '        # the first fills caches
+                  f'{statistics.median(counted):.2f} |')
 
 
 def grow(args, sizes, digits):

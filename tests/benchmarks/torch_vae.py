@@ -1,12 +1,16 @@
 """The same VAE in PyTorch, as its users write it: a peer for epoch.py, and a script of its own.
 
-    python torch_vae.py OUT         one epoch of scikit-learn's digits, scored with k = 10, saved
+    python torch_vae.py OUT                 one epoch of scikit-learn's digits
+    python torch_vae.py OUT DIGITS EPOCHS   many of those in an npz file, as epoch.py writes it
 
-epoch.py runs it in an environment that has PyTorch, but not Chainer.
+After each epoch it scores the test digits with k = 10, and saves weights and Adam. epoch.py runs
+it in an environment that has PyTorch, but not Chainer.
 """
 
+import os
 import sys
 
+import numpy as np
 import torch
 from torch import nn
 import torch.nn.functional as F
@@ -78,26 +82,30 @@ class Peer:
         return f'PyTorch {torch.__version__}'
 
 
-def main(out):
-    """Do what `train_vae.py --dataset digits --epoch 1 -o OUT` does."""
-    import os
+def main(out, path=None, epochs=1):
+    """Do what `train_vae.py --epoch EPOCHS -o OUT` does, without its log, pictures and checks."""
+    digits = np.load(path) if path else load_digits()
+    peer = Peer(digits['train'], digits['test'], 20, 500, 100, fused=True)
+    os.makedirs(out, exist_ok=True)
+    for epoch in range(1, int(epochs) + 1):
+        print(epoch, 'training loss', peer.epoch(), 'test loss', peer.score(), flush=True)
+        torch.save({'model': peer.model.state_dict(), 'adam': peer.adam.state_dict()},
+                   os.path.join(out, f'epoch_{epoch}.pt'))
 
-    import numpy as np
+
+def load_digits():
+    """Return scikit-learn's digits, in the form and size of MNIST's."""
     from PIL import Image
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
 
-    images = load_digits().images
+    images = datasets.load_digits().images
     digits = np.zeros((len(images), 28, 28), np.float32)
     for digit, image in zip(digits, images, strict=True):
         small = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
         digit[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC)) / 255
     digits = digits.reshape(-1, 784)
-    peer = Peer(digits[:1500], digits[1500:], 20, 500, 100)
-    print('training loss', peer.epoch())
-    print('test loss', peer.score())
-    os.makedirs(out, exist_ok=True)
-    torch.save(peer.model.state_dict(), os.path.join(out, 'weights.pt'))
+    return {'train': digits[:1500], 'test': digits[1500:]}
 
 
 if __name__ == '__main__':
-    main(sys.argv[1])
+    main(*sys.argv[1:])
