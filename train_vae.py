@@ -17,12 +17,12 @@ from support import compat, mnist, options, resume, snapshot  # lets chainer imp
 from support.extensions import (
     LogReport,
     PlotReport,
-    PrintReport,
     UntilStopped,
     check_finite,
     every,
     whole_run,
 )
+from support.terminal import PrintReport, ProgressBar
 
 import chainer
 from chainer import iterators, optimizers, training
@@ -148,7 +148,7 @@ def train_vae(args):
     trainer.extend(PrintReport())
     trainer.extend(PlotReport())
     if sys.stdout.isatty():
-        trainer.extend(extensions.ProgressBar(update_interval=10))
+        trainer.extend(ProgressBar())
     trainer.extend(extensions.snapshot(filename='snapshot_epoch_{.updater.epoch}',
                                        writer=snapshot.Writer(args.keep, args.resume)),
                    name='snapshot', trigger=every(args.snapshot_every, args.epoch))
@@ -173,5 +173,4 @@ def cli(argv=None):
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')       # names of files can be anything
     sys.exit(cli())

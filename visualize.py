@@ -526,5 +526,4 @@ def cli(argv=None):
 
 
 if __name__ == '__main__':
-    sys.stdout.reconfigure(errors='backslashreplace')       # names of files can be anything
     sys.exit(cli())

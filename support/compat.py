@@ -10,13 +10,18 @@ Below stands what both commands, train_vae.py and visualize.py, need to meet the
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
+import threading
 import types
 import warnings
 
 COMMANDS = 'train_vae.py', 'visualize.py'
+# Signals that end a command. Python ignores SIGPIPE, and raises BrokenPipeError instead.
+ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE')
+               if hasattr(signal, name))
 
 
 def _missing(error):
@@ -28,6 +33,17 @@ def _missing(error):
         raise SystemExit(2) from None
     raise error
 
+
+def _say_interrupted(kind, error, trace):
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print('interrupted', file=sys.stderr)
+
+
+# The imports take seconds on a busy machine. A Ctrl-C among them needs no traceback.
+if not hasattr(sys, 'ps1'):         # not in an interactive session
+    sys.excepthook = _say_interrupted
 
 try:
     import numpy as np
@@ -49,17 +65,6 @@ _environment_check = types.ModuleType('chainer._environment_check')
 _environment_check.check = lambda: None
 sys.modules.setdefault('chainer._environment_check', _environment_check)
 
-
-def _say_interrupted(kind, error, trace):
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print('interrupted', file=sys.stderr)
-
-
-# These imports take seconds on a busy machine. A Ctrl-C among them needs no traceback.
-if not hasattr(sys, 'ps1'):         # not in an interactive session
-    sys.excepthook = _say_interrupted
 
 # chainer/backends/cuda.py, lines 127 to 130 and 152 to 158: imports cupy.cudnn, which CuPy 14 no
 # longer has, and so warns at the first use of a GPU. The VAE needs no cuDNN: it has no convolution.
@@ -140,25 +145,58 @@ def command(prog, main, argv=None):
         argv (list of str): Arguments; by default the program's own.
 
     Returns:
-        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite, 130
-        for Ctrl-C, 143 for SIGTERM.
+        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite; and
+        130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 where the reader of stdout is gone.
     """
-    def on_sigterm(signum, frame):
+    def on_signal(signum, frame):
         raise KeyboardInterrupt(signum)
 
-    earlier = signal.signal(signal.SIGTERM, on_sigterm)
-    try:
-        return main(argv)
-    except MemoryError as error:
-        status, message = exit_status(error), f'not enough memory; try smaller sizes ({error})'
-    except KeyboardInterrupt as error:
-        status, message = exit_status(error), 'interrupted'
-    except (UserError, OSError, FloatingPointError) as error:
-        status, message = exit_status(error), error
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
-    print(f'{prog}: error: {printable(message)}', file=sys.stderr)
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:                  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, 'w'))   # noqa: SIM115  (it is to stay open)
+    if hasattr(sys.stdout, 'reconfigure'):              # names of files can be anything
+        sys.stdout.reconfigure(errors='backslashreplace')
+    with handled(ENDING[1:], on_signal):
+        try:
+            status = main(argv)
+            sys.stdout.flush()
+            return status
+        except MemoryError as error:
+            status, message = exit_status(error), f'not enough memory; try smaller sizes ({error})'
+        except KeyboardInterrupt as error:
+            status, message = exit_status(error), 'interrupted'
+        except BrokenPipeError:
+            hush(sys.stdout)
+            return 128 + signal.SIGPIPE
+        except (UserError, OSError, FloatingPointError) as error:
+            status, message = exit_status(error), error
+    with contextlib.suppress(OSError):
+        print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
+
+
+@contextlib.contextmanager
+def handled(signums, handler):
+    """Hand signals to a handler, within a `with` block; not those that the parent has ignored.
+
+    Only the main thread can. In others they keep their effect.
+    """
+    earlier = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for signum in signums:
+                if signal.getsignal(signum) != signal.SIG_IGN:
+                    earlier[signum] = signal.signal(signum, handler)
+        yield
+    finally:
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
+
+
+def hush(stream):
+    """Let what is written to a stream go nowhere, Python's own last flush included."""
+    with contextlib.suppress(OSError):                  # it may be no file of the system's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def exit_status(error):

@@ -13,11 +13,13 @@ import signal
 import sys
 import time
 
-from support import files, resume, snapshot  # lets chainer import
+from support import compat, files, resume, snapshot, terminal  # lets chainer import
 
 from chainer import training
 from chainer.training import extensions, triggers
 import numpy as np
+
+SIGHUP = getattr(signal, 'SIGHUP', None)        # Windows has none
 
 
 class UntilStopped(triggers.IntervalTrigger):
@@ -36,7 +38,7 @@ class UntilStopped(triggers.IntervalTrigger):
         status (int): Exit status of the run.
     """
 
-    signals = signal.SIGINT, signal.SIGTERM
+    signals = compat.ENDING
     caught = signum = None
     is_agreed, rank, status = False, 0, 0
 
@@ -49,25 +51,20 @@ class UntilStopped(triggers.IntervalTrigger):
 
     def on_signal(self, signum, frame):
         """Remember the signal; the same again has its default effect, at once."""
-        self.caught = signum
-        if not self.is_agreed:
-            self.signum = signum
-        signal.signal(signum, signal.SIG_DFL)
+        self.stop(signum)
+        # a terminal that closes says so twice
+        signal.signal(signum, signal.SIG_IGN if signum == SIGHUP else signal.SIG_DFL)
         if self.rank > 0:
             return
         with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
             os.write(2, b'\n' * os.isatty(2)
                      + b'stopping after this iteration; once more quits at once\n')
 
-    @contextlib.contextmanager
-    def on_signals(self):
-        """Catch Ctrl-C (SIGINT) and SIGTERM within a `with` block."""
-        earlier = {signum: signal.signal(signum, self.on_signal) for signum in self.signals}
-        try:
-            yield
-        finally:
-            for signum, handler in earlier.items():
-                signal.signal(signum, handler)
+    def stop(self, signum):
+        """Let the run end after this iteration, as after this signal."""
+        self.caught = signum
+        if not self.is_agreed:
+            self.signum = signum
 
 
 def every(epochs, last):
@@ -123,41 +120,7 @@ class LogReport(extensions.LogReport):
         super().__call__(trainer)
         if len(self.log) > rows:
             files.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n',
-                             mend=files.GO_ON)
-
-
-class PrintReport(extensions.PrintReport):
-    """Chainer's table of the log, under shorter headings, without escape codes in a file."""
-
-    columns = {                                     # of the log: heading, width, format
-        'epoch': ('epoch', 5, 'd'),
-        'main/loss': ('loss', 8, '.3f'),
-        'main/rec_loss': ('rec_loss', 8, '.3f'),
-        'main/latent_loss': ('latent_loss', 11, '.3f'),
-        'validation/main/loss': ('test loss', 9, '.3f'),
-        'validation/main/rec_loss': ('test rec_loss', 13, '.3f'),
-        'validation/main/latent_loss': ('test latent_loss', 16, '.3f'),
-        'elapsed_time': ('seconds', 7, '.1f')}
-    trigger = 1, 'epoch'
-
-    def __init__(self):
-        super().__init__(list(self.columns), out=sys.stdout if sys.stdout.isatty() else Plain())
-        self._header = '  '.join(f'{name:>{width}}'
-                                 for name, width, _ in self.columns.values()) + '\n'
-        self._templates = [(key, f'{{:>{width + 2 * (key != "epoch")}{form}}}', '')
-                           for key, (_, width, form) in self.columns.items()]
-
-
-class Plain:
-    """Standard output without the escape code by which Chainer erases its progress bar."""
-
-    def write(self, text):
-        """Print `text`."""
-        sys.stdout.write(text.replace('\033[J', ''))
-
-    def flush(self):
-        """Flush standard output."""
-        sys.stdout.flush()
+                             mend=files.go_on(trainer.out))
 
 
 class PlotReport(training.Extension):
@@ -174,8 +137,19 @@ class PlotReport(training.Extension):
     def __call__(self, trainer):
         """Draw, if that is due."""
         if time.monotonic() >= self.due and not trainer.stop_trigger(trainer):
+            self.draw(trainer)
+
+    def draw(self, trainer):
+        """Draw; where that fails, warn and do without from now on: training is worth more."""
+        if self.due == math.inf:
+            return
+        try:
             plot_losses(trainer)
             self.due = time.monotonic() + self.seconds
+        except Exception as error:          # whatever matplotlib, its settings and OUT may raise
+            self.due = math.inf
+            print(f'warning: loss.png is not drawn ({compat.printable(error)}); training goes on '
+                  'without it', file=sys.stderr)
 
 
 def plot_losses(trainer):
@@ -221,7 +195,7 @@ def plot_losses(trainer):
 def whole_run(trainer, args, digits, graph):
     """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
 
-    Within, a first Ctrl-C or SIGTERM stops the trainer after its iteration, which
+    Within, a first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its iteration, which
     `snapshot_interrupted` then keeps. `trainer.stop_trigger.status` is the exit status afterwards.
 
     Args:
@@ -240,17 +214,19 @@ def whole_run(trainer, args, digits, graph):
             report_no_more(trainer, args)
         return
     comm.on_root(prepare_folder, trainer, args, digits, graph)
-    if comm.rank == 0:
-        print_header(trainer, args, digits)
-    with stop.on_signals(), np.errstate(all='ignore'):          # check_finite looks for itself
-        yield
-        if stop.signum:
-            trainer.get_extension('run').gather(trainer)
-            if comm.rank == 0:
-                trainer.get_extension('snapshot').writer.interrupt(trainer)
-    if comm.rank == 0:                      # what mpiexec returns is rank 0's
-        stop.status = report_end(trainer, args)
-        plot_losses(trainer)
+    with terminal.lasting(stop):
+        if comm.rank == 0:
+            print_header(trainer, args, digits)
+        with (compat.handled(stop.signals, stop.on_signal),
+              np.errstate(all='ignore')):               # check_finite looks for itself
+            yield
+            if stop.signum:
+                trainer.get_extension('run').gather(trainer)
+                if comm.rank == 0:
+                    trainer.get_extension('snapshot').writer.interrupt(trainer)
+        if comm.rank == 0:                  # what mpiexec returns is rank 0's
+            stop.status = report_end(trainer, args)
+            trainer.get_extension('PlotReport').draw(trainer)
 
 
 def prepare_folder(trainer, args, digits, graph):
@@ -280,7 +256,7 @@ def prepare_folder(trainer, args, digits, graph):
 def report_no_more(trainer, args):
     """Say that a resumed run has no epochs left, and draw what a kill may have prevented."""
     if args.is_newest:
-        plot_losses(trainer)            # a run's last file
+        trainer.get_extension('PlotReport').draw(trainer)       # a run's last file
     print(f'{args.resume} is at epoch {trainer.updater.epoch} already; '
           'go on with a larger --epoch')
 

@@ -23,7 +23,6 @@ import numpy as np
 INTERRUPTED = 'snapshot_interrupted'
 EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
 LOCK = '.lock'                              # file that a running run holds
-GO_ON = 'put that right, then go on with --resume'
 
 
 class FileError(compat.UserError):
@@ -156,6 +155,12 @@ def describe(error):
 
 
 # The folder of a run ----------------------------------------------------------------------------
+
+
+def go_on(out):
+    """Return what helps where a run cannot write into the folder `out`, for the message."""
+    return 'put that right, then ' + ('go on with --resume' if find_snapshots(out) else
+                                      'start it again')
 
 
 def find_snapshots(out):

@@ -14,6 +14,7 @@ import subprocess
 from support import files, pictures
 
 NOTHING = ('_ * 1.0', '_ + 0', '_ / 1.0', '_ - 0')     # functions that change nothing
+PNG = b'\x89PNG'           # how such a file begins
 FRAMES = {'le': 'encoder', 'ld': 'decoder'}      # by how their layers' names begin
 HEAD = """\
 digraph {
@@ -137,10 +138,12 @@ def save(dot, names, path):
                                    'or https://graphviz.org/download')
     try:
         done = subprocess.run(['dot', '-Tpng'], input=draw(dot, names).encode(),
-                              capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        cause = getattr(error, 'stderr', b'').decode(errors='replace') or str(error)
+                              capture_output=True, check=False)
+        picture, cause = done.stdout, done.stderr.decode(errors='replace')
+    except OSError as error:
+        picture, cause = b'', str(error)
+    if not picture.startswith(PNG):
         raise pictures.FigureError('needs Graphviz, which does not run here '
-                                   f'({" ".join(cause.split())}); install it anew') from None
+                                   f'({" ".join(cause.split())[:200]}); install it anew')
     with files.replacing(path) as file:
-        file.write(done.stdout)
+        file.write(picture)

@@ -9,9 +9,14 @@ import os
 
 from support import compat, files, mnist, snapshot  # lets chainer import
 
+try:
+    import matplotlib
+except ValueError:      # MPLBACKEND names what is not installed, as in a notebook's `!python`
+    del os.environ['MPLBACKEND']        # no figure here takes a backend
+    import matplotlib
+
 import chainer
 from chainer.backends import cuda
-import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import matplotlib.style

@@ -70,7 +70,7 @@ class Writer(snapshot_writers.Writer):
                 epoch = int(target[EPOCH_KEY]) + (filename == files.INTERRUPTED)
                 raise not_finite(f'weight {key[len(MODEL_PREFIX):]}', epoch,
                                  target[ITERATION_KEY], outdir, self.resumed)
-        files.write_npz(os.path.join(outdir, filename), target, files.GO_ON)
+        files.write_npz(os.path.join(outdir, filename), target, files.go_on(outdir))
         self.iteration = int(target[ITERATION_KEY])
         if filename != files.INTERRUPTED:
             self.clean(outdir, files.epoch_of(filename))

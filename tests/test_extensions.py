@@ -7,7 +7,7 @@ import os
 import signal
 from types import SimpleNamespace
 
-from support import extensions, files, snapshot  # lets chainer import
+from support import compat, extensions, files, snapshot  # lets chainer import
 import support.pictures
 
 import chainer
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import pytest
 from test_snapshot import last
-from test_train_vae import STOPPING, check_refused
+from test_train_vae import STOPPING
 
 import net
 
@@ -30,7 +30,7 @@ def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_a
     trainer = SimpleNamespace(updater=SimpleNamespace(epoch=1))
     stop.is_agreed, stop.rank = is_agreed, rank
     before = signal.getsignal(signal.SIGTERM)
-    with stop.on_signals():
+    with compat.handled(stop.signals, stop.on_signal):
         assert not stop(trainer)
         os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL      # once more quits at once
@@ -40,6 +40,21 @@ def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_a
     assert stop(trainer) == (not is_agreed)
     trainer.updater.epoch = 2
     assert stop(trainer)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+def test_a_terminal_may_close_twice_and_what_the_parent_ignores_stays_ignored(capfd):
+    stop = extensions.UntilStopped(2)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with compat.handled(stop.signals, stop.on_signal):
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stop.signum == signal.SIGHUP
+    assert capfd.readouterr().err == STOPPING
 
 
 @pytest.mark.parametrize('step', [Fraction(1, 3), Fraction(5, 2)])     # epochs an iteration
@@ -76,12 +91,14 @@ def test_a_loss_that_is_not_finite_is_found(tmp_path, bad):
 @pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
 def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, monkeypatch):
     def fail(trainer):
-        raise OSError('no picture')
+        raise MemoryError('no picture')
 
     monkeypatch.setattr(extensions.PlotReport, '__call__',
                         lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(extensions, 'plot_losses', fail)
-    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL), 'no picture')
+    status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
+    assert (status, err) == (143, 'warning: loss.png is not drawn (no picture); training goes on '
+                                  'without it\n')
     assert snapshot.read_iteration(str(tmp_path / 'run' / 'snapshot_epoch_1')) == 3
     assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
 
@@ -150,6 +167,22 @@ def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
     cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
     assert rows == {4: [1, 2, 3, 4], 2: [1, 4]}[drawn]
     assert snapshots == rows            # they come first
+
+
+def test_a_picture_that_fails_is_told_once_and_the_run_goes_on(cli, data_dir, tmp_path,
+                                                               monkeypatch):
+    def fail(trainer):
+        tries.append(trainer.updater.epoch)
+        raise RuntimeError('latex\nis not there')
+
+    tries = []
+    monkeypatch.setattr(extensions, 'plot_losses', fail)
+    monkeypatch.setattr(extensions.PlotReport, 'seconds', 0)
+    status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
+    assert (status, tries) == (0, [1])
+    assert err == ('warning: loss.png is not drawn (latex is not there); training goes on without '
+                   'it\n')
+    assert 'finished at epoch 4' in out
 
 
 # First words ------------------------------------------------------------------------------------

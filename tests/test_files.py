@@ -129,3 +129,9 @@ def test_no_room_says_how_much_is_needed(tmp_path, monkeypatch):
     assert str(error.value) == (
         f'{tmp_path} has 12.3 MB free, and 3 new snapshots take 15.0 MB; make room there, give a '
         'smaller --keep, or name another folder with -o')
+
+
+def test_advice_is_to_go_on_only_where_there_is_a_snapshot(tmp_path):
+    assert files.go_on(str(tmp_path)).endswith('start it again')
+    (tmp_path / 'snapshot_epoch_1').touch()
+    assert files.go_on(str(tmp_path)).endswith('go on with --resume')

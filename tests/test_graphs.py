@@ -1,8 +1,9 @@
 """The graph of the loss as a picture: its names, what goes, its frames."""
 
+import os
 import re
 
-from support import graphs  # lets chainer import
+from support import graphs, pictures  # lets chainer import
 
 import numpy as np
 import pytest
@@ -70,3 +71,18 @@ def test_a_named_variable_stays_where_what_follows_it_goes():
     labels, edges = graphs.without_nothing(*graphs.parse(dot))
     assert labels == {'1': 'a: float32', '4': 'exp', '5': 'b: float32'}
     assert edges == {('1', '4'), ('4', '5')}
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='writes a shell script')
+@pytest.mark.parametrize(('script', 'cause'), [
+    ('cat > /dev/null', '()'), ('head -c 1000000 /dev/zero | tr "\\0" x >&2; exit 1', 'xxx)')])
+def test_a_graphviz_that_draws_nothing_is_told_in_one_short_line(tmp_path, monkeypatch, script,
+                                                                 cause):
+    (tmp_path / 'dot').write_text(f'#!/bin/sh\n{script}\n')
+    (tmp_path / 'dot').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    with pytest.raises(pictures.FigureError, match='install it anew$') as caught:
+        graphs.save('digraph {}', {}, str(tmp_path / 'graph.png'))
+    assert cause in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert not (tmp_path / 'graph.png').exists()

@@ -1,10 +1,14 @@
 """What figures share: batches, the place of each pixel, colours, frames, and planes."""
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 from support import pictures, plots, snapshot  # lets chainer import
 
 from chainer import functions as F
+from conftest import ROOT
 import numpy as np
 from PIL import Image
 import pytest
@@ -226,3 +230,10 @@ def test_numerals_too_near_are_spread(points):
     moved = plots.spread(points, 0.3, fixed=1)
     np.testing.assert_array_equal(moved[-1], points[-1])
     assert np.linalg.norm(moved[:-1] - moved[-1], axis=1).min() > 0.29
+
+
+def test_a_backend_that_is_not_installed_keeps_nobody_from_drawing(tmp_path):
+    code = 'from support import pictures; pictures.matplotlib.figure.Figure().savefig("a.png")'
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path,
+                   env=os.environ | {'MPLBACKEND': 'module://of.a_notebook', 'PYTHONPATH': ROOT})
+    assert (tmp_path / 'a.png').exists()
