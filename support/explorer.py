@@ -52,7 +52,11 @@ def save(model, digits, path, run):
     places = pictures.spaced_places(len(digits.test), MOST)
     x, labels = digits.test[places], digits.test_labels[places]
     codes = pictures.encode(model, x)                                       # (N, Z)
-    kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)
+    with np.errstate(all='ignore'):
+        kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)
+    if not (np.isfinite(kl).all() and np.isfinite(codes).all()):
+        raise pictures.FigureError('the model encodes these digits as numbers that are not finite; '
+                                   'train it on digits like them')
     arrays = {f'{link}/{param}': cuda.to_cpu(getattr(getattr(model, link), param).array)
               for link in step.FLOW for param in ('W', 'b')} | {'codes': codes}
     packed, listed = as_halves(arrays)
@@ -63,7 +67,8 @@ def save(model, digits, path, run):
         'labels': labels.tolist(), 'classes': classes.tolist(),
         'colors': [to_hex(color) for color in plots.CLASS_COLORS],
         'components': components(codes), 'kl': kl.tolist(), 'kl_digits': len(digits.test),
-        'settings': in_words(run), 'log': curves(run['log']), 'source': source()}
+        'beta': run['beta'], 'settings': in_words(run), 'log': curves(run['log'], run['beta']),
+        'source': source()}
     with files.replacing(path) as file:
         file.write(page(about, packed, np.round(x * 255).astype(np.uint8).tobytes()).encode())
 
@@ -90,11 +95,16 @@ def components(codes):
     return None if codes.shape[1] < 3 else plots.principal(codes)[0].tolist()
 
 
-def curves(log):
-    """Return [epoch, training loss, test loss] of each row of a log that has them."""
-    keys = 'epoch', 'main/loss', 'validation/main/loss'
-    return [[row[key] for key in keys] for row in log if all(
+def curves(log, beta):
+    """Return [epoch, training loss, test loss] of each row of a log that has them.
+
+    As the test loss is, the training loss is made the negative ELBO, whatever beta weighed in it.
+    """
+    keys = 'epoch', 'main/rec_loss', 'main/latent_loss', 'validation/main/loss'
+    rows = [[row[key] for key in keys] for row in log if all(
         isinstance(row.get(key), (int, float)) and np.isfinite(row[key]) for key in keys)]
+    return [[epoch, rec_loss + latent_loss / beta, test]
+            for epoch, rec_loss, latent_loss, test in rows]
 
 
 def in_words(run):
@@ -171,14 +181,14 @@ def page(about, weights, pixels):
         'policy': f"default-src 'none'; img-src data:; script-src {digest(script)}; "
                   f'style-src {digest(style)}',
         'files': ', '.join(SCRIPTS), 'style': style, 'script': script,
-        'run': json.dumps(about, ensure_ascii=False).replace('<', '\\u003c'),
+        'run': json.dumps(about, allow_nan=False).replace('<', '\\u003c'),
         'weights': deflated(weights), 'pixels': deflated(pixels)}
     return re.sub(r'\{\{(\w+)\}\}', lambda name: parts[name[1]], part('page.html'))
 
 
 def part(name):
     """Return the text of a file in support/page/."""
-    with open(os.path.join(PAGE, name), encoding='utf-8', newline='\n') as file:
+    with open(os.path.join(PAGE, name), encoding='utf-8') as file:
         return file.read()
 
 

@@ -3,9 +3,10 @@
 import base64
 import json
 import re
+import shutil
 import time
 
-from support import evidence, explorer, mnist, pictures, snapshot  # lets chainer import
+from support import evidence, explorer, mnist, pictures  # lets chainer import
 
 import chainer.functions as F
 from conftest import make_digits, open_chromium
@@ -96,13 +97,23 @@ def test_a_variable_stands_beside_its_lines_of_net_py():
 
 
 def test_curves_leave_out_what_is_no_number():
-    row = {'epoch': 1, 'main/loss': 3.0, 'validation/main/loss': 2}
-    others = [row | {'main/loss': value} for value in ('x', float('nan'), None)]
-    assert explorer.curves([row, *others, {}]) == [[1, 3.0, 2]]
-    for log in ('[1]', '{}', 'x', '[' * 100000):
-        assert snapshot.read_log({snapshot.LOG_KEY: np.array(log)}) == []
-    assert snapshot.read_log({}) == []
-    assert snapshot.read_log({snapshot.LOG_KEY: np.array(json.dumps([row]))}) == [row]
+    row = {'epoch': 1, 'main/rec_loss': 3.0, 'main/latent_loss': 8.0, 'validation/main/loss': 2}
+    others = [row | {'main/rec_loss': value} for value in ('x', float('nan'), None)]
+    assert explorer.curves([row, *others, {}], 4.0) == [[1, 5.0, 2]]        # 8 is 4 times the KL
+
+
+def test_a_page_from_a_checkout_of_windows_is_the_same(make, monkeypatch, tmp_path):
+    shutil.copytree(explorer.PAGE, tmp_path / 'page')
+    for path in (tmp_path / 'page').iterdir():
+        path.write_bytes(path.read_bytes().replace(b'\n', b'\r\n'))
+    page = make(2)[0].read_bytes()
+    monkeypatch.setattr(explorer, 'PAGE', str(tmp_path / 'page'))
+    assert make(2)[0].read_bytes() == page
+
+
+def test_codes_that_are_not_finite_are_told(make):
+    with pytest.raises(pictures.FigureError, match='not finite'):
+        make(2, scale=1e9)
 
 
 class Louder(net.VAE):
@@ -135,18 +146,26 @@ def chromium():
 def visit(chromium):
     """Return a function that opens a page and waits for it; it must not complain, or ask."""
     def run(path, link=''):
-        chromium.get('about:blank')
-        for kind in ('browser', 'performance'):
-            chromium.get_log(kind)
+        keep()
         chromium.get(path.as_uri() + link)
         settle(chromium)
         visited.append(path.as_uri())
         return chromium
-    visited = []
+
+    def keep():
+        for kind in logs:
+            logs[kind] += chromium.get_log(kind)
+
+    visited, logs = [], {'browser': [], 'performance': []}
+    chromium.get('about:blank')
+    keep()
+    for entries in logs.values():
+        entries.clear()                                             # of an earlier test
     yield run
-    assert [entry for entry in chromium.get_log('browser')
+    keep()
+    assert [entry for entry in logs['browser']
             if 'getImageData' not in entry['message']] == []        # which the tests read with
-    for entry in chromium.get_log('performance'):
+    for entry in logs['performance']:
         message = json.loads(entry['message'])['message']
         if message['method'] == 'Network.requestWillBeSent':
             address = message['params']['request']['url'].partition('#')[0]
@@ -155,12 +174,13 @@ def visit(chromium):
 
 def settle(chrome):
     """Wait until the page has started and drawn what it was asked to."""
-    chrome.execute_async_script(
+    assert chrome.execute_async_script(
         'const done = arguments[0], end = Date.now() + 20000;'
         'const ready = () => typeof state !== "undefined" && state.z && !waiting.size;'
-        'const look = () => (ready() || Date.now() > end ?'
-        ' requestAnimationFrame(() => requestAnimationFrame(done)) : setTimeout(look, 20));'
-        'look();')
+        'const look = () => (ready() ?'
+        ' requestAnimationFrame(() => requestAnimationFrame(() => done())) :'
+        ' Date.now() > end ? done("late") : setTimeout(look, 20));'
+        'look();') is None, 'the page is not ready after 20 s'
 
 
 def numbers(chrome, script):
@@ -283,7 +303,7 @@ def ellipse_at(chrome):
 @pytest.mark.parametrize('device', ['mouse', 'touch', 'pen'])
 def test_a_drawn_digit_moves_the_ellipse(make, visit, device):
     path, model, _ = make(2, scale=1.5)
-    chrome = visit(path)
+    chrome = visit(path, '#digit=7')
     before = pixels_of(chrome, 'x')
     drag(chrome, '#pad', (0.2, 0.1), (0.3, 0.4), (0.35, 0.6), device=device)
     x = numbers(chrome, 'state.x').astype(np.float32)
@@ -305,7 +325,7 @@ def test_a_drawn_digit_moves_the_ellipse(make, visit, device):
     assert not np.array_equal(numbers(chrome, 'state.x'), one)
     erased = numbers(chrome, 'state.x')
     click(chrome, '#clear')
-    assert chrome.execute_script('return state.index') == 0
+    assert chrome.execute_script('return state.index') == 7
     click(chrome, '#undo')
     np.testing.assert_array_equal(numbers(chrome, 'state.x'), erased)
 
@@ -415,6 +435,50 @@ def test_sliders_walk_and_prior_move_z(make, visit):
     np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
 
 
+@pytest.mark.parametrize('button', ['to-origin', 'to-code', 'draw-z', 'random'])
+def test_whatever_sets_z_ends_the_walk(make, visit, button):
+    chrome = visit(make(2)[0])
+    chrome.execute_script(f'$("play").click(); $("{button}").click()')
+    before = numbers(chrome, 'state.z')
+    time.sleep(0.1)
+    np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
+    assert chrome.execute_script('return $("play").textContent') == 'play'
+
+
+def test_a_press_counts_after_a_typed_digit(make, visit):
+    chrome = visit(make(2)[0])
+    for selector in ('#plane', '#pad'):
+        chrome.execute_script('$("index").select()')
+        chrome.find_element('css selector', '#index').send_keys('7')
+        z = numbers(chrome, 'state.z')
+        drag(chrome, selector, (0.1, 0.2), (0.2, 0.8))
+        assert np.abs(numbers(chrome, 'state.z') - z).max() > 0
+    assert chrome.execute_script('return state.index') is None      # it was drawn
+
+
+def test_a_stroke_ends_where_it_is_cleared(make, visit):
+    chrome = visit(make(2)[0], '#digit=7')
+    for button in ('undo', 'clear'):                                # with nothing drawn
+        click(chrome, f'#{button}')
+        assert chrome.execute_script('return state.index') == 7
+    sent = ('const to = (type, x) => $("pad").dispatchEvent(new PointerEvent(type, {pointerId: 1,'
+            'clientX: $("pad").getBoundingClientRect().left + x, clientY: 50, button: 0}));'
+            '$("pad").setPointerCapture = () => {};')
+    for button in ('undo', 'clear', 'random'):
+        chrome.execute_script(f'{sent} to("pointerdown", 20); to("pointermove", 90);'
+                              f'$("{button}").click(); to("pointermove", 99); to("pointerup", 99)')
+        settle(chrome)
+        assert chrome.execute_script('return [pad.strokes.length, pad.drawing]') == [0, None]
+
+
+def test_a_resize_keeps_the_sample_that_is_chosen(make, visit):
+    chrome = visit(make(2)[0])
+    press(chrome, '#prior canvas', 'ARROW_RIGHT', 'ARROW_RIGHT')
+    chrome.execute_script('window.dispatchEvent(new Event("resize"))')
+    settle(chrome)
+    assert chrome.execute_script('return priorSheet.at') == 1
+
+
 def test_draws_follow_q(make, visit):
     path, model, digits = make(2, scale=1.5)
     chrome = visit(path, '#digit=2')
@@ -464,9 +528,11 @@ def test_a_link_holds_the_state(make, visit, dims):
     time.sleep(0.4)
     link = chrome.execute_script('return location.hash')
     assert link == f'#z={",".join(["0.5"] * dims)}&digit=5{axes}'
-    for bad in ('#z=1', '#z=a,b', '#digit=999&axes=0,0', '#digit=-1&axes=99,1', '#%E0%A4%A'):
+    huge = f'#z={",".join(["1e300"] * dims)}'
+    for bad in ('#z=1', '#z=a,b', huge, '#digit=999&axes=0,0', '#digit=-1&axes=99,1', '#%E0%A4%A'):
         visit(path, bad)
         assert chrome.execute_script('return [state.index, $("trouble").hidden]') == [0, True]
+        np.testing.assert_array_equal(numbers(chrome, 'state.z'), numbers(chrome, 'state.q.mu'))
 
 
 def test_the_digit_is_saved_as_a_picture(make, visit):
@@ -491,12 +557,14 @@ def test_a_hostile_name_stays_text(make, visit):
     assert name in read(chrome, '#settings')
     assert name in read(chrome, '#about')
     assert chrome.execute_script('return document.images.length') == 0
+    visit(make(2, name='run', path='/a/\udcff')[0])                # no UTF-8; it starts
 
 
 def test_a_phone_has_nothing_to_scroll_sideways(make, visit, chromium):
     for dims in (1, 20):
         path, *_ = make(dims, log=[
-            {'epoch': i, 'main/loss': 9 / i, 'validation/main/loss': 10 / i} for i in range(1, 6)])
+            {'epoch': i, 'main/rec_loss': 9 / i, 'main/latent_loss': 1,
+             'validation/main/loss': 10 / i} for i in range(1, 6)])
         chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
             'width': 360, 'height': 740, 'deviceScaleFactor': 2, 'mobile': True})
         try:

@@ -81,7 +81,7 @@ def test_a_graphviz_that_draws_nothing_is_told_in_one_short_line(tmp_path, monke
     (tmp_path / 'dot').write_text(f'#!/bin/sh\n{script}\n')
     (tmp_path / 'dot').chmod(0o755)
     monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
-    with pytest.raises(pictures.FigureError, match='install it anew$') as caught:
+    with pytest.raises(pictures.FigureError, match=r'install it anew$') as caught:
         graphs.save('digraph {}', {}, str(tmp_path / 'graph.png'))
     assert cause in str(caught.value)
     assert len(str(caught.value)) < 300

@@ -288,3 +288,11 @@ def test_it_is_a_plain_zip_of_arrays(small_run):
     with zipfile.ZipFile(last(small_run)) as archive:
         assert archive.testzip() is None
         assert all(name.endswith('.npy') for name in archive.namelist())
+
+
+def test_a_log_that_is_none_is_read_as_empty():
+    row = {'epoch': 1, 'main/loss': 3.0}
+    for log in ('[1]', '{}', 'x', '[' * 100000):
+        assert snapshot.read_log({snapshot.LOG_KEY: np.array(log)}) == []
+    assert snapshot.read_log({}) == []
+    assert snapshot.read_log({snapshot.LOG_KEY: np.array(json.dumps([row]))}) == [row]

@@ -12,7 +12,8 @@ const state = {
   hover: null,          // another one, while the pointer is over the plane
   x: null,              // the digit that is in, (D), and what the encoder makes of it:
   q: null,
-  index: 0,             // its place among the test digits, or null where it was drawn by hand
+  index: 0,             // its place among the page's test digits, or null where it was drawn by hand
+  last: 0,              // the place of the test digit that was in last
   eps: null,            // drawn last, (Z)
   drawn: [],            // z drawn from q(z|x)
   walk: null,           // its ends: two z
@@ -36,12 +37,17 @@ function redraw(...parts) {
 // What is chosen ---------------------------------------------------------------------------------
 
 function setPoint(z) {
+  stop();
+  moveTo(z);
+}
+
+function moveTo(z) {                            // on a walk, too
   [state.z, state.hover] = [Float32Array.from(z), null];
   plane.z = state.z;
   redraw(showFront, showPoint, showSliders, showLink);
   if (plane.map && vae.Z > 2) {                 // the map is cut through z: once it rests
-    clearTimeout(setPoint.timer);
-    setPoint.timer = setTimeout(() => redraw(showBack), 150);
+    clearTimeout(moveTo.timer);
+    moveTo.timer = setTimeout(() => redraw(showBack), 150);
   }
 }
 
@@ -55,6 +61,7 @@ function setDigit(x, index) {
 
 function setTestDigit(index) {
   pad.clear(true);
+  state.last = index;
   setDigit(Float32Array.from(pixels.subarray(784 * index, 784 * (index + 1)), (p) => p / 255), index);
 }
 
@@ -77,7 +84,7 @@ function setAxes(axes) {
 function setT(t) {
   $('t').value = t;
   const [from, to] = state.walk;
-  setPoint(from.map((value, j) => (1 - t) * value + t * to[j]));
+  moveTo(from.map((value, j) => (1 - t) * value + t * to[j]));
   $('t-value').textContent = fixed(t);
 }
 
@@ -122,7 +129,7 @@ function readLink() {
   const index = Number(link.get('digit'));
   setTestDigit(Number.isInteger(index) && index >= 0 && index < codes.length ? index : 0);
   const z = (link.get('z') ?? '').split(',').map(Number);
-  if (link.get('z') && z.length === Z && z.every(Number.isFinite)) setPoint(z);
+  if (link.get('z') && z.length === Z && z.every((value) => Math.abs(value) < 1e6)) setPoint(z);
 }
 
 // The walk, and the prior ----------------------------------------------------------------------
@@ -140,8 +147,10 @@ function drawPrior() {
 }
 
 function showPrior() {
-  priorSheet.show(priorSheet.zs, window.innerWidth < 700 ? 10 : 20);
+  priorSheet.show(priorSheet.zs, priorColumns());
 }
+
+function priorColumns() { return window.innerWidth < 700 ? 10 : 20; }
 
 function play(now) {
   if (!state.playing) return;
@@ -171,7 +180,6 @@ function makeSliders() {
     [row.children[1].min, row.children[1].max] = [-Math.ceil(farthest), Math.ceil(farthest)];
     row.children[1].dataset.dimension = j;
     row.children[1].addEventListener('input', (event) => {
-      stop();
       setPoint(state.z.map((value, k) => (k === j ? Number(event.target.value) : value)));
     });
     (unused.includes(j) ? $('unused').querySelector('div') : $('sliders')).append(row);
@@ -193,12 +201,13 @@ function showSliders() {
 function showAbout() {
   document.title = `${run.name}: explorer of the latent space`;
   $('about').textContent = `A VAE with ${vae.Z} latent dimension${vae.Z > 1 ? 's' : ''}, trained on `
-    + `${run.settings[0][1]}${run.log.length ? ` for ${run.log.at(-1)[0]} epochs` : ''}.`;
+    + `${run.settings[0][1]}${run.log.length ? ` for ${run.log.at(-1)[0]} epoch${run.log.at(-1)[0] > 1 ? 's' : ''}` : ''}.`;
   $('draws').textContent = DRAWS;
   $('kl-digits').textContent = run.kl_digits.toLocaleString('en');
   $('index').max = codes.length - 1;
   $('last').textContent = codes.length - 1;
   $('between').hidden = vae.Z > 2;
+  $('weighed').textContent = run.beta === 1 ? '' : ` Training weighed the second term by ${run.beta}.`;
   $('rest').textContent = vae.Z > 2 ? 'The plane is a section through z: where you move on it, all other '
     + 'directions of z stay as they are. Dots, rings and ellipses are projected onto it, from all sides; so '
     + 'what is decoded at a place is seldom what its dots are. The principal components are those of the codes.'
@@ -277,8 +286,8 @@ function listen() {
     if ($('index').value && Number.isInteger(index) && index >= 0 && index < codes.length) setTestDigit(index);
   }, 'input');
   on('index', () => {
-    const index = Math.round(Number($('index').value || NaN));
-    if (Number.isFinite(index)) setTestDigit(Math.max(0, Math.min(codes.length - 1, index)));
+    const index = Math.max(0, Math.min(codes.length - 1, Math.round(Number($('index').value || NaN))));
+    if (Number.isFinite(index) && index !== state.index) setTestDigit(index);
     redraw(showInput);
   }, 'change');
   on('random', () => setTestDigit(Math.floor(uniform() * codes.length)));
@@ -304,8 +313,11 @@ function listen() {
   window.addEventListener('hashchange', readLink);
   new ResizeObserver(() => redraw(drawEdges)).observe($('graph'));
   new IntersectionObserver(([{isIntersecting}]) => { $('float').hidden = isIntersecting; }).observe($('digit'));
-  const repaint = () => redraw(showBack, showFront, showInput, showPrior, showGraph, showCurves);
-  window.addEventListener('resize', repaint);
+  const repaint = () => redraw(showBack, showFront, showInput, showGraph, showCurves);
+  window.addEventListener('resize', () => {
+    repaint();
+    if (priorColumns() !== priorSheet.columns) redraw(showPrior);
+  });
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', repaint);
 }
 
@@ -332,15 +344,12 @@ async function start() {
       state.hover = null;
       redraw(showFront, showPoint, showSliders);
     },
-    hold: (point) => {
-      stop();
-      setPoint(plane.moved(state.z, vae.Z === 1 ? [point[0], 0] : point));
-    },
+    hold: (point) => setPoint(plane.moved(state.z, vae.Z === 1 ? [point[0], 0] : point)),
     pick: setTestDigit,
   });
-  pad = new Pad($('pad'), (x) => (x ? setDigit(x, null) : setTestDigit(0)));
+  pad = new Pad($('pad'), (x) => (x ? setDigit(x, null) : setTestDigit(state.last)));
   walkSheet = new Sheet($('strip'), 'digits on the walk', (z, i) => { stop(); setT(i / 10); });
-  priorSheet = new Sheet($('prior'), 'digits from the prior', (z) => { stop(); setPoint(z); });
+  priorSheet = new Sheet($('prior'), 'digits from the prior', setPoint);
   const first = (label) => codes[run.labels.indexOf(label)];
   state.walk = [first(run.classes[0]), first(run.classes[7] ?? run.classes.at(-1))];
   makeLegend();
@@ -358,6 +367,7 @@ async function start() {
 
 document.addEventListener('DOMContentLoaded', () => start().catch((error) => {
   $('trouble').hidden = false;
-  $('trouble').textContent = `The page cannot start: ${error.message}. It needs a browser of 2023 or later.`;
+  $('trouble').textContent = `The page cannot start: ${error.message}.`
+    + (window.DecompressionStream ? '' : ' It needs a browser of 2023 or later.');
   throw error;
 }));

@@ -23,7 +23,7 @@ const NODES = [
     + 'z ~ q(z|x) is the first term of the loss.', '−log p(x|z) = −Σᵢ [xᵢ log yᵢ + (1 − xᵢ) log(1 − yᵢ)]'],
   ['latent loss', 1, 9, 'How far q(z|x) is from the prior p(z) = N(0, I): the second term of the loss.',
     'KL[q(z|x) ‖ p(z)] = ½ Σⱼ [µⱼ² + σⱼ² − log σⱼ² − 1]'],
-  ['loss', 2, 10, 'What training makes small: the negative lower bound of log p(x).',
+  ['loss', 2, 10, 'The negative lower bound of log p(x), which training makes small.',
     'loss = −L(x, z),  L(x, z) = E[log p(x|z)] − KL[q(z|x) ‖ p(z)] ≤ log p(x)'],
 ];
 

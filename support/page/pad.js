@@ -3,41 +3,46 @@
 class Pad {
   // on a square canvas; calls `changed` with the pixels (784) of the digit, or null if it is empty
   constructor(canvas, changed) {
-    Object.assign(this, {canvas, changed, strokes: [], past: [], erase: false});
+    Object.assign(this, {canvas, changed, strokes: [], past: [], erase: false, drawing: null});
     this.context = canvas.getContext('2d', {willReadFrequently: true});
     const place = (event) => {
       const box = canvas.getBoundingClientRect();
       return [(event.clientX - box.left) / box.width * canvas.width,
         (event.clientY - box.top) / box.height * canvas.height];
     };
-    let drawing = null;
     canvas.addEventListener('pointerdown', (event) => {
-      if (drawing !== null) return;             // a second finger
-      drawing = event.pointerId;
-      canvas.setPointerCapture(drawing);
+      if (this.drawing !== null || ![0, 5].includes(event.button)) return;      // a second finger
+      this.drawing = event.pointerId;
+      canvas.setPointerCapture(this.drawing);
       this.past.push([...this.strokes]);
       this.strokes.push({erase: this.erase || event.buttons === 32, points: [place(event)]});
       this.draw();
     });
     canvas.addEventListener('pointermove', (event) => {
-      if (event.pointerId !== drawing) return;
+      if (event.pointerId !== this.drawing) return;
       const all = event.getCoalescedEvents?.() ?? [];
       for (const each of all.length ? all : [event]) this.strokes.at(-1).points.push(place(each));
       this.draw();
     });
-    for (const end of ['pointerup', 'pointercancel']) {
-      canvas.addEventListener(end, (event) => { if (event.pointerId === drawing) drawing = null; });
+    for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) {
+      canvas.addEventListener(end, (event) => {
+        if (event.pointerId === this.drawing) this.drawing = null;
+      });
     }
     this.draw(true);
   }
 
   undo() {
-    this.strokes = this.past.pop() ?? [];
+    if (!this.past.length) return;
+    this.drawing = null;
+    this.strokes = this.past.pop();
     this.draw();
   }
 
   clear(quietly = false) {
-    if (this.strokes.length) this.past.push(this.strokes);
+    if (!this.strokes.length) return;
+    this.drawing = null;
+    this.past.push(this.strokes);
     this.strokes = [];
     this.draw(quietly);
   }

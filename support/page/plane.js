@@ -80,11 +80,12 @@ class Plane {
     return point.map((value) => Math.max(-this.limit, Math.min(this.limit, value)));
   }
 
-  // The place of the dot nearest to a point (of those shown), or -1 if none is as near as `within`.
+  // The place of the dot nearest to a point (of those shown), or -1 if none is as near as `within`. A v of
+  // null does not count.
   nearest([u, v], within) {
     let best = -1, least = within ** 2;
     this.points.forEach(([a, b], i) => {
-      const distance = (a - u) ** 2 + (b - v) ** 2;
+      const distance = (a - u) ** 2 + (v === null ? 0 : (b - v) ** 2);
       if (distance < least && !this.hidden.has(this.labels[i])) [best, least] = [i, distance];
     });
     return best;
@@ -92,24 +93,30 @@ class Plane {
 
   listen() {
     const {front, handlers} = this;
-    let start = null, moved = false;
+    let start = null, moved = false, held = null;       // the pointer that holds z
     front.addEventListener('pointerdown', (event) => {
+      if (start || event.button) return;        // a second finger, another button
       start = [event.clientX, event.clientY];
+      held = event.pointerId;
       moved = false;
       front.setPointerCapture(event.pointerId);
       handlers.hold(this.toPlane(event));
     });
     front.addEventListener('pointermove', (event) => {
       if (!start) return handlers.hover(this.toPlane(event));
+      if (event.pointerId !== held) return;
       moved ||= Math.hypot(event.clientX - start[0], event.clientY - start[1]) > 4;
       handlers.hold(this.toPlane(event));
     });
     front.addEventListener('pointerup', (event) => {
+      if (event.pointerId !== held) return;
       const i = this.nearest(this.toPlane(event), 7 * 2 * this.limit / this.side);
       if (start && !moved && i >= 0) handlers.pick(i);
       start = null;
     });
-    front.addEventListener('pointercancel', () => { start = null; });
+    for (const end of ['pointercancel', 'lostpointercapture']) {
+      front.addEventListener(end, (event) => { if (event.pointerId === held) start = null; });
+    }
     front.addEventListener('pointerleave', () => { if (!start) handlers.leave(); });
     front.addEventListener('keydown', (event) => {
       const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
@@ -118,7 +125,7 @@ class Plane {
         const length = event.shiftKey ? 0.5 : 0.1;
         handlers.hold(this.within([u + length * step[0], v + length * step[1]]));
       } else if (event.key === 'Enter') {
-        const i = this.nearest([u, v], Infinity);
+        const i = this.nearest([u, this.vae.Z === 1 ? null : v], Infinity);
         if (i >= 0) handlers.pick(i);
       } else {
         return;
