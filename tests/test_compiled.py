@@ -1,13 +1,19 @@
 """compiled.py's functions against NumPy in float64 and the paper's Adam; its threads."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
 
 from support import step, threads
 
 import numpy as np
 import pytest
+from test_resume import check_same
 from test_updater import make, model_of
+
+import train_vae
 
 compiled = pytest.importorskip('support.compiled', reason='needs Numba')
 
@@ -134,3 +140,19 @@ def test_a_full_disk_of_the_cache_is_told_once(numba_cache, monkeypatch, capsys)
         'compiles it anew; make room there, or set NUMBA_CACHE_DIR\n')
     assert not list(numba_cache.rglob('*.nb?'))
     assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
+    out = {}
+    for name in ('cold', 'warm'):
+        run = subprocess.run(
+            [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '3', '-o',
+             tmp_path / name], env={**os.environ, 'NUMBA_CACHE_DIR': str(tmp_path / 'numba')},
+            capture_output=True, text=True, timeout=300, check=False)
+        assert (run.returncode, run.stderr) == (0, '')
+        out[name] = run.stdout
+    assert 'compiling the fast step' in out['cold']
+    assert 'compiling the fast step' not in out['warm']
+    assert 'fast (' in out['cold']
+    check_same(tmp_path / 'warm', tmp_path / 'cold')
