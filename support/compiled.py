@@ -20,6 +20,7 @@ import numba.extending
 import numpy as np
 
 LANES = 16                      # of a sum, so that vectors can add it up
+TURNS, MICROSECONDS = 300, 50    # of a thread that waits: how often it looks, and then sleeps
 # A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
 Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
 
@@ -93,23 +94,36 @@ def add_atomically(context, array, number):
 
 if os.name == 'posix':
     give_way = numba.types.ExternalFunction('sched_yield', numba.types.int32())
+    sleep = numba.types.ExternalFunction('usleep', numba.types.int32(numba.types.uint32))
 else:
     @compiled
     def give_way():
         """Go on: Windows has no such call."""
 
+    @compiled
+    def sleep(microseconds):
+        """Go on: Windows has no such call."""
+
 
 @compiled
 def barrier(counter, parts):
-    """Wait until all threads have come here: without sleeping, as waking up takes longer.
+    """Wait until all threads have come here.
+
+    At first without sleeping, as waking up takes longer than the usual wait. Who waits for longer
+    than that does so for a thread that has no core, and burns none meanwhile.
 
     Args:
         counter (array): Of one int64, 0 at first.
         parts (int): How many threads will come.
     """
     add_atomically(counter, 1)
+    turns = 0
     while add_atomically(counter, 0) < parts:
-        give_way()                          # to whom this core is due, who may be one of us
+        if turns < TURNS:
+            give_way()                      # to whom this core is due, who may be one of us
+        else:
+            sleep(MICROSECONDS)
+        turns += 1
 
 
 @compiled

@@ -1,5 +1,6 @@
 """compiled.py's functions against NumPy in float64 and the paper's Adam; its threads."""
 
+from concurrent import futures
 import contextlib
 import os
 import subprocess
@@ -83,6 +84,23 @@ def test_a_thread_that_fails_leaves_no_other_waiting():
         workers.call(function, [(True,), (False,)])
     workers.pool.shutdown()
     assert ended == [True]
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs usleep')
+def test_a_thread_that_waits_for_long_burns_no_core():
+    def wait():
+        before = time.thread_time()
+        compiled.barrier(counter, 2)
+        return time.thread_time() - before
+
+    counter = np.zeros(1, np.int64)
+    compiled.barrier(np.zeros(1, np.int64), 1)                  # compiles it
+    with futures.ThreadPoolExecutor(1) as pool:
+        burnt = pool.submit(wait)
+        time.sleep(0.5)
+        assert not burnt.done()
+        counter[0] = 2
+    assert burnt.result() < 0.25
 
 
 # Numba's cache --------------------------------------------------------------------------------
