@@ -97,6 +97,7 @@ def get_device(gpu):
     Raises:
         DeviceError: If there is no such GPU, or no CuPy to use it with.
     """
+    limit_blas()
     if gpu < 0:
         return chainer.get_device('@numpy')
     if not cuda.available:
@@ -120,6 +121,23 @@ def get_device(gpu):
         cause = ' '.join(str(error).split())
         raise DeviceError(f'--gpu {gpu}: CuPy does not run ({cause}); {CUPY}') from None
     return chainer.get_device(f'@cupy:{gpu}')
+
+
+def limit_blas(sharers=1):
+    """Let BLAS take no more threads than cores that this process may use, nor than it does.
+
+    Left to itself it takes one for each core of the machine, also in a container whose quota gives
+    it two: most of them then wait for the others.
+
+    Args:
+        sharers (int): Processes that have these cores together.
+    """
+    import joblib  # here, as both take a while
+    import threadpoolctl
+
+    most = max(1, joblib.cpu_count() // sharers)            # knows quotas and affinity
+    for library in threadpoolctl.ThreadpoolController().select(user_api='blas').lib_controllers:
+        library.set_num_threads(min(library.num_threads, most))
 
 
 class Parser(argparse.ArgumentParser):

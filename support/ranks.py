@@ -248,15 +248,9 @@ class Ranks:
 
     def share_cores(self):
         """Let BLAS take no more threads than this rank's part of the cores it has with others."""
-        import threadpoolctl
-
-        cores = (os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else
-                 set(range(os.cpu_count())))
-        ours = self.comm.inter_rank, cores
-        share = max(1, len(cores) // self.of_all(ours).count(ours))
-        blas = threadpoolctl.ThreadpoolController().select(user_api='blas')
-        for library in blas.lib_controllers:
-            library.set_num_threads(min(library.num_threads, share))
+        pinned = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
+        ours = self.comm.inter_rank, pinned
+        compat.limit_blas(self.of_all(ours).count(ours))
 
     def join(self, trainer):
         """Let what a trainer observes be of all ranks, a signal to any stop all, and rank 0 report.

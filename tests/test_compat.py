@@ -9,8 +9,10 @@ from support import compat
 import chainer
 import chainer.functions as F
 from conftest import ROOT
+import joblib
 import numpy as np
 import pytest
+import threadpoolctl
 
 
 def python(code, *flags):
@@ -68,6 +70,15 @@ def test_what_chainer_asks_of_sctypes_works(dtype):
 
 def test_the_cpu_is_chainers_numpy_device():
     assert compat.get_device(-1).xp is np
+
+
+@pytest.mark.parametrize(('may_use', 'taken', 'left'), [(1, 2, 1), (64, 1, 1), (64, 2, 2)])
+def test_blas_takes_no_more_threads_than_it_may_use_or_did(monkeypatch, may_use, taken, left):
+    monkeypatch.setattr(joblib, 'cpu_count', lambda: may_use)   # what a container's quota leaves
+    blas = threadpoolctl.ThreadpoolController().select(user_api='blas')
+    with blas.limit(limits=taken):
+        compat.get_device(-1)
+        assert {library['num_threads'] for library in blas.info()} == {left}
 
 
 class FakeRuntime:
