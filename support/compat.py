@@ -10,6 +10,7 @@ Below stands what both commands, train_vae.py and visualize.py, need to meet the
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -17,22 +18,33 @@ import types
 import warnings
 
 COMMANDS = 'train_vae.py', 'visualize.py'
+SCRIPT = os.path.basename(getattr(sys.modules['__main__'], '__file__', None) or '')
+ADDRESS_SPACE = 2**30       # bytes that the libraries take, also on two cores
+ACTIVATE = ('activate the virtual environment (. .venv/bin/activate), which the first command of '
+            'README.md makes')
 
 
-def _missing(error):
-    """Where one of the commands lacks a package, say in one line what to do about it, and exit."""
-    script = os.path.basename(getattr(sys.modules['__main__'], '__file__', None) or '')
-    if script in COMMANDS:
-        print(f'{script}: error: {error}; activate the virtual environment (. .venv/bin/activate), '
-              'which the first command of README.md makes', file=sys.stderr)
+def _give_up(error, mend):
+    """Where one of the commands cannot start, say in one line why and what to do, and exit."""
+    if SCRIPT in COMMANDS:
+        print(f'{SCRIPT}: error: {str(error).strip().splitlines()[0]}; {mend}', file=sys.stderr)
         raise SystemExit(2) from None
     raise error
 
 
+# Under a tight `ulimit -v` each library ends in a way of its own: it aborts, or it hangs.
+with contextlib.suppress(ImportError):          # Windows has no such limit
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if SCRIPT in COMMANDS and 0 <= limit < ADDRESS_SPACE:
+        _give_up(f'ulimit -v leaves {limit >> 20} MB of address space',
+                 f'let it have {ADDRESS_SPACE >> 20} MB or more')
+
 try:
     import numpy as np
 except ImportError as error:
-    _missing(error)
+    _give_up(error, ACTIVATE)
 
 # chainer/functions/array/as_strided.py, lines 10 and 252: np.sctypes['int'] and ['float'].
 # NumPy 2.0 removed np.sctypes.
@@ -71,7 +83,9 @@ with warnings.catch_warnings():
         import chainer
         from chainer.backends import cuda
     except ModuleNotFoundError as error:
-        _missing(error)
+        _give_up(error, ACTIVATE)
+    except (TypeError, ValueError) as error:
+        _give_up(error, "mend Chainer's environment variables, CHAINER_...")
 
 CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
@@ -166,6 +180,7 @@ def command(prog, main, argv=None):
 
     earlier = signal.signal(signal.SIGTERM, on_sigterm)
     try:
+        check_settings()
         return main(argv)
     except MemoryError as error:
         status, message = exit_status(error), f'not enough memory; try smaller sizes ({error})'
@@ -177,6 +192,19 @@ def command(prog, main, argv=None):
         signal.signal(signal.SIGTERM, earlier)
     print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
+
+
+def check_settings():
+    """Make sure that Python and Chainer are set as both commands need them.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if sys.flags.optimize > 1:
+        raise UserError('python -OO drops the docstrings that --help shows; take -O, or neither')
+    if chainer.config.dtype != np.float32:
+        raise UserError('CHAINER_DTYPE asks for other numbers than float32, which digits, weights '
+                        'and snapshots are; unset it')
 
 
 def exit_status(error):

@@ -32,8 +32,8 @@ def start(argv):
     Raises:
         UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or that flag is.
     """
-    started = int(os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE') or 1)
-    place = int(os.environ.get('PMI_RANK') or os.environ.get('OMPI_COMM_WORLD_RANK') or 0)
+    started = set_by_mpiexec('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE') or 1
+    place = set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK') or 0
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument('--communicator', nargs='?', const='')
     wanted = scan.parse_known_args(argv)[0].communicator is not None
@@ -48,6 +48,22 @@ def start(argv):
         if place > 0:
             raise SystemExit(2) from None           # the first process tells
         raise
+
+
+def set_by_mpiexec(*names):
+    """Return the number in the first of these environment variables that is set, or None.
+
+    Raises:
+        UserError: If it is no number.
+    """
+    for name in names:
+        text = os.environ.get(name)
+        if text:
+            if not text.isdecimal():
+                raise compat.UserError(
+                    f'{name}={text} is not a number, as mpiexec sets it; unset it')
+            return int(text)
+    return None
 
 
 def connect(started):
