@@ -22,14 +22,16 @@ COMMANDS = 'train_vae.py', 'visualize.py'
 # Signals that end a command. Python ignores SIGPIPE, and raises BrokenPipeError instead.
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE')
                if hasattr(signal, name))
+SCRIPT = os.path.basename(getattr(sys.modules['__main__'], '__file__', None) or '')
+ADDRESS_SPACE = 2**30       # bytes that the libraries take, also on two cores
+ACTIVATE = ('activate the virtual environment (. .venv/bin/activate), which the first command of '
+            'README.md makes')
 
 
-def _missing(error):
-    """Where one of the commands lacks a package, say in one line what to do about it, and exit."""
-    script = os.path.basename(getattr(sys.modules['__main__'], '__file__', None) or '')
-    if script in COMMANDS:
-        print(f'{script}: error: {error}; activate the virtual environment (. .venv/bin/activate), '
-              'which the first command of README.md makes', file=sys.stderr)
+def _give_up(error, mend):
+    """Where one of the commands cannot start, say in one line why and what to do, and exit."""
+    if SCRIPT in COMMANDS:
+        print(f'{SCRIPT}: error: {str(error).strip().splitlines()[0]}; {mend}', file=sys.stderr)
         raise SystemExit(2) from None
     raise error
 
@@ -45,10 +47,19 @@ def _say_interrupted(kind, error, trace):
 if not hasattr(sys, 'ps1'):         # not in an interactive session
     sys.excepthook = _say_interrupted
 
+# Under a tight `ulimit -v` each library ends in a way of its own: it aborts, or it hangs.
+with contextlib.suppress(ImportError):          # Windows has no such limit
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if SCRIPT in COMMANDS and 0 <= limit < ADDRESS_SPACE:
+        _give_up(f'ulimit -v leaves {limit >> 20} MB of address space',
+                 f'let it have {ADDRESS_SPACE >> 20} MB or more')
+
 try:
     import numpy as np
 except ImportError as error:
-    _missing(error)
+    _give_up(error, ACTIVATE)
 
 # chainer/functions/array/as_strided.py, lines 10 and 252: np.sctypes['int'] and ['float'].
 # NumPy 2.0 removed np.sctypes.
@@ -76,7 +87,9 @@ with warnings.catch_warnings():
         import chainer
         from chainer.backends import cuda
     except ModuleNotFoundError as error:
-        _missing(error)
+        _give_up(error, ACTIVATE)
+    except (TypeError, ValueError) as error:
+        _give_up(error, "mend Chainer's environment variables, CHAINER_...")
 
 CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
@@ -102,6 +115,7 @@ def get_device(gpu):
     Raises:
         DeviceError: If there is no such GPU, or no CuPy to use it with.
     """
+    limit_blas()
     if gpu < 0:
         return chainer.get_device('@numpy')
     if not cuda.available:
@@ -125,6 +139,23 @@ def get_device(gpu):
         cause = ' '.join(str(error).split())
         raise DeviceError(f'--gpu {gpu}: CuPy does not run ({cause}); {CUPY}') from None
     return chainer.get_device(f'@cupy:{gpu}')
+
+
+def limit_blas(sharers=1):
+    """Let BLAS take no more threads than cores that this process may use, nor than it does.
+
+    Left to itself it takes one for each core of the machine, also in a container whose quota gives
+    it two: most of them then wait for the others.
+
+    Args:
+        sharers (int): Processes that have these cores together.
+    """
+    import joblib  # here, as both take a while
+    import threadpoolctl
+
+    most = max(1, joblib.cpu_count() // sharers)            # knows quotas and affinity
+    for library in threadpoolctl.ThreadpoolController().select(user_api='blas').lib_controllers:
+        library.set_num_threads(min(library.num_threads, most))
 
 
 class Parser(argparse.ArgumentParser):
@@ -158,6 +189,7 @@ def command(prog, main, argv=None):
         sys.stdout.reconfigure(errors='backslashreplace')
     with handled(ENDING[1:], on_signal):
         try:
+            check_settings()
             status = main(argv)
             sys.stdout.flush()
             return status
@@ -173,6 +205,19 @@ def command(prog, main, argv=None):
     with contextlib.suppress(OSError):
         print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
+
+
+def check_settings():
+    """Make sure that Python and Chainer are set as both commands need them.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if sys.flags.optimize > 1:
+        raise UserError('python -OO drops the docstrings that --help shows; take -O, or neither')
+    if chainer.config.dtype != np.float32:
+        raise UserError('CHAINER_DTYPE asks for other numbers than float32, which digits, weights '
+                        'and snapshots are; unset it')
 
 
 @contextlib.contextmanager

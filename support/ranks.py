@@ -32,8 +32,8 @@ def start(argv):
     Raises:
         UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or that flag is.
     """
-    started = int(os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE') or 1)
-    place = int(os.environ.get('PMI_RANK') or os.environ.get('OMPI_COMM_WORLD_RANK') or 0)
+    started = set_by_mpiexec('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE') or 1
+    place = set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK') or 0
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument('--communicator', nargs='?', const='')
     wanted = scan.parse_known_args(argv)[0].communicator is not None
@@ -48,6 +48,22 @@ def start(argv):
         if place > 0:
             raise SystemExit(2) from None           # the first process tells
         raise
+
+
+def set_by_mpiexec(*names):
+    """Return the number in the first of these environment variables that is set, or None.
+
+    Raises:
+        UserError: If it is no number.
+    """
+    for name in names:
+        text = os.environ.get(name)
+        if text:
+            if not text.isdecimal():
+                raise compat.UserError(
+                    f'{name}={text} is not a number, as mpiexec sets it; unset it')
+            return int(text)
+    return None
 
 
 def connect(started):
@@ -248,15 +264,9 @@ class Ranks:
 
     def share_cores(self):
         """Let BLAS take no more threads than this rank's part of the cores it has with others."""
-        import threadpoolctl
-
-        cores = (os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else
-                 set(range(os.cpu_count())))
-        ours = self.comm.inter_rank, cores
-        share = max(1, len(cores) // self.of_all(ours).count(ours))
-        blas = threadpoolctl.ThreadpoolController().select(user_api='blas')
-        for library in blas.lib_controllers:
-            library.set_num_threads(min(library.num_threads, share))
+        pinned = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
+        ours = self.comm.inter_rank, pinned
+        compat.limit_blas(self.of_all(ours).count(ours))
 
     def join(self, trainer):
         """Let what a trainer observes be of all ranks, a signal to any stop all, and rank 0 report.

@@ -7,6 +7,8 @@ import os
 import shutil
 import struct
 
+os.environ.pop('NUMBA_DISABLE_JIT', None)       # much of what is tested is what Numba compiles
+
 from support import extensions, mnist  # lets chainer import
 
 import chainer

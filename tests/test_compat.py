@@ -1,5 +1,6 @@
 """Chainer under compat.py: it imports, it is quiet, and nothing else of NumPy changes."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -9,8 +10,10 @@ from support import compat
 import chainer
 import chainer.functions as F
 from conftest import ROOT
+import joblib
 import numpy as np
 import pytest
+import threadpoolctl
 
 
 def python(code, *flags):
@@ -70,6 +73,15 @@ def test_the_cpu_is_chainers_numpy_device():
     assert compat.get_device(-1).xp is np
 
 
+@pytest.mark.parametrize(('may_use', 'taken', 'left'), [(1, 2, 1), (64, 1, 1), (64, 2, 2)])
+def test_blas_takes_no_more_threads_than_it_may_use_or_did(monkeypatch, may_use, taken, left):
+    monkeypatch.setattr(joblib, 'cpu_count', lambda: may_use)   # what a container's quota leaves
+    blas = threadpoolctl.ThreadpoolController().select(user_api='blas')
+    with blas.limit(limits=taken):
+        compat.get_device(-1)
+        assert {library['num_threads'] for library in blas.info()} == {left}
+
+
 class FakeRuntime:
     """Stands in for cupy.cuda.runtime on a machine with CuPy and so many GPUs."""
 
@@ -118,6 +130,48 @@ def test_a_missing_package_is_one_line_that_names_the_environment(script):
     assert run.stderr == (
         f"{script}: error: No module named 'numpy'; activate the virtual environment "
         '(. .venv/bin/activate), which the first command of README.md makes\n')
+
+
+@pytest.mark.parametrize('script', compat.COMMANDS)
+def test_too_little_address_space_is_one_line(script):
+    resource = pytest.importorskip('resource', reason='needs POSIX')
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20)))
+    assert (run.returncode, run.stdout) == (2, '')
+    assert run.stderr == (f'{script}: error: ulimit -v leaves 700 MB of address space; let it have '
+                          '1024 MB or more\n')
+
+
+@pytest.mark.parametrize(('name', 'text', 'message'), [
+    ('CHAINER_DTYPE', 'float', 'incorrect dtype name in CHAINER_DTYPE: "float".'),
+    ('CHAINER_DEBUG', 'x', 'invalid literal')])
+def test_what_chainer_cannot_read_is_one_line(name, text, message):
+    run = subprocess.run([sys.executable, 'train_vae.py'], capture_output=True, text=True,
+                         check=False, cwd=ROOT, env={**os.environ, name: text})
+    assert (run.returncode, run.stdout) == (2, '')
+    assert run.stderr.startswith(f'train_vae.py: error: {message}')
+    assert run.stderr.endswith("; mend Chainer's environment variables, CHAINER_...\n")
+    assert run.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float64, chainer.mixed16])
+def test_another_dtype_than_float32_is_refused(cli, draw, tmp_path, dtype):
+    with chainer.using_config('dtype', dtype):
+        for command in (cli, draw):
+            status, out, err = command('-o', tmp_path / 'run')
+            assert (status, out, err.count('\n')) == (2, '', 1)
+            assert 'error: CHAINER_DTYPE asks for other numbers than float32' in err
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('script', compat.COMMANDS)
+def test_python_without_docstrings_is_refused(script):
+    run = subprocess.run([sys.executable, '-OO', script, '--help'], capture_output=True, text=True,
+                         check=False, cwd=ROOT)
+    assert (run.returncode, run.stdout) == (2, '')
+    assert run.stderr == (f'{script}: error: python -OO drops the docstrings that --help shows; '
+                          'take -O, or neither\n')
 
 
 def test_a_missing_package_is_an_error_to_those_who_import():

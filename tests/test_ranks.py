@@ -391,6 +391,15 @@ def test_mpiexec_without_communicator(cli, monkeypatch, tmp_path):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(('name', 'text'), [
+    ('PMI_SIZE', 'x'), ('PMI_SIZE', '-2'), ('OMPI_COMM_WORLD_SIZE', '1.0'), ('PMI_RANK', '0x1')])
+def test_what_no_mpiexec_has_set(cli, monkeypatch, tmp_path, name, text):
+    monkeypatch.setenv(name, text)
+    assert cli('-o', tmp_path / 'run') == (2, '', (
+        f'train_vae.py: error: {name}={text} is not a number, as mpiexec sets it; unset it\n'))
+    assert not (tmp_path / 'run').exists()
+
+
 @needs_mpi
 def test_mpiexec_of_another_mpi(tmp_path):
     ended = subprocess.run(

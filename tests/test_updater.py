@@ -237,6 +237,13 @@ def test_both_updaters_train_alike(cli, data_dir, tmp_path):
     assert last_log(tmp_path / 'fast') == pytest.approx(last_log(tmp_path / 'standard'), rel=1e-5)
 
 
+def test_the_fast_step_takes_the_threads_that_it_may_use(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv('LOKY_MAX_CPU_COUNT', '1')
+    status, out, _ = cli('--dataset', 'digits', '--test', *SMALL, '-e', '1', '-o', tmp_path / 'run')
+    assert status == 0
+    assert '\nupdater  fast (1 thread)\n' in out
+
+
 @needs_posix
 @pytest.mark.parametrize('first', ['fast', 'standard'])
 def test_each_goes_on_from_the_others_snapshot(cli, data_dir, tmp_path, first):
