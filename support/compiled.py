@@ -1,67 +1,24 @@
 """The step in compiled functions: net.py's mathematics, written out for Numba.
 
 Each thread takes its share of a minibatch (`forward` and `backward`: loss and deltas of some
-digits), and then of the weights (`descend`: gradients and Adam of some rows of each). Matrix
-products are BLAS's, on one thread each. updater.py says which function mirrors which line of
-net.py; names and shapes are those of step.py, and the threads are threads.py's.
+digits), and then of the weights (`gradients`, and Adam with them, of some rows of each). Ranks take
+the mean of their gradients in between, and then `descend`. Matrix products are BLAS's, on one
+thread each. updater.py says which function mirrors which line of net.py; names and shapes are
+those of step.py, the threads are threads.py's, and jit.py compiles.
 """
 
 import collections
-import contextlib
 import math
-import os
-import sys
 
 from support import blas
+from support.jit import barrier, compiled
 from support.step import f32
 
-import numba
-import numba.core.caching
-import numba.extending
 import numpy as np
 
 LANES = 16                      # of a sum, so that vectors can add it up
-TURNS, MICROSECONDS = 300, 50    # of a thread that waits: how often it looks, and then sleeps
 # A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
 Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
-
-
-class Cache(numba.core.caching.FunctionCache):
-    """Numba's files of a compiled function, whose failure stops nothing: it is compiled again."""
-
-    is_refused = False                      # which is said once for all functions
-
-    def load_overload(self, signature, context):
-        """Return what the files have for these types, or None."""
-        try:
-            return super().load_overload(signature, context)
-        except Exception:                   # cut short, say, and whatever pickle makes of that
-            with contextlib.suppress(OSError):
-                self.flush()
-            return None
-
-    def save_overload(self, signature, result):
-        """Write what was compiled for these types."""
-        try:
-            super().save_overload(signature, result)
-        except OSError as error:            # a full disk, say
-            if not Cache.is_refused:
-                print(f'warning: {self.cache_path} cannot keep what Numba compiles '
-                      f'({error.strerror}), so that each run compiles it anew; make room there, or '
-                      'set NUMBA_CACHE_DIR', file=sys.stderr)
-            Cache.is_refused = True
-
-
-def compiled(function):
-    """Compile a function by Numba at its first call on this installation; Numba keeps the rest.
-
-    LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
-    make of that differs between the run that compiles and later ones, and between processors.
-    """
-    entry = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})(function)
-    with contextlib.suppress(RuntimeError):     # there is no folder to keep it in
-        entry._cache = Cache(function)          # as `cache=True` does, with that of Numba
-    return entry
 
 
 @compiled
@@ -81,50 +38,6 @@ def whole_step(sgemm, layers, space, kind, k, rec_scale, latent_scale, descents,
     barrier(counter, parts)
     gradients(sgemm, descents, part, parts, adam)
     return sums
-
-
-@numba.extending.intrinsic
-def add_atomically(context, array, number):
-    """Add an int64 to the only number in an array, for all threads to see; return what it was."""
-    def generate(context, builder, signature, args):
-        pointer = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw('add', pointer, args[1], 'seq_cst')
-
-    return numba.types.int64(array, numba.types.int64), generate
-
-
-if os.name == 'posix':
-    give_way = numba.types.ExternalFunction('sched_yield', numba.types.int32())
-    sleep = numba.types.ExternalFunction('usleep', numba.types.int32(numba.types.uint32))
-else:
-    @compiled
-    def give_way():
-        """Go on: Windows has no such call."""
-
-    @compiled
-    def sleep(microseconds):
-        """Go on: Windows has no such call."""
-
-
-@compiled
-def barrier(counter, parts):
-    """Wait until all threads have come here.
-
-    At first without sleeping, as waking up takes longer than the usual wait. Who waits for longer
-    than that does so for a thread that has no core, and burns none meanwhile.
-
-    Args:
-        counter (array): Of one int64, 0 at first.
-        parts (int): How many threads will come.
-    """
-    add_atomically(counter, 1)
-    turns = 0
-    while add_atomically(counter, 0) < parts:
-        if turns < TURNS:
-            give_way()                      # to whom this core is due, who may be one of us
-        else:
-            sleep(MICROSECONDS)
-        turns += 1
 
 
 @compiled
@@ -213,6 +126,7 @@ def gradients(sgemm, descents, part, parts, adam):
                 delta[i, j] = layer.delta[i, start + j]
                 grad[j] += delta[i, j]
         dot(sgemm, delta.T, layer.h, layer.W_grad[start:end])
+        # NO_ADAM has three zeros
         if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
             descend((layer,), part, parts, adam)
 

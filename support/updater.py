@@ -10,6 +10,7 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
     VAE.decode                          forward, its second half; back: the start of backward
     F.bernoulli_nll                     bernoulli_nll
     act_func                            activate
+    loss.backward(), for the weights    gradients
     the optimizer's Adam                descend, update
 
 The text of `VAE.encode`, `VAE.decode` and `VAE.get_loss_func` has to be the one that was compiled.
@@ -91,7 +92,6 @@ class FastUpdater(updaters.StandardUpdater):
 
     how = why = ''
     proved_in = None                        # epoch
-    rank = 0                                # unless a communicator tells
 
     def __init__(self, plain, C=1.0, k=1):
         iterator = plain.get_iterator('main')
@@ -101,6 +101,11 @@ class FastUpdater(updaters.StandardUpdater):
         self.dataset = iterator.dataset
         self.digits = self.device.send(np.ascontiguousarray(self.dataset))
         iterator.dataset = range(len(self.dataset))
+
+    @property
+    def comm(self):
+        """ChainerMN's communicator of the ranks; None without."""
+        return getattr(self.get_optimizer('main'), 'communicator', None)
 
     @property
     def kind(self):
@@ -116,7 +121,7 @@ class FastUpdater(updaters.StandardUpdater):
         rows = np.array(iterator.next(), np.int64)
         if self.proved_in != int(iterator.previous_epoch_detail):
             self.prove(rows)
-            if self.why and getattr(optimizer, 'communicator', self).rank == 0:
+            if self.why and (self.comm is None or self.comm.rank == 0):
                 print(f'warning: {self.why}; from iteration {self.iteration + 1} on it trains by '
                       "Chainer's own step", file=sys.stderr)
         if self.why:
@@ -189,7 +194,6 @@ class FastUpdater(updaters.StandardUpdater):
         found |= {name: param.grad for name, param in params.items()}
         return proof.compare(found, expected, (drawn, np.random.get_state()))
 
-
     def give_threads_back(self):
         """Let others have the threads that a step keeps them from; here there are none."""
 
@@ -207,7 +211,8 @@ class CompiledUpdater(FastUpdater):
         cache = compiled.whole_step.stats.cache_path
         if not cache:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
-        elif not glob.glob(os.path.join(glob.escape(cache), 'compiled.whole_step-*.nbc')):
+        elif (self.comm is None or self.comm.rank == 0) and not glob.glob(
+                os.path.join(glob.escape(cache), 'compiled.whole_step-*.nbc')):
             print('compiling the fast step, once per installation: some 15 seconds', flush=True)
 
     def take_step(self, rows, numbers):
@@ -220,14 +225,15 @@ class CompiledUpdater(FastUpdater):
             self.one_thread = threads.BLAS.limit(limits=1)
         _, eps, shares, entry, descend, parts = self.prepared
         step.draw(eps, self.k)
-        comm = getattr(self.get_optimizer('main'), 'communicator', None)
-        now = numbers if comm is None else step.NO_ADAM
+        # Adam takes the mean of all ranks' gradients; a proof is of this rank's alone
+        is_shared = self.comm is not None and numbers is not step.NO_ADAM
+        now = step.NO_ADAM if is_shared else numbers
         sums = self.workers.call(entry, [(*args, rows[digits], now) for digits, args in shares])
         for param, _, grad in self.held:
             if param.grad is not grad:
                 param.grad = grad
-        if now is not numbers:                  # Adam takes the mean of all ranks' gradients
-            comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
+        if is_shared:
+            self.comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
             self.workers.call(descend, [(*part, numbers) for part in parts])
         return step.mean_losses(sums, n, self.k, self.C)
 

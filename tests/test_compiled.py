@@ -1,20 +1,12 @@
 """compiled.py's functions against NumPy in float64 and the paper's Adam; its threads."""
 
-from concurrent import futures
-import contextlib
-import os
-import subprocess
-import sys
 import time
 
 from support import step, threads
 
 import numpy as np
 import pytest
-from test_resume import check_same
 from test_updater import make, model_of
-
-import train_vae
 
 compiled = pytest.importorskip('support.compiled', reason='needs Numba')
 
@@ -84,93 +76,3 @@ def test_a_thread_that_fails_leaves_no_other_waiting():
         workers.call(function, [(True,), (False,)])
     workers.pool.shutdown()
     assert ended == [True]
-
-
-@pytest.mark.skipif(os.name != 'posix', reason='needs usleep')
-def test_a_thread_that_waits_for_long_burns_no_core():
-    def wait():
-        before = time.thread_time()
-        compiled.barrier(counter, 2)
-        return time.thread_time() - before
-
-    counter = np.zeros(1, np.int64)
-    compiled.barrier(np.zeros(1, np.int64), 1)                  # compiles it
-    with futures.ThreadPoolExecutor(1) as pool:
-        burnt = pool.submit(wait)
-        time.sleep(0.5)
-        assert not burnt.done()
-        counter[0] = 2
-    assert burnt.result() < 0.25
-
-
-# Numba's cache --------------------------------------------------------------------------------
-
-
-def plus_one(number):
-    return number + 1
-
-
-@pytest.fixture
-def numba_cache(tmp_path, monkeypatch):
-    """Let Numba keep its files in an empty folder, and return that."""
-    monkeypatch.setattr(compiled.numba.config, 'CACHE_DIR', str(tmp_path))
-    return tmp_path
-
-
-def call_as_later_runs_do():
-    """Call a function compiled by `compiled`; return how often its cache gave it."""
-    function = compiled.compiled(plus_one)
-    assert function(2) == 3
-    return sum(function.stats.cache_hits.values())
-
-
-@pytest.mark.parametrize('kind', ['nbi', 'nbc'])
-@pytest.mark.parametrize('damage', [
-    lambda content: b'', lambda content: content[:1], lambda content: content[:len(content) // 2],
-    lambda content: content[:-1], lambda content: content[:-64] + bytes(64),
-    lambda content: bytes(len(content))])
-def test_a_damaged_cache_is_written_anew(numba_cache, kind, damage):
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
-    path, = numba_cache.rglob('*.' + kind)
-    path.write_bytes(damage(path.read_bytes()))
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
-
-
-@contextlib.contextmanager
-def full_disk():
-    """Let no file grow, within a `with` block, as on a full disk."""
-    resource = pytest.importorskip('resource', reason='needs POSIX')
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_full_disk_of_the_cache_is_told_once(numba_cache, monkeypatch, capsys):
-    monkeypatch.setattr(compiled.Cache, 'is_refused', False)
-    with full_disk():
-        assert [call_as_later_runs_do() for _ in range(2)] == [0, 0]
-    folder = compiled.compiled(plus_one).stats.cache_path
-    assert capsys.readouterr().err == (
-        f'warning: {folder} cannot keep what Numba compiles (File too large), so that each run '
-        'compiles it anew; make room there, or set NUMBA_CACHE_DIR\n')
-    assert not list(numba_cache.rglob('*.nb?'))
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
-
-
-@pytest.mark.slow
-def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
-    out = {}
-    for name in ('cold', 'warm'):
-        run = subprocess.run(
-            [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '3', '-o',
-             tmp_path / name], env={**os.environ, 'NUMBA_CACHE_DIR': str(tmp_path / 'numba')},
-            capture_output=True, text=True, timeout=300, check=False)
-        assert (run.returncode, run.stderr) == (0, '')
-        out[name] = run.stdout
-    assert 'compiling the fast step' in out['cold']
-    assert 'compiling the fast step' not in out['warm']
-    assert 'fast (' in out['cold']
-    check_same(tmp_path / 'warm', tmp_path / 'cold')
