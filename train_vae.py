@@ -60,7 +60,7 @@ def build_parser():
         help='units of each hidden layer (default: 500)')
     add('--beta', type=options.positive(float), default=1.0, metavar='C',
         help='weight of the latent loss, the KL divergence (default: 1.0, the ELBO)')
-    add('-k', '--k', type=count, default=1, metavar='N',
+    add('-k', '--k', type=options.positive(int, snapshot.MOST_K), default=1, metavar='N',
         help='Monte Carlo samples of z for each digit in training (default: 1)')
     add('--autoencoder', action='store_true',
         help='train the plain autoencoder of section 1-1: no noise, no latent loss')

@@ -215,7 +215,9 @@ def swiss_roll(model, digits, path):
 
 def graph(model, digits, path, beta, k, batch_size):
     """The computational graph of the loss, by Graphviz (section 2)."""
-    dot = net.draw_graph(model, model.xp.asarray(digits.train[:batch_size]), beta, k)
+    if k > 3:
+        print(f'{path} shows 3 of the {k} samples of z, which are all alike')
+    dot = net.draw_graph(model, model.xp.asarray(digits.train[:batch_size]), beta, min(k, 3))
     graphs.save(dot, graphs.names_of(model), path)
 
 
@@ -402,8 +404,8 @@ def build_parser():
     add('-s', '--snapshot', metavar='FILE',
         help='draw from this snapshot (default: the one in --out with the most iterations), or '
              "from weights alone, as the article's mlp_20.model")
-    add('-o', '--out', default='results', metavar='DIR',
-        help='folder for the figures (default: results)')
+    add('-o', '--out', metavar='DIR',
+        help='folder for the figures (default: that of the snapshot of a run, else results)')
     add('--skip', action='append', default=[], metavar='FIGURE',
         help='leave out this figure; may be given several times')
     add('--start', type=int, metavar='D', help='digit where the walk starts (default: 0)')
@@ -431,6 +433,7 @@ def parse_arguments(argv):
     parser = build_parser()
     args = parser.parse_args(argv)
     args.ends_given = args.start is not None or args.end is not None
+    args.out = args.out or files.folder_of(args.snapshot) or 'results'
     args.start = 0 if args.start is None else args.start
     args.end = 7 if args.end is None else args.end
     if args.start == args.end:
@@ -501,7 +504,9 @@ def main(argv=None):
     values = settings | {'start': args.start, 'end': args.end, 'run': settings}
     if args.beside:
         values['beside'] = sources.read_beside(args, settings)
-    files.make_folder(args.out)
+    files.make_folder(args.out, '' if args.snapshot or not settings else
+                      f'-s {shlex.quote(settings["path"])} and ')
+    files.sweep(args.out, args.files)
     with pictures.style():
         for file, recipe in args.files.items():
             path = os.path.join(args.out, file)

@@ -5,12 +5,14 @@ claims to hold is checked before memory is taken: a stranger's file is only data
 """
 
 import contextlib
+import errno
 import io
 import math
 import os
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -23,6 +25,7 @@ import numpy as np
 INTERRUPTED = 'snapshot_interrupted'
 EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
 LOCK = '.lock'                              # file that a running run holds
+UNSUPPORTED = errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
 
 
 class FileError(compat.UserError):
@@ -49,8 +52,12 @@ def replacing(path, mend='put that right, or name another folder with -o'):
         with open(part, 'wb') as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+            sync(file.fileno())
+        try:
+            os.replace(part, path)
+        except FileExistsError:             # of a network folder that cannot do that at once
+            os.remove(path)
+            os.rename(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(part)
@@ -61,9 +68,18 @@ def replacing(path, mend='put that right, or name another folder with -o'):
     with contextlib.suppress(OSError):      # the new name, too; Windows cannot
         descriptor = os.open(folder or '.', os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync(descriptor):
+    """Bring a file to the disk, where its file system can be told to."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def write_text(out, name, text, **options):
@@ -178,10 +194,21 @@ def find_snapshots(out):
     return sorted(paths, key=epoch_of)
 
 
+def last_epoch(out):
+    """Return the last epoch of which the folder `out` has a snapshot, -1 where it has none."""
+    return max(map(epoch_of, find_snapshots(out)), default=-1) if os.path.isdir(out) else -1
+
+
 def epoch_of(path):
     """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
     match = re.fullmatch(EPOCH_PREFIX + '([0-9]+)', os.path.basename(path))
     return int(match[1]) if match else -1
+
+
+def folder_of(path):
+    """Return the folder of a run's snapshot; None where a path does not have the name of one."""
+    is_snapshot = path and (os.path.basename(path) == INTERRUPTED or epoch_of(path) >= 0)
+    return (os.path.dirname(path) or '.') if is_snapshot else None
 
 
 @contextlib.contextmanager
@@ -205,8 +232,11 @@ def claim(out, overwrite=False, resumed=None):
         raise FileError(f'{out} is in use by another run; wait for its end, or name another '
                         'folder with -o') from None
     except (OSError, NotImplementedError) as error:
-        raise FileError(f'cannot lock {os.path.join(out, LOCK)} ({error}); name another '
-                        'folder with -o') from None
+        if isinstance(error, OSError) and error.errno not in UNSUPPORTED:
+            raise FileError(f'cannot lock {os.path.join(out, LOCK)} ({error}); name another '
+                            'folder with -o') from None
+        print(f'warning: {out} is in a file system without locks; start no second run there '
+              'meanwhile', file=sys.stderr)
     try:
         own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
         if find_snapshots(out) and not own and not overwrite:
@@ -269,6 +299,28 @@ def make_folder(out, mend=''):
     except OSError as error:
         raise FileError(f'cannot write to {shlex.quote(out)} ({error.strerror}); '
                             f'give {mend}another folder with -o') from None
+
+
+def sweep(out, names):
+    """Delete what killed programs left of these files in the folder `out`, half written."""
+    for entry in os.listdir(out):
+        part = re.fullmatch(r'\.(.+)\.(\d+)\.part', entry)
+        if part and part[1] in names and not is_running(int(part[2])):
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(out, entry))
+
+
+def is_running(pid):
+    """Tell whether a process may still be running."""
+    if os.name != 'posix':
+        return True                         # where one asks, Windows ends it
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass                                # of another user's
+    return True
 
 
 def clear(out):

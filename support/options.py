@@ -117,8 +117,8 @@ def parse(parser, argv, size=1):
         parser.error('--resume excludes --initmodel and --overwrite; leave them out')
 
     is_newest = args.resume is NEWEST
-    path = snapshot.newest(args.out) if is_newest else args.resume
-    arrays = snapshot.read(path)
+    path, arrays = (snapshot.read_newest(args.out) if is_newest else
+                    (args.resume, snapshot.read(args.resume)))
     settings = snapshot.read_settings(arrays, path)
     snapshot.check_activation(settings, net.ACTIVATIONS, path)
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
@@ -130,6 +130,10 @@ def parse(parser, argv, size=1):
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
     args.resume, args.resumed, args.is_newest = path, arrays, is_newest
+    epoch, last = int(arrays[snapshot.EPOCH_KEY]), files.last_epoch(args.out)
+    if os.path.dirname(path) == args.out and epoch < args.epoch < last:
+        parser.error(f'{args.out} has a snapshot of epoch {last}, and --epoch {args.epoch} would '
+                     'leave it without its log; give a larger one, or another folder with -o')
     wrong = [name for name in fixed if getattr(args, name) != settings[name]]
     if args.data_dir is None and args.dataset not in ('auto', settings['dataset']):
         wrong.append('dataset')

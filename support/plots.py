@@ -59,7 +59,8 @@ def scatter_points(axes, points, labels, legend=True):
     handles = [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
                       markeredgecolor='white', markeredgewidth=0.3)
                for i, label in enumerate(classes)]
-    axes.figure.legend(handles=handles, loc='outside right center', title='label')
+    axes.figure.legend(handles=handles, loc='outside right center', title='label',
+                       ncols=-(-len(classes) // 30))
 
 
 def spread(points, gap, fixed=0):
@@ -102,6 +103,8 @@ def put_numerals(axes, points, labels, gap=0, others=()):
             axes.text(*member, str(label), **look)
         return
     places = spread(np.array([*members.values(), *others]), gap, fixed=len(others))
+    axes.update_datalim(places)                 # where the limits are not fixed, they hold all
+    axes.autoscale_view()
     for (label, member), place in zip(members.items(), places, strict=False):
         axes.annotate(str(label), member, place, **look,
                       arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})

@@ -78,7 +78,8 @@ class RunState(training.Extension):
 
     def now(self):
         """Return the settings of the run as they are at this moment."""
-        return self.settings | {'trained_by': kind_of(self.updater).split()[0]}
+        return self.settings | {'trained_by': kind_of(self.updater).split()[0],
+                                'trained_on': getattr(self.updater, 'on', '')}
 
     def serialize(self, serializer):
         """Save the settings and the other ranks' states; save or restore NumPy's generator."""
@@ -224,6 +225,7 @@ def check_state(arrays, updater, ranks_changed):
     params = {OPTIMIZER_PREFIX + name[1:]: param
               for name, param in updater.get_optimizer('main').target.namedparams()}
     log = json.loads(str(arrays[snapshot.LOG_KEY]))
+    keys = arrays[RANDOM_PREFIX + 'keys']
     possible = {
         'order of the digits': arrays[ORDER_KEY].shape == (n,) and np.array_equal(
             np.sort(arrays[ORDER_KEY]), np.arange(n)),
@@ -247,7 +249,9 @@ def check_state(arrays, updater, ranks_changed):
             and all(snapshot.has_type(row[key], kind) and abs(row[key]) < MOST_LOSS
                     for key, kind in LOG_TYPES.items())
             for i, row in enumerate(log, 1)),
-        'random state': 0 <= int(arrays[RANDOM_PREFIX + 'position']) <= 624
+        # from zeros alone, the generator would never come to a number
+        'random state': (keys[1:].any() or keys[0] >= 2**31)
+            and 0 <= int(arrays[RANDOM_PREFIX + 'position']) <= 624
             and int(arrays[RANDOM_PREFIX + 'has_gauss']) in (0, 1),
         'count of losses': all(int(array) > 0 for key, array in arrays.items()
                                if key.startswith(SUMMARY_PREFIX) and key.endswith('/_n')),
@@ -296,7 +300,7 @@ def make_exact(trainer, args, digits):
         'activation': activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
-        'ranks_changed': False}
+        'ranks_changed': False, 'trained_on': ''}
     trainer.extend(RunState(settings, updater, comm))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
@@ -332,6 +336,8 @@ def warn_of_changes(had, now, path):
     before, after = ((f'on a {of["device"]}', f'by the {of["trained_by"]} updater',
                       f'with {snapshot.describe_step(of["batch_size"], of["ranks"])}')
                      for of in (had, now))
+    if had['trained_by'] == now['trained_by'] and had['trained_on']:
+        before, after = (*before, f'on {had["trained_on"]}'), (*after, f'on {now["trained_on"]}')
     for then, here in zip(before, after, strict=True):
         if then != here:
             print(f'warning: {path} was trained {then}; {here} the run goes on, but not to '

@@ -18,6 +18,8 @@ import numpy as np
 
 EVERY, KEEP = 1, 5                          # epochs to a snapshot, and snapshots kept, by default
 MOST = 10**6                                # of whatever a setting counts; more is a slip
+MOST_K = 1000                               # samples, each of which takes a digit's memory
+LOOKS = 20                                  # for a newest snapshot that another run deletes
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
 ITERATION_KEY = 'updater/iteration'
@@ -28,7 +30,8 @@ SETTING_TYPES = {
     'autoencoder': bool, 'n_in': int, 'dim_z': int, 'dim_h': int, 'activation': str, 'dataset': str,
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
-    'device': str, 'updater': str, 'trained_by': str, 'ranks': int, 'ranks_changed': bool}
+    'device': str, 'updater': str, 'trained_by': str, 'trained_on': str, 'ranks': int,
+    'ranks_changed': bool}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 
 
@@ -114,39 +117,62 @@ def not_finite(what, epoch, iteration, out, resumed):
 
 
 def newest(out, mend='name the folder of the run with -o, or train first'):
-    """Return the path of the whole snapshot with the most iterations in the folder `out`.
+    """Return the path of the snapshot that `read_newest` reads."""
+    return read_newest(out, mend)[0]
+
+
+def read_newest(out, mend='name the folder of the run with -o, or train first'):
+    """Read the whole snapshot with the most iterations in the folder `out`.
 
     Of each damaged one that has more, or does not tell, it warns on stderr.
 
     Args:
-        out (str): The folder.
+        out (str): The folder; a run may write there meanwhile, and delete older ones.
         mend (str): What helps where it has none, for the message.
+
+    Returns:
+        tuple: Its path, and its arrays, as from `read`.
 
     Raises:
         SnapshotError: If there is none.
     """
-    paths = files.find_snapshots(out) if os.path.isdir(out) else []
-    iterations = {}
-    for path in paths:
-        with passing_over():
-            iterations[path] = read_iteration(path)
-    for path in sorted(iterations, key=lambda path: (iterations[path], files.epoch_of(path)))[::-1]:
-        with passing_over():
-            read_settings(read(path), path)
-            return path
+    for _ in range(LOOKS):
+        paths = files.find_snapshots(out) if os.path.isdir(out) else []
+        found, troubles = read_first(paths)
+        if found or all(map(os.path.exists, paths)):
+            break
+    for path, error in troubles.items():
+        if os.path.exists(path):
+            cause = str(error).rpartition('; ')[0]      # without its advice
+            print(f'warning: passed over: {cause}', file=sys.stderr)
+    if found:
+        return found
     raise SnapshotError(
-        f'there is no whole snapshot in {out}; train anew with --overwrite' if paths else
-        f'there is no snapshot in {out}; {mend}')
+        f'there is no whole snapshot in {out}; name another folder with -o, or move those files '
+        'away' if paths else f'there is no snapshot in {out}; {mend}')
 
 
-@contextlib.contextmanager
-def passing_over():
-    """Turn a SnapshotError into a warning on stderr."""
-    try:
-        yield
-    except SnapshotError as error:
-        cause = str(error).rpartition('; ')[0]      # without its advice
-        print(f'warning: passed over: {cause}', file=sys.stderr)
+def read_first(paths):
+    """Read, of these snapshots, the whole one with the most iterations.
+
+    Returns:
+        tuple: Its path and arrays, or None where there is none; a dict of the SnapshotErrors, by
+        their paths, of those that were passed over.
+    """
+    iterations, troubles = {}, {}
+    for path in paths:
+        try:
+            iterations[path] = read_iteration(path)
+        except SnapshotError as error:
+            troubles[path] = error
+    for path in sorted(iterations, key=lambda path: (iterations[path], files.epoch_of(path)))[::-1]:
+        try:
+            arrays = read(path)
+            read_settings(arrays, path)
+            return (path, arrays), troubles
+        except SnapshotError as error:
+            troubles[path] = error
+    return None, troubles
 
 
 def read_iteration(path):
@@ -174,6 +200,8 @@ def read(path, only=None):
     Raises:
         SnapshotError: If it is missing or damaged.
     """
+    if os.path.isdir(path):
+        raise SnapshotError(f'{path} is a folder; name a snapshot in it, or the folder with -o')
     try:
         return files.read_npz(path, only)
     except MemoryError:
@@ -205,14 +233,15 @@ def read_settings(arrays, path):
     try:
         # what the first snapshots lack
         found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
-                 'updater': 'standard', 'trained_by': 'standard', 'ranks': 1,
-                 'ranks_changed': False}
+                 'updater': 'standard', 'trained_by': 'standard', 'trained_on': '',
+                 'ranks': 1, 'ranks_changed': False}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
         fits = (all(has_type(found[key], kind) for key, kind in SETTING_TYPES.items())
                 and all(0 < value <= MOST for key, value in found.items()
                         if SETTING_TYPES[key] is int and key != 'seed')
+                and found['k'] <= MOST_K
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')

@@ -31,8 +31,8 @@ def read_run(args):
         UserError: If one cannot be had.
     """
     device = compat.get_device(args.gpu)
-    path = args.snapshot or snapshot.newest(args.out)
-    arrays = snapshot.read(path)
+    path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else
+                    snapshot.read_newest(args.out))
     is_run = snapshot.SETTINGS_KEY in arrays or 'le1/W' not in arrays
     settings = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
     if is_run and (args.dataset or args.activation):
@@ -145,8 +145,8 @@ def commands_for(figure, settings, args, fits, shows_beside):
 def is_there(out, autoencoder, settings):
     """Tell whether a folder has a run of z = 2, of such a model and of the digits of another."""
     try:
-        path = snapshot.newest(out)
-        found = snapshot.read_settings(snapshot.read(path), path)
+        path, arrays = snapshot.read_newest(out)
+        found = snapshot.read_settings(arrays, path)
     except files.FileError:
         return False
     return (found['dim_z'], found['autoencoder']) == (2, autoencoder) and all(

@@ -207,7 +207,8 @@ class CompiledUpdater(FastUpdater):
         self.held = []                      # parameters, their arrays and gradients
         self.workers = threads.Workers(self.model, k)
         self.one_thread, self.prepared = None, None
-        self.how = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {threads.WHOSE}'
+        self.on = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {threads.WHOSE}'
+        self.how = self.on
         cache = compiled.whole_step.stats.cache_path
         if not cache:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 
-from support import files, options, ranks  # lets chainer import
+from support import files, options, ranks, snapshot  # lets chainer import
 
 import numpy as np
 import pytest
@@ -78,3 +78,20 @@ def test_positive(kind, most, good, bad):
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=f'^{text} is not a positive '):
             convert(text)
+
+
+def test_no_snapshot_is_left_behind_without_its_log(small_run, capsys):
+    for epoch in (3, 5, 6):
+        (small_run / f'snapshot_epoch_{epoch}').touch()
+    first = small_run / 'snapshot_epoch_1'
+    for flags in (['-e', 1], ['-e', 6], ['-e', 5, '-o', small_run / 'new']):
+        assert parse('--resume', first, *flags).resume == str(first)
+    with pytest.raises(SystemExit) as end:
+        parse('--resume', first, '-e', 5)
+    assert end.value.code == 2
+    assert 'has a snapshot of epoch 6' in capsys.readouterr().err
+
+
+def test_a_folder_is_no_snapshot(small_run):
+    with pytest.raises(snapshot.SnapshotError, match='is a folder; .* with -o'):
+        parse('--resume', small_run)

@@ -204,7 +204,7 @@ def test_a_snapshot_tells_which_updater_trains_now():
         target = {}
         state.serialize(chainer.serializers.DictionarySerializer(target))
         assert json.loads(str(target['settings'])) == state.now() == {
-            'seed': 5, 'trained_by': name}
+            'seed': 5, 'trained_by': name, 'trained_on': ''}
     del updater.kind                        # Chainer's own has none
     assert state.now()['trained_by'] == 'standard'
 

@@ -55,7 +55,8 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'checksum': inside['checksum'], 'binary': False, 'test': False, 'seed': 0,
         'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
-        'trained_by': 'fast', 'ranks': 1, 'ranks_changed': False}
+        'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
+        'ranks_changed': False}
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
 
@@ -106,7 +107,7 @@ def test_newest_passes_over_what_is_damaged_with_a_warning(small_run, damage, ca
 def test_newest_of_damaged_files_alone(small_run, capsys):
     for path in small_run.glob('snapshot_*'):
         path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}; .*--over'):
+    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}; .*-o'):
         snapshot.newest(str(small_run))
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f'warning: passed over: {small_run / "snapshot_epoch_1"}')
