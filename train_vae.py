@@ -29,7 +29,7 @@ from chainer import iterators, optimizers, training
 from chainer.training import extensions
 import numpy as np
 
-from net import ACTIVATIONS, VAE, Autoencoder, draw_graph
+import net
 
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
@@ -114,11 +114,11 @@ def train_vae(args):
     train, test = digits.train, digits.test
 
     # model
-    model_class = Autoencoder if args.autoencoder else VAE
-    model = model_class(train.shape[1], args.dim_z, args.dim_h, ACTIVATIONS[args.activation])
+    model_class = net.Autoencoder if args.autoencoder else net.VAE
+    model = model_class(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
     if args.initmodel is not None:
         comm.on_root(snapshot.load_weights, args.initmodel, model, args.activation)
-    graph = draw_graph(model, train[:args.batch_size], args.beta, args.k)       # for OUT/cg.dot
+    graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)   # for OUT/cg.dot
     model.to_device(device)
 
     # optimizer; each process takes its share of the digits

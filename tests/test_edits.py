@@ -1,6 +1,7 @@
 """What you read is what runs: a copy of the tree with an edited net.py trains what it then says."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -19,6 +20,12 @@ import train_vae
 extensions.plot_losses = lambda trainer: None
 for kind in ('fast', 'standard'):
     assert train_vae.cli([*sys.argv[2:], '--updater', kind, '-o', sys.argv[1] + '/' + kind]) == 0
+"""
+RELOAD = """\
+import importlib, os
+import net, train_vae               # as it was before the edit
+os.replace('edited.py', 'net.py')
+importlib.reload(net)
 """
 NLL = 'F.bernoulli_nll(x, logits)'
 LF = '            x = chainer.as_variable(x)                          # one leaf'
@@ -97,8 +104,11 @@ HARMLESS = {
 QUICK = ('another reconstruction error', "another gradient under Chainer's name")
 
 
-def train(folder, data_dir, old, new, *flags):
-    """Train by both updaters in a copy of the tree, in which net.py is edited; return stdout."""
+def train(folder, data_dir, old, new, *flags, reload=False):
+    """Train by both updaters in a copy of the tree, in which net.py is edited; return stdout.
+
+    Where it says `reload`, that edit is made after an import.
+    """
     tree = folder / 'tree'
     tree.mkdir()
     for name in ('support', 'train_vae.py', 'xavier.py'):   # a link, so that Numba finds its cache
@@ -109,10 +119,12 @@ def train(folder, data_dir, old, new, *flags):
     text = text.replace(old, new, 1)            # in VAE, not in what comes behind it
     if 'self.softplus' in new:
         text = text.replace('self.act_func(', 'self.softplus(')
-    (tree / 'net.py').write_text(text)
+    if reload:
+        shutil.copy(os.path.join(ROOT, 'net.py'), tree)
+    (tree / ('edited.py' if reload else 'net.py')).write_text(text)
     ended = subprocess.run(
-        [sys.executable, '-c', SCRIPT, folder, '--data-dir', data_dir, *SMALL, *flags],
-        cwd=tree, capture_output=True, text=True, check=False,
+        [sys.executable, '-c', RELOAD * reload + SCRIPT, folder, '--data-dir', data_dir, *SMALL,
+         *flags], cwd=tree, capture_output=True, text=True, check=False,
         env={**os.environ, 'PYTHONPATH': str(tree)})
     assert (ended.returncode, ended.stderr) == (0, '')
     return ended.stdout
@@ -137,6 +149,17 @@ def test_an_edit_trains_what_it_says(data_dir, tmp_path, what):
     assert f'\nupdater  standard ({prefix}{why})\n' in out
     assert '\nupdater  standard\n' in out
     check_trained_alike(tmp_path, epochs)
+
+
+def test_a_reloaded_edit_trains_what_it_says(data_dir, tmp_path):
+    old, new, why = EDITS['another reconstruction error']
+    for name in ('edited', 'reloaded'):
+        (tmp_path / name).mkdir()
+        out = train(tmp_path / name, data_dir, old, new, reload=name == 'reloaded')
+        assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
+    edited, reloaded = (state_of(tmp_path / name / 'standard' / 'snapshot_epoch_2')
+                        for name in ('edited', 'reloaded'))
+    assert edited == reloaded
 
 
 @pytest.mark.parametrize('what', [

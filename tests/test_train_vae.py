@@ -63,7 +63,7 @@ def test_cg_dot_is_the_graph_and_disturbs_nothing(finished, tmp_path, monkeypatc
     for name in ('enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
                  'reconstruction error', 'latent loss', 'loss'):
         assert dot.count(f'label="{name}: ') == 1
-    monkeypatch.setattr(train_vae, 'draw_graph', lambda *args: 'no graph')
+    monkeypatch.setattr(train_vae.net, 'draw_graph', lambda *args: 'no graph')
     cli('--data-dir', data_dir, '-o', tmp_path / 'other', *SMALL)
     assert log_of(tmp_path / 'other') == log_of(finished)
 
@@ -319,7 +319,7 @@ def test_autoencoder_and_vae_are_told_apart(cli, data_dir, tmp_path, finished):
 
 def test_binary_rounds_the_pixels(cli, data_dir, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
+    monkeypatch.setattr(train_vae.net, 'draw_graph', lambda model, x, C, k: seen.append(x) or '')
     first_row(cli, data_dir, tmp_path / 'run', '--binary')
     pictures = make_digits(60, 0)[0].reshape(60, 784)[:20]
     assert seen[0].dtype == np.float32
@@ -363,7 +363,7 @@ def test_seed_makes_runs_identical(cli, data_dir, tmp_path, finished):
 
 def test_initmodel_starts_from_the_weights(cli, data_dir, tmp_path, finished, monkeypatch):
     seen = []
-    monkeypatch.setattr(train_vae, 'draw_graph', lambda model, x, C, k: seen.append(
+    monkeypatch.setattr(train_vae.net, 'draw_graph', lambda model, x, C, k: seen.append(
         {name: param.array.tobytes() for name, param in model.namedparams()}) or '')
     row = first_row(cli, data_dir, tmp_path / 'run', '-m', last(finished))
     arrays = snapshot.read(last(finished))
