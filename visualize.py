@@ -45,8 +45,6 @@ SPAN = 2                # the map goes from -SPAN to SPAN in z_1 and z_2
 STEPS = 80              # of the walk from one digit to another
 TURN = 40               # steps from every digit to every digit, and as many back
 
-manifold.calm_openmp()      # before a figure imports scikit-learn
-
 
 # Section 1-2: digits and their reconstructions --------------------------------------------------
 
@@ -489,6 +487,7 @@ def misfit(file, recipe, settings, args):
 def main(argv=None):
     """Draw as the command line `argv` (default: the program's) says; return the exit status."""
     args = parse_arguments(argv)
+    manifold.calm_openmp()      # before scikit-learn is imported
     model, digits, settings = None, None, {}
     if any(recipe.dims for recipe in args.files.values()):
         model, digits, settings = sources.read_run(args)

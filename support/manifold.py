@@ -8,7 +8,6 @@ import os
 
 from support import pictures
 
-import joblib
 import matplotlib
 import numpy as np
 
@@ -21,6 +20,8 @@ def calm_openmp():
     Left to itself, scikit-learn warns at length where it finds no physical cores, and its threads
     wait so actively that t-SNE is many times slower on a machine that does something else too.
     """
+    import joblib  # which itself sets some for OpenMP
+
     os.environ.setdefault('OMP_NUM_THREADS', str(joblib.cpu_count()))
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 

@@ -4,6 +4,8 @@ import ast
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 from support import mnist, snapshot
 
@@ -57,6 +59,34 @@ def test_imports_go_in_no_circle():
 def test_no_file_is_long(name, most):
     with open(os.path.join(ROOT, name)) as file:
         assert len(file.readlines()) <= most
+
+
+CHANGES = """\
+import os, signal, sys, warnings
+import matplotlib, numpy
+
+def state():
+    return [{name: str(value) for name, value in each.items()} for each in (
+        {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
+        dict(enumerate(warnings.filters)), os.environ, matplotlib.rcParams)]
+
+before = state()
+import net, train_vae, visualize
+print([sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+       for was, now in zip(before, state())])
+"""
+
+
+def test_an_import_changes_nothing_for_a_notebook():
+    # signal handlers, warnings, environment and matplotlib
+    env = {name: value for name, value in os.environ.items()
+           if not name.startswith(('OMP_', 'KMP_', 'CHAINER_'))}
+    ran = subprocess.run([sys.executable, '-c', CHANGES], capture_output=True, text=True,
+                         check=False, cwd=ROOT, env={**env, 'MPLBACKEND': 'svg'})
+    assert ran.stderr == ''
+    signals, filters, variables, settings = json.loads(ran.stdout.replace("'", '"'))
+    assert (signals, filters, settings) == ([], [], [])
+    assert set(variables) <= {'CHAINER_CUDNN', 'KMP_DUPLICATE_LIB_OK'}      # threadpoolctl's own
 
 
 # A snapshot that the code wrote before it moved into this house: z = 2, 4 hidden units --------
