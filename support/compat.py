@@ -44,7 +44,7 @@ def _say_interrupted(kind, error, trace):
 
 
 # The imports take seconds on a busy machine. A Ctrl-C among them needs no traceback.
-if not hasattr(sys, 'ps1'):         # not in an interactive session
+if SCRIPT in COMMANDS:
     sys.excepthook = _say_interrupted
 
 # Under a tight `ulimit -v` each library ends in a way of its own: it aborts, or it hangs.

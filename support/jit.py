@@ -48,8 +48,8 @@ class Cache(numba.core.caching.FunctionCache):
         except OSError as error:            # a full disk, say
             if not Cache.is_refused:
                 print(f'warning: {self.cache_path} cannot keep what Numba compiles '
-                      f'({error.strerror}), so that each run compiles it anew; make room there, or '
-                      'set NUMBA_CACHE_DIR', file=sys.stderr)
+                      f'({error.strerror}), so that each run compiles it anew; mend that, or '
+                      'name a folder in NUMBA_CACHE_DIR', file=sys.stderr)
             Cache.is_refused = True
 
 

@@ -91,7 +91,7 @@ def test_a_full_disk_of_the_cache_is_told_once(numba_cache, monkeypatch, capsys)
     folder = jit.compiled(plus_one).stats.cache_path
     assert capsys.readouterr().err == (
         f'warning: {folder} cannot keep what Numba compiles (File too large), so that each run '
-        'compiles it anew; make room there, or set NUMBA_CACHE_DIR\n')
+        'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR\n')
     assert not list(numba_cache.rglob('*.nb?'))
     assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
 

@@ -93,5 +93,5 @@ def test_no_snapshot_is_left_behind_without_its_log(small_run, capsys):
 
 
 def test_a_folder_is_no_snapshot(small_run):
-    with pytest.raises(snapshot.SnapshotError, match='is a folder; .* with -o'):
+    with pytest.raises(snapshot.SnapshotError, match=r'is a folder; .* with -o'):
         parse('--resume', small_run)
