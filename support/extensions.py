@@ -254,8 +254,11 @@ def prepare_folder(trainer, args, digits, graph):
 
 
 def report_no_more(trainer, args):
-    """Say that a resumed run has no epochs left, and draw what a kill may have prevented."""
+    """Say that a resumed run has no epochs left, and do what a kill may have prevented."""
     if args.is_newest:
+        writer = trainer.get_extension('snapshot').writer
+        writer.iteration = trainer.updater.iteration
+        writer.clean(args.out, trainer.updater.epoch)
         trainer.get_extension('PlotReport').draw(trainer)       # a run's last file
     print(f'{args.resume} is at epoch {trainer.updater.epoch} already; '
           'go on with a larger --epoch')
