@@ -327,7 +327,9 @@ REFUSED = {
         with_loss(-1.7e308), with_loss('1'), with_loss(True)),
     'random state': [
         *change('extensions/run/random_position', set_first(-1), set_first(625)),
-        *change('extensions/run/random_has_gauss', set_first(7))],
+        *change('extensions/run/random_has_gauss', set_first(7)),
+        *change('extensions/run/random_keys', np.zeros_like,
+                lambda keys: np.eye(1, 624, dtype=keys.dtype)[0])],
     'numbers': [
         *change('updater/optimizer:main/ld2/W/m', set_first(np.nan), set_first(np.inf)),
         *change('extensions/run/random_cached', set_first(np.nan)),

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 from support import files  # lets chainer import
@@ -135,3 +137,54 @@ def test_advice_is_to_go_on_only_where_there_is_a_snapshot(tmp_path):
     assert files.go_on(str(tmp_path)).endswith('start it again')
     (tmp_path / 'snapshot_epoch_1').touch()
     assert files.go_on(str(tmp_path)).endswith('go on with --resume')
+
+
+@pytest.mark.parametrize('error', [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_without_fsync_is_written_to(tmp_path, monkeypatch, error):
+    def fail(descriptor):
+        raise OSError(error, 'no fsync')
+
+    monkeypatch.setattr(os, 'fsync', fail)
+    files.write_text(str(tmp_path), 'log', 'new')
+    assert (tmp_path / 'log').read_text() == 'new'
+
+
+def test_one_that_cannot_rename_over_a_file(tmp_path, monkeypatch):
+    def fail(part, path):
+        raise FileExistsError(errno.EEXIST, 'there is one')
+
+    (tmp_path / 'log').write_text('old')
+    monkeypatch.setattr(os, 'replace', fail)
+    files.write_text(str(tmp_path), 'log', 'new')
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('log', 'new')]
+
+
+@pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'no locks'), NotImplementedError('no')])
+def test_one_without_locks_is_warned_of(tmp_path, monkeypatch, capsys, error):
+    def fail(lock):
+        raise error
+
+    monkeypatch.setattr(files.filelock.FileLock, 'acquire', fail)
+    with files.claim(str(tmp_path / 'run')):
+        assert 'without locks; start no second run there' in capsys.readouterr().err
+    monkeypatch.setattr(files.filelock.FileLock, 'acquire', lambda lock: lock.no_such_thing)
+    with pytest.raises(AttributeError), files.claim(str(tmp_path / 'run')):
+        pass
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='asks for processes')
+def test_what_a_killed_program_left_of_a_figure_goes(tmp_path):
+    ended = subprocess.Popen([sys.executable, '-c', ''])
+    ended.wait()
+    stays = {f'.map.png.{os.getpid()}.part', f'.other.png.{ended.pid}.part', 'map.png'}
+    for name in (*stays, f'.map.png.{ended.pid}.part'):
+        (tmp_path / name).touch()
+    files.sweep(str(tmp_path), ['map.png', 'scatter.png'])
+    assert {path.name for path in tmp_path.iterdir()} == stays
+
+
+@pytest.mark.parametrize(('path', 'folder'), [
+    ('run/snapshot_epoch_3', 'run'), ('snapshot_interrupted', '.'), ('a/mlp_20.model', None),
+    (None, None)])
+def test_the_folder_of_a_run_is_known_by_its_snapshot(path, folder):
+    assert files.folder_of(path) == folder

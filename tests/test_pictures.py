@@ -191,6 +191,23 @@ def test_points_are_opaque_with_an_edge_and_the_legend_shows_them():
         assert handle.get_markeredgecolor() == 'white'
 
 
+def test_many_classes_have_a_legend_within_the_picture():
+    axes = plots.scatter_plot(np.random.RandomState(0).normal(size=(70, 2)), np.arange(70), 3, 'ab')
+    axes.figure.draw_without_rendering()
+    legend = axes.figure.legends[0].get_window_extent()
+    assert legend.y0 >= 0
+    assert legend.y1 <= axes.figure.bbox.height
+
+
+def test_numerals_of_a_thin_cloud_stay_within_free_axes():
+    axes = pictures.figure_of(400, 400).add_subplot(aspect='equal')
+    points = np.random.RandomState(0).uniform(-1, 1, (50, 2)) * [1, 0.001]
+    plots.scatter_points(axes, points, np.arange(50) % 10, legend=False)
+    plots.put_numerals(axes, points, np.arange(50) % 10, 0.3)
+    for text in axes.texts:
+        assert axes.viewLim.contains(*text.xyann)
+
+
 # Scatter plots ----------------------------------------------------------------------------------
 
 

@@ -207,7 +207,7 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
     {'dim_z': 3}, {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
     {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
     {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
-    {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
+    {'k': 1001}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
     {'updater': 'slow'}, {'trained_by': 'slow'}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
@@ -297,3 +297,19 @@ def test_a_log_that_is_none_is_read_as_empty():
         assert snapshot.read_log({snapshot.LOG_KEY: np.array(log)}) == []
     assert snapshot.read_log({}) == []
     assert snapshot.read_log({snapshot.LOG_KEY: np.array(json.dumps([row]))}) == [row]
+
+
+def test_the_newest_is_found_while_a_run_deletes_older_ones(small_run, monkeypatch, capsys):
+    def read(path, *args, **kwargs):
+        if epochs:                  # meanwhile the run has written another and deleted this one
+            os.rename(path, small_run / f'snapshot_epoch_{epochs.pop(0)}')
+        return plain(path, *args, **kwargs)
+
+    plain = snapshot.read
+    (small_run / 'snapshot_epoch_1').unlink()
+    monkeypatch.setattr(snapshot, 'read', read)
+    epochs = [3, 4]
+    path, arrays = snapshot.read_newest(str(small_run))
+    assert (path, 'updater/iteration' in arrays) == (
+        str(small_run / 'snapshot_epoch_4'), True)
+    assert capsys.readouterr().err == ''

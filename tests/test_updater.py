@@ -1,6 +1,7 @@
 """updater.py against Chainer's own step and NumPy in float64, and its runs by train_vae.py."""
 
 import json
+import shutil
 import sys
 import types
 
@@ -14,6 +15,7 @@ from conftest import SMALL
 import numpy as np
 import pytest
 from test_resume import check_same, needs_posix, state_of, stopping_at
+from test_snapshot import last, rewrite
 
 import net
 import train_vae
@@ -297,3 +299,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(cli, data_dir, tmp_path):
     status, _, err = cli('--data-dir', data_dir, *SMALL, '--beta', '1e38', '-o', tmp_path / 'run')
     assert status == 1
     assert 'is not finite in epoch ' in err
+
+
+def test_another_number_of_threads_is_told(cli, small_run):
+    arrays = snapshot.read(last(small_run))
+    settings = json.loads(str(arrays[snapshot.SETTINGS_KEY]))
+    for on, told in ((settings['trained_on'], 0), ('7 threads, MKL', 1), ('', 0)):
+        rewrite(last(small_run), last(small_run), **{snapshot.SETTINGS_KEY: np.array(
+            json.dumps(settings | {'trained_on': on}))})
+        status, _, err = cli('--resume', last(small_run), '-e', '3', '-o', small_run / 'new')
+        assert (status, err.count('\n')) == (0, told)
+        assert told == 0 or (f'was trained on {on}; on {settings["trained_on"]} the run goes on, '
+                             'but not to exactly the same result') in err
+        shutil.rmtree(small_run / 'new')

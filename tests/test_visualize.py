@@ -506,6 +506,24 @@ def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
     assert np.mean(array < 128) > 0.01
 
 
+def test_of_many_samples_the_graph_shows_three_and_says_so(other_run, monkeypatch, capsys):
+    model, digits, _ = sources.read_run(visualize.parse_arguments(['-o', str(other_run)]))
+    dots = []
+    monkeypatch.setattr(graphs, 'save', lambda dot, names, path: dots.append(dot))
+    for k in (3, 100):
+        visualize.graph(model, digits, 'graph.png', 1.0, k, 20)
+    assert dots[0].count('Gaussian') == dots[1].count('Gaussian') > 0
+    assert capsys.readouterr().out == (
+        'graph.png shows 3 of the 100 samples of z, which are all alike\n')
+
+
+def test_figures_of_a_named_snapshot_lie_beside_it(draw, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, tmp_path / 'run')
+    status, out, err = draw('digits', '-s', last(tmp_path / 'run'))
+    assert (status, out, err) == (0, f'{tmp_path / "run" / "digits.png"}\n', '')
+
+
 def test_without_graphviz_the_graph_says_how_to_get_it(draw, small_run, monkeypatch):
     monkeypatch.setenv('PATH', '')
     monkeypatch.setattr(visualize, 'FIGURES', {key: visualize.FIGURES[key] for key in
