@@ -100,12 +100,12 @@ class Ours:
 
     def logged(self):
         """Train for an epoch with what train_vae.py logs, prints and checks of it."""
-        from support import extensions
+        from support import extensions, terminal
 
         trainer = self.trainer()
         trainer.extend(extensions.check_finite(None))
         trainer.extend(extensions.LogReport())
-        trainer.extend(extensions.PrintReport())
+        trainer.extend(terminal.PrintReport())
         with contextlib.redirect_stdout(io.StringIO()):
             trainer.run()
         self.ran = trainer
