@@ -59,8 +59,10 @@ def load_mkl():
         for file in files:
             if file.name.startswith(('libmkl_rt.', 'mkl_rt.')):
                 mkl = ctypes.CDLL(str(file.locate()))
-                mkl.MKL_Set_Threading_Layer(SEQUENTIAL)
-                mkl.MKL_CBWR_Set(mkl.MKL_CBWR_Get_Auto_Branch() | STRICT)
+                sequence, repeat, branch = (
+                    mkl.MKL_Set_Threading_Layer, mkl.MKL_CBWR_Set, mkl.MKL_CBWR_Get_Auto_Branch)
+                sequence(SEQUENTIAL)
+                repeat(branch() | STRICT)
     except (metadata.PackageNotFoundError, OSError, AttributeError):
         pass                                            # or none that can be used
 
@@ -71,6 +73,9 @@ def multiply(context, sgemm, a, b, out):
 
     Each is float32 and lies in one piece; a and b may be transposed, as `W.T` is.
     """
+    if any(kind.layout == 'A' for kind in (a, b, out)):
+        return None                                     # not in one piece
+
     def generate(context, builder, signature, args):
         kinds = signature.args[1:]
         arrays = [context.make_array(kind)(context, builder, value)

@@ -19,19 +19,22 @@ import types
 import warnings
 
 COMMANDS = 'train_vae.py', 'visualize.py'
-# Signals that end a command. Python ignores SIGPIPE, and raises BrokenPipeError instead.
+SIGPIPE = 13                # for which Python raises BrokenPipeError; Windows has none
+# signals that end a command
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE')
                if hasattr(signal, name))
 SCRIPT = os.path.basename(getattr(sys.modules['__main__'], '__file__', None) or '')
 ADDRESS_SPACE = 2**30       # bytes that the libraries take, also on two cores
 ACTIVATE = ('activate the virtual environment (. .venv/bin/activate), which the first command of '
             'README.md makes')
+REINSTALL = 'install it anew, by the first command of README.md'
 
 
 def _give_up(error, mend):
     """Where one of the commands cannot start, say in one line why and what to do, and exit."""
     if SCRIPT in COMMANDS:
-        print(f'{SCRIPT}: error: {str(error).strip().splitlines()[0]}; {mend}', file=sys.stderr)
+        cause = ' '.join(str(getattr(error, '__cause__', None) or error).split())
+        print(f'{SCRIPT}: error: {cause or type(error).__name__}; {mend}', file=sys.stderr)
         raise SystemExit(2) from None
     raise error
 
@@ -58,8 +61,10 @@ with contextlib.suppress(ImportError):          # Windows has no such limit
 
 try:
     import numpy as np
-except ImportError as error:
+except ModuleNotFoundError as error:
     _give_up(error, ACTIVATE)
+except ImportError as error:                    # half installed, or for another Python
+    _give_up(error, REINSTALL)
 
 # chainer/functions/array/as_strided.py, lines 10 and 252: np.sctypes['int'] and ['float'].
 # NumPy 2.0 removed np.sctypes.
@@ -89,7 +94,9 @@ with warnings.catch_warnings():
     except ModuleNotFoundError as error:
         _give_up(error, ACTIVATE)
     except (TypeError, ValueError) as error:
-        _give_up(error, "mend Chainer's environment variables, CHAINER_...")
+        names = ', '.join({name for name in os.environ if name.startswith('CHAINER_')}
+                          - {'CHAINER_CUDNN'})
+        _give_up(error, f"mend Chainer's environment variables: {names}" if names else REINSTALL)
 
 CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
@@ -190,18 +197,23 @@ def command(prog, main, argv=None):
     with handled(ENDING[1:], on_signal):
         try:
             check_settings()
-            status = main(argv)
-            sys.stdout.flush()
-            return status
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()
         except MemoryError as error:
             status, message = exit_status(error), f'not enough memory; try smaller sizes ({error})'
         except KeyboardInterrupt as error:
             status, message = exit_status(error), 'interrupted'
-        except BrokenPipeError:
-            hush(sys.stdout)
-            return 128 + signal.SIGPIPE
+        except BrokenPipeError as error:
+            return exit_status(error)
         except (UserError, OSError, FloatingPointError) as error:
             status, message = exit_status(error), error
+        finally:
+            try:
+                sys.stdout.flush()
+            except OSError:                             # Python's own last flush would tell of it
+                hush(sys.stdout)
     with contextlib.suppress(OSError):
         print(f'{prog}: error: {printable(message)}', file=sys.stderr)
     return status
@@ -250,6 +262,8 @@ def exit_status(error):
         return error.code
     if isinstance(error, KeyboardInterrupt):
         return 128 + (error.args or (signal.SIGINT,))[0]
+    if isinstance(error, BrokenPipeError):
+        return 128 + SIGPIPE
     return 2 if isinstance(error, (UserError, OSError, MemoryError)) else 1
 
 

@@ -56,9 +56,9 @@ class UntilStopped(triggers.IntervalTrigger):
         signal.signal(signum, signal.SIG_IGN if signum == SIGHUP else signal.SIG_DFL)
         if self.rank > 0:
             return
+        more = b'' if signum == SIGHUP else b'; once more quits at once'
         with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
-            os.write(2, b'\n' * os.isatty(2)
-                     + b'stopping after this iteration; once more quits at once\n')
+            os.write(2, b'\n' * os.isatty(2) + b'stopping after this iteration' + more + b'\n')
 
     def stop(self, signum):
         """Let the run end after this iteration, as after this signal."""
@@ -148,7 +148,7 @@ class PlotReport(training.Extension):
             self.due = time.monotonic() + self.seconds
         except Exception as error:          # whatever matplotlib, its settings and OUT may raise
             self.due = math.inf
-            print(f'warning: loss.png is not drawn ({compat.printable(error)}); training goes on '
+            print(f'warning: loss.png is not drawn ({compat.printable(error)}); the run does '
                   'without it', file=sys.stderr)
 
 
@@ -224,8 +224,9 @@ def whole_run(trainer, args, digits, graph):
                 trainer.get_extension('run').gather(trainer)
                 if comm.rank == 0:
                     trainer.get_extension('snapshot').writer.interrupt(trainer)
-        if comm.rank == 0:                  # what mpiexec returns is rank 0's
-            stop.status = report_end(trainer, args)
+            if comm.rank == 0:              # what mpiexec returns is rank 0's
+                stop.status = report_end(trainer, args)
+        if comm.rank == 0:
             trainer.get_extension('PlotReport').draw(trainer)
 
 

@@ -56,8 +56,14 @@ def replacing(path, mend='put that right, or name another folder with -o'):
         try:
             os.replace(part, path)
         except FileExistsError:             # of a network folder that cannot do that at once
-            os.remove(path)
-            os.rename(part, path)
+            aside = os.path.join(folder, f'.{name}.{os.getpid()}.old')
+            os.rename(path, aside)
+            try:
+                os.rename(part, path)
+            except BaseException:
+                os.rename(aside, path)
+                raise
+            os.remove(aside)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(part)

@@ -140,9 +140,10 @@ def save(dot, names, path):
         done = subprocess.run(['dot', '-Tpng'], input=draw(dot, names).encode(),
                               capture_output=True, check=False)
         picture, cause = done.stdout, done.stderr.decode(errors='replace')
+        is_drawn = done.returncode == 0 and picture.startswith(PNG)
     except OSError as error:
-        picture, cause = b'', str(error)
-    if not picture.startswith(PNG):
+        is_drawn, cause = False, str(error)
+    if not is_drawn:
         raise pictures.FigureError('needs Graphviz, which does not run here '
                                    f'({" ".join(cause.split())[:200]}); install it anew')
     with files.replacing(path) as file:

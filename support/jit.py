@@ -30,7 +30,12 @@ class Cache(numba.core.caching.FunctionCache):
 
     def __init__(self, function):
         super().__init__(function)
-        self._cache_file._source_stamp = stamp()        # Numba's own is of one file
+        kept = self._cache_file
+        kept._source_stamp = stamp()                    # Numba's own is of one file
+        # Its list of files is written before a file, which may never come: where one of that name
+        # is there from before, it would be taken for the new one.
+        kept._data_name_pattern = kept._data_name_pattern.replace(
+            '.{number:d}.', f'.{{number:d}}-{stamp()[:8]}-{os.getpid()}.')
 
     def load_overload(self, signature, context):
         """Return what the files have for these types, or None."""

@@ -120,6 +120,9 @@ def parse(parser, argv, size=1):
     path, arrays = (snapshot.read_newest(args.out) if is_newest else
                     (args.resume, snapshot.read(args.resume)))
     settings = snapshot.read_settings(arrays, path)
+    if settings['k'] > snapshot.MOST_K:
+        raise snapshot.SnapshotError(f'{path} was trained with -k {settings["k"]}, which takes too '
+                                     f'much memory; up to {snapshot.MOST_K} can go on')
     snapshot.check_activation(settings, net.ACTIVATIONS, path)
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
@@ -130,10 +133,10 @@ def parse(parser, argv, size=1):
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)
     args.resume, args.resumed, args.is_newest = path, arrays, is_newest
-    epoch, last = int(arrays[snapshot.EPOCH_KEY]), files.last_epoch(args.out)
-    if os.path.dirname(path) == args.out and epoch < args.epoch < last:
-        parser.error(f'{args.out} has a snapshot of epoch {last}, and --epoch {args.epoch} would '
-                     'leave it without its log; give a larger one, or another folder with -o')
+    if would_cut_log(args):
+        parser.error(f'{args.out} has a snapshot of epoch {files.last_epoch(args.out)}, and '
+                     f'--epoch {args.epoch} would leave it without its log; give a larger one, or '
+                     'another folder with -o')
     wrong = [name for name in fixed if getattr(args, name) != settings[name]]
     if args.data_dir is None and args.dataset not in ('auto', settings['dataset']):
         wrong.append('dataset')
@@ -146,3 +149,17 @@ def parse(parser, argv, size=1):
         parser.error(f'{path} contradicts {", ".join(given)}, as it was trained {", ".join(had)}; '
                      'leave that out, or train anew with another -o')
     return args
+
+
+def would_cut_log(args):
+    """Tell whether a run would write a log that ends before snapshots that lie beside it.
+
+    Args:
+        args (argparse.Namespace): As from `parse`, of a run that resumes.
+    """
+    try:
+        epoch = int(args.resumed[snapshot.EPOCH_KEY])
+        is_beside = os.path.samefile(os.path.dirname(args.resume) or '.', args.out)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        return False                        # no run's snapshot, as is said later; or no such folder
+    return is_beside and epoch < args.epoch < files.last_epoch(args.out)

@@ -12,7 +12,7 @@ from support import compat, files, mnist, snapshot  # lets chainer import
 try:
     import matplotlib
 except ValueError:      # MPLBACKEND names what is not installed, as in a notebook's `!python`
-    del os.environ['MPLBACKEND']        # no figure here takes a backend
+    os.environ.pop('MPLBACKEND', None)  # no figure here takes a backend
     import matplotlib
 
 import chainer

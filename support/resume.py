@@ -78,8 +78,9 @@ class RunState(training.Extension):
 
     def now(self):
         """Return the settings of the run as they are at this moment."""
-        return self.settings | {'trained_by': kind_of(self.updater).split()[0],
-                                'trained_on': getattr(self.updater, 'on', '')}
+        trained_by = kind_of(self.updater).split()[0]
+        trained_on = getattr(self.updater, 'on', '') if trained_by == 'fast' else ''
+        return self.settings | {'trained_by': trained_by, 'trained_on': trained_on}
 
     def serialize(self, serializer):
         """Save the settings and the other ranks' states; save or restore NumPy's generator."""
@@ -336,7 +337,7 @@ def warn_of_changes(had, now, path):
     before, after = ((f'on a {of["device"]}', f'by the {of["trained_by"]} updater',
                       f'with {snapshot.describe_step(of["batch_size"], of["ranks"])}')
                      for of in (had, now))
-    if had['trained_by'] == now['trained_by'] and had['trained_on']:
+    if had['trained_on'] and now['trained_on']:
         before, after = (*before, f'on {had["trained_on"]}'), (*after, f'on {now["trained_on"]}')
     for then, here in zip(before, after, strict=True):
         if then != here:

@@ -201,7 +201,8 @@ def read(path, only=None):
         SnapshotError: If it is missing or damaged.
     """
     if os.path.isdir(path):
-        raise SnapshotError(f'{path} is a folder; name a snapshot in it, or the folder with -o')
+        raise SnapshotError(f'{path} is a folder; name a snapshot in it; to go on from its newest '
+                            'or draw that, name it with -o')
     try:
         return files.read_npz(path, only)
     except MemoryError:
@@ -241,7 +242,6 @@ def read_settings(arrays, path):
         fits = (all(has_type(found[key], kind) for key, kind in SETTING_TYPES.items())
                 and all(0 < value <= MOST for key, value in found.items()
                         if SETTING_TYPES[key] is int and key != 'seed')
-                and found['k'] <= MOST_K
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')

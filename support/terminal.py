@@ -3,7 +3,6 @@
 import contextlib
 import math
 import shutil
-import signal
 import sys
 
 from support import compat
@@ -46,7 +45,7 @@ class PrintReport(training.Extension):
             if self.rows_left == 0:
                 self.print_headings()
             self.rows_left -= 1
-            tqdm.write(''.join(f'{row[key]:>{width}{form}}'
+            tqdm.write(''.join(f'{row[key]:>{width}{form}}' if key in row else ' ' * width
                                for key, (_, _, width, form) in self.shown.items()))
         self.printed = len(log)
         sys.stdout.flush()
@@ -133,7 +132,7 @@ def lasting(stop):
     """
     def on_loss(error):
         if isinstance(error, BrokenPipeError):
-            stop.stop(signal.SIGPIPE)
+            stop.stop(compat.SIGPIPE)
         else:
             print(f'warning: stdout is lost ({error.strerror}); training goes on',
                   file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import shutil
+import signal
 import struct
 
 os.environ.pop('NUMBA_DISABLE_JIT', None)       # much of what is tested is what Numba compiles
@@ -15,6 +16,8 @@ import chainer
 from hypothesis import HealthCheck, settings
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401  (whose BLAS has to be found below)
+import threadpoolctl
 
 import train_vae
 import visualize
@@ -25,6 +28,11 @@ settings.register_profile(
                            HealthCheck.large_base_example, HealthCheck.data_too_large])
 settings.register_profile('thorough', settings.get_profile('quick'), max_examples=40)
 settings.load_profile('quick')
+for name in ('SIGHUP', 'SIGINT'):       # which nohup and a shell's & let everything below ignore
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_DFL if name == 'SIGHUP' else
+                      signal.default_int_handler)
+BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 ROOT = os.path.dirname(train_vae.__file__)
 SMALL = ['--dim-h', '16', '-z', '2', '-b', '20', '-e', '2']
 
@@ -37,6 +45,13 @@ def no_world(tmp_path, monkeypatch):
     chainer.dataset.set_dataset_root(str(tmp_path / 'cache'))
     yield
     chainer.dataset.set_dataset_root(root)
+
+
+@pytest.fixture(autouse=True)
+def all_threads():
+    """Give BLAS the threads back that an updater keeps for itself, which a test left in mid-run."""
+    with BLAS.limit(limits=None):
+        yield
 
 
 @pytest.fixture

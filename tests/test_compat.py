@@ -132,6 +132,32 @@ def test_a_missing_package_is_one_line_that_names_the_environment(script):
         '(. .venv/bin/activate), which the first command of README.md makes\n')
 
 
+@pytest.mark.parametrize(('source', 'cause'), [
+    ('try:\n    import no_such\nexcept ImportError as error:\n'
+     '    raise ImportError("\\n\\nREAD THIS!\\n") from error', "No module named 'no_such'"),
+    ('raise ImportError', 'ImportError')])
+def test_a_damaged_package_is_one_line(tmp_path, source, cause):
+    (tmp_path / 'numpy.py').write_text(source)
+    run = subprocess.run([sys.executable, 'train_vae.py'], capture_output=True, text=True,
+                         check=False, cwd=ROOT, env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert (run.returncode, run.stdout) == (2, '')
+    assert run.stderr == (f'train_vae.py: error: {cause}; install it anew, by the first command of '
+                          'README.md\n')
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+@pytest.mark.parametrize('script', compat.COMMANDS)
+@pytest.mark.parametrize(('redirection', 'status', 'said'), [
+    ('> /dev/full', 2, '{}: error: [Errno 28] No space left on device\n'), ('| true', 141, '')])
+def test_help_that_nobody_can_read(script, redirection, status, said):
+    wait = 'sleep 0.5; ' if '|' in redirection else ''
+    run = subprocess.run(
+        ['bash', '-c', f'({wait}exec "$0" {script} --help) {redirection}; exit ${{PIPESTATUS[0]}}',
+         sys.executable], capture_output=True, text=True, check=False, cwd=ROOT,
+        env={name: text for name, text in os.environ.items() if name != 'PYTHONUNBUFFERED'})
+    assert (run.returncode, run.stdout, run.stderr) == (status, '', said.format(script))
+
+
 @pytest.mark.parametrize('script', compat.COMMANDS)
 def test_too_little_address_space_is_one_line(script):
     resource = pytest.importorskip('resource', reason='needs POSIX')
@@ -148,10 +174,12 @@ def test_too_little_address_space_is_one_line(script):
     ('CHAINER_DEBUG', 'x', 'invalid literal')])
 def test_what_chainer_cannot_read_is_one_line(name, text, message):
     run = subprocess.run([sys.executable, 'train_vae.py'], capture_output=True, text=True,
-                         check=False, cwd=ROOT, env={**os.environ, name: text})
+                         check=False, cwd=ROOT, env={
+                             key: value for key, value in os.environ.items()
+                             if not key.startswith('CHAINER_')} | {name: text})
     assert (run.returncode, run.stdout) == (2, '')
     assert run.stderr.startswith(f'train_vae.py: error: {message}')
-    assert run.stderr.endswith("; mend Chainer's environment variables, CHAINER_...\n")
+    assert run.stderr.endswith(f"; mend Chainer's environment variables: {name}\n")
     assert run.stderr.count('\n') == 1
 
 

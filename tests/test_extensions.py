@@ -54,7 +54,7 @@ def test_a_terminal_may_close_twice_and_what_the_parent_ignores_stays_ignored(ca
     finally:
         signal.signal(signal.SIGINT, before)
     assert stop.signum == signal.SIGHUP
-    assert capfd.readouterr().err == STOPPING
+    assert capfd.readouterr().err == 'stopping after this iteration\n'
 
 
 @pytest.mark.parametrize('step', [Fraction(1, 3), Fraction(5, 2)])     # epochs an iteration
@@ -97,7 +97,7 @@ def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, 
                         lambda *args: os.kill(os.getpid(), signal.SIGTERM))
     monkeypatch.setattr(extensions, 'plot_losses', fail)
     status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
-    assert (status, err) == (143, 'warning: loss.png is not drawn (no picture); training goes on '
+    assert (status, err) == (143, 'warning: loss.png is not drawn (no picture); the run does '
                                   'without it\n')
     assert snapshot.read_iteration(str(tmp_path / 'run' / 'snapshot_epoch_1')) == 3
     assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
@@ -180,7 +180,7 @@ def test_a_picture_that_fails_is_told_once_and_the_run_goes_on(cli, data_dir, tm
     monkeypatch.setattr(extensions.PlotReport, 'seconds', 0)
     status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
     assert (status, tries) == (0, [1])
-    assert err == ('warning: loss.png is not drawn (latex is not there); training goes on without '
+    assert err == ('warning: loss.png is not drawn (latex is not there); the run does without '
                    'it\n')
     assert 'finished at epoch 4' in out
 

@@ -157,6 +157,17 @@ def test_one_that_cannot_rename_over_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'replace', fail)
     files.write_text(str(tmp_path), 'log', 'new')
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('log', 'new')]
+    rename = os.rename
+
+    def fail_once(source, path):
+        if source.endswith('.part'):
+            raise OSError(errno.EIO, 'gone')
+        rename(source, path)
+
+    monkeypatch.setattr(os, 'rename', fail_once)
+    with pytest.raises(files.FileError, match='gone'):
+        files.write_text(str(tmp_path), 'log', 'newer')
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('log', 'new')]
 
 
 @pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'no locks'), NotImplementedError('no')])

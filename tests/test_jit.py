@@ -73,6 +73,16 @@ def test_an_edit_of_any_file_that_is_compiled_counts(numba_cache, monkeypatch):
     assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
 
 
+def test_code_of_before_an_edit_is_never_taken_for_that_of_after(numba_cache, monkeypatch):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    monkeypatch.setattr(jit, 'stamp', lambda: 'of an edited blas.py')
+    with monkeypatch.context() as patch:
+        patch.setattr(jit.numba.core.caching.IndexDataCacheFile, '_save_data',
+                      lambda *args: None)               # killed, once the list of files is there
+        assert call_as_later_runs_do() == 0
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+
+
 @contextlib.contextmanager
 def full_disk():
     """Let no file grow, within a `with` block, as on a full disk."""

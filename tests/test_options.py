@@ -80,7 +80,7 @@ def test_positive(kind, most, good, bad):
             convert(text)
 
 
-def test_no_snapshot_is_left_behind_without_its_log(small_run, capsys):
+def test_no_snapshot_is_left_behind_without_its_log(small_run, monkeypatch, capsys):
     for epoch in (3, 5, 6):
         (small_run / f'snapshot_epoch_{epoch}').touch()
     first = small_run / 'snapshot_epoch_1'
@@ -90,6 +90,38 @@ def test_no_snapshot_is_left_behind_without_its_log(small_run, capsys):
         parse('--resume', first, '-e', 5)
     assert end.value.code == 2
     assert 'has a snapshot of epoch 6' in capsys.readouterr().err
+    monkeypatch.chdir(small_run.parent)
+    name = small_run.name
+    for path, folder in ((f'./{name}/{first.name}', f'{name}/'), (first, f'./{name}')):
+        with pytest.raises(SystemExit):
+            parse('--resume', path, '-e', 5, '-o', folder)
+    monkeypatch.chdir(small_run)
+    with pytest.raises(SystemExit):
+        parse('--resume', first.name, '-e', 5, '-o', '.')
+
+
+@pytest.mark.parametrize('epoch', [None, np.arange(3), np.array('x'), np.array(np.inf)])
+def test_a_snapshot_without_an_epoch_is_refused(cli, small_run, epoch):
+    path = small_run / 'snapshot_epoch_1'
+    with np.load(path) as npz:
+        arrays = {key: npz[key] for key in npz.files if key != snapshot.EPOCH_KEY}
+    with open(path, 'wb') as file:
+        np.savez(file, **arrays, **({} if epoch is None else {snapshot.EPOCH_KEY: epoch}))
+    status, _, err = cli('--resume', path, '-e', 5)
+    assert (status, err.count('\n')) == (2, 1)
+    assert err.startswith(f'train_vae.py: error: {path} ')
+
+
+def test_more_samples_than_memory_holds_do_not_go_on(cli, small_run):
+    path = small_run / 'snapshot_epoch_1'
+    with np.load(path) as npz:
+        arrays = dict(npz)
+    settings = json.loads(str(arrays[snapshot.SETTINGS_KEY])) | {'k': 10**6}
+    with open(path, 'wb') as file:
+        np.savez(file, **arrays | {snapshot.SETTINGS_KEY: json.dumps(settings)})
+    status, _, err = cli('--resume', path)
+    assert (status, err.count('\n')) == (2, 1)
+    assert 'was trained with -k 1000000, which takes too much memory' in err
 
 
 def test_a_folder_is_no_snapshot(small_run):

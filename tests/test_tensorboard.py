@@ -142,7 +142,8 @@ def browser():
         yield chrome
 
 
-@pytest.mark.parametrize('dims', [1, 2, 20])
+@pytest.mark.parametrize('dims', [2, *(pytest.param(dims, marks=pytest.mark.slow)
+                                       for dims in (1, 20))])
 def test_the_projector_in_chromium(served, browser, tmp_path, dims):
     with served(codes_of(dims)) as address:
         browser.get(address + '#projector')

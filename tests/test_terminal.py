@@ -65,6 +65,13 @@ def test_the_table_fits_the_terminal(monkeypatch, width):
     assert row[1:-1] == ['1234.568'] * (len(row) - 2)
 
 
+def test_what_the_log_lacks_stays_blank(monkeypatch):
+    monkeypatch.delitem(ROW, 'validation/main/rec_loss')        # by an edit of score_func, say
+    headings, row = printed(monkeypatch, 1, Screen())[1:]
+    assert len(headings.split()) - len(row.split()) == 1
+    assert len(headings) == len(row)
+
+
 def test_headings_come_again_with_every_screenful(monkeypatch):
     lines = printed(monkeypatch, 20, Screen(), (80, 10))
     at = [i for i, line in enumerate(lines) if line.startswith('epoch')]
@@ -106,15 +113,15 @@ def on_a_terminal(*argv, size=(80, 24)):
 
 @needs_posix
 def test_one_progress_line_that_fits_and_is_cleared(data_dir, tmp_path):
-    screen = on_a_terminal('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '400',
-                           '--snapshot-every', '400', size=(40, 24))
+    screen = on_a_terminal('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '30',
+                           '--snapshot-every', '30', size=(40, 24))
     lines = re.split(r'[\r\n]+', screen.partition('elapsed')[2])
     progress = [line for line in lines if re.match(r'epoch \d', line)]
-    assert re.match(r'epoch \d+/400, \d+ %, +[\d.]+it/s, ', progress[-1])
+    assert re.match(r'epoch \d+/30, \d+ %, +[\d.]+it/s, ', progress[-1])
     assert max(map(len, progress)) <= 40
     assert [int(line.split()[0]) for line in lines if re.match(r' +\d', line)] == list(
-        range(1, 401))
-    assert re.search(r'\r +\r *finished at epoch 400', screen)
+        range(1, 31))
+    assert re.search(r'\r +\r *finished at epoch 30', screen)
 
 
 # Streams that are lost --------------------------------------------------------------------------
@@ -166,18 +173,18 @@ def test_a_lost_stdout_is_told_once_and_the_run_goes_on(cli, data_dir, tmp_path,
 
 @needs_posix
 @pytest.mark.parametrize(('redirection', 'status', 'said'), [
-    ('| head -n 3', 141, ''), ('> /dev/full', 0, 'warning: stdout is lost ('),
-    ('>&-', 0, ''), ('>&- 2>&-', 0, ''), ('2>&1 | head -n 3', 141, '')])
+    ('| head -n 12', 141, ''), ('> /dev/full', 0, 'warning: stdout is lost ('),
+    ('>&-', 0, ''), ('>&- 2>&-', 0, ''), ('2>&1 | head -n 12', 141, '')])
 def test_streams_of_a_shell(data_dir, tmp_path, redirection, status, said):
     if redirection == '> /dev/full' and not os.path.exists('/dev/full'):
         pytest.skip('needs /dev/full')
     out = tmp_path / 'run'
-    command = ' '.join([*COMMAND, '--data-dir', str(data_dir), '-o', str(out), *SMALL, '-e', '400',
-                        '--snapshot-every', '400', redirection])
+    command = ' '.join([*COMMAND, '--data-dir', str(data_dir), '-o', str(out), *SMALL, '-e', '30',
+                        '--snapshot-every', '30', redirection])
     done = subprocess.run(['bash', '-c', f'{command}; exit ${{PIPESTATUS[0]}}'],
                           capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr[:len(said) or None]) == (status, said)
-    assert newest(out) == ('snapshot_interrupted' if status else 'snapshot_epoch_400')
+    assert newest(out) == ('snapshot_interrupted' if status else 'snapshot_epoch_30')
 
 
 @needs_posix
@@ -186,8 +193,8 @@ def test_a_terminal_that_closes_ends_a_run_but_under_nohup(data_dir, tmp_path, i
     """Its leader goes, of which the kernel tells by SIGHUP; what is printed then is lost."""
     pty = pytest.importorskip('pty')
     out = tmp_path / 'run'
-    argv = [*COMMAND, '--data-dir', str(data_dir), '-o', str(out), *SMALL, '-e', '400',
-            '--snapshot-every', '400']
+    argv = [*COMMAND, '--data-dir', str(data_dir), '-o', str(out), *SMALL, '-e', '30',
+            '--snapshot-every', '30']
     child, leader = pty.fork()              # a session of its own
     if child == 0:
         signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
@@ -198,7 +205,7 @@ def test_a_terminal_that_closes_ends_a_run_but_under_nohup(data_dir, tmp_path, i
     os.close(leader)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == (0 if ignored else 129)
-    assert newest(out) == ('snapshot_epoch_400' if ignored else 'snapshot_interrupted')
+    assert newest(out) == ('snapshot_epoch_30' if ignored else 'snapshot_interrupted')
 
 
 def test_a_run_in_a_thread_of_its_own(data_dir, tmp_path):
