@@ -170,7 +170,7 @@ def test_one_rank_prints_and_logs(whole):
     _, out, text = whole
     assert text.count('device ') == text.count('finished at epoch 6') == 1
     assert 'device   CPU, 2 ranks on 1 host, by naive\n' in text
-    assert 'updater  fast (1 thread)' in text
+    assert 'updater  fast (1 thread, ' in text
     assert 'minibatches of 7 a rank, 14 in all' in text
     assert ': 61 to train, 31 to test\n' in text
     log = log_of(out)
