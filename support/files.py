@@ -6,6 +6,7 @@ claims to hold is checked before memory is taken: a stranger's file is only data
 
 import contextlib
 import errno
+import glob
 import io
 import math
 import os
@@ -14,6 +15,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 import warnings
 import zipfile
 
@@ -25,6 +27,7 @@ import numpy as np
 INTERRUPTED = 'snapshot_interrupted'
 EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
 LOCK = '.lock'                              # file that a running run holds
+STALE = 600                                 # seconds; no file takes as long to be written
 UNSUPPORTED = errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
 
 
@@ -308,25 +311,16 @@ def make_folder(out, mend=''):
 
 
 def sweep(out, names):
-    """Delete what killed programs left of these files in the folder `out`, half written."""
-    for entry in os.listdir(out):
-        part = re.fullmatch(r'\.(.+)\.(\d+)\.part', entry)
-        if part and part[1] in names and not is_running(int(part[2])):
-            with contextlib.suppress(OSError):
-                os.remove(os.path.join(out, entry))
+    """Delete what killed programs left of these files and folders in `out`, half written.
 
-
-def is_running(pid):
-    """Tell whether a process may still be running."""
-    if os.name != 'posix':
-        return True                         # where one asks, Windows ends it
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass                                # of another user's
-    return True
+    Only what is older than `STALE`: others, on other machines too, may be writing now.
+    """
+    for name in names:
+        for parts in (f'.{name}.*.part', os.path.join(name, '.*.part')):
+            for path in glob.glob(os.path.join(glob.escape(out), parts)):
+                with contextlib.suppress(OSError):
+                    if time.time() - os.path.getmtime(path) > STALE:
+                        os.remove(path)
 
 
 def clear(out):

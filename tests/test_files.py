@@ -3,8 +3,7 @@
 import contextlib
 import errno
 import os
-import subprocess
-import sys
+import time
 from types import SimpleNamespace
 
 from support import files  # lets chainer import
@@ -183,15 +182,17 @@ def test_one_without_locks_is_warned_of(tmp_path, monkeypatch, capsys, error):
         pass
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='asks for processes')
 def test_what_a_killed_program_left_of_a_figure_goes(tmp_path):
-    ended = subprocess.Popen([sys.executable, '-c', ''])
-    ended.wait()
-    stays = {f'.map.png.{os.getpid()}.part', f'.other.png.{ended.pid}.part', 'map.png'}
-    for name in (*stays, f'.map.png.{ended.pid}.part'):
+    (tmp_path / 'projector').mkdir()
+    old = '.other.png.7.part', 'map.png', '.map.png.7.part', 'projector/.tensors.tsv.7.part'
+    new = '.map.png.8.part', 'projector/.tensors.tsv.8.part'
+    for name in (*old, *new):
         (tmp_path / name).touch()
-    files.sweep(str(tmp_path), ['map.png', 'scatter.png'])
-    assert {path.name for path in tmp_path.iterdir()} == stays
+    for name in old:
+        os.utime(tmp_path / name, (time.time() - 700,) * 2)
+    files.sweep(str(tmp_path), ['map.png', 'scatter.png', 'projector'])
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.is_file()} == {
+        *old[:2], *new}
 
 
 @pytest.mark.parametrize(('path', 'folder'), [
