@@ -173,8 +173,9 @@ def test_a_lost_stdout_is_told_once_and_the_run_goes_on(cli, data_dir, tmp_path,
 
 @needs_posix
 @pytest.mark.parametrize(('redirection', 'status', 'said'), [
-    ('| head -n 12', 141, ''), ('> /dev/full', 0, 'warning: stdout is lost ('),
-    ('>&-', 0, ''), ('>&- 2>&-', 0, ''), ('2>&1 | head -n 12', 141, '')])
+    ('> /dev/full', 0, 'warning: stdout is lost ('), ('2>&1 | head -n 12', 141, ''),
+    pytest.param('| head -n 12', 141, '', marks=pytest.mark.slow),
+    pytest.param('>&- 2>&-', 0, '', marks=pytest.mark.slow)])
 def test_streams_of_a_shell(data_dir, tmp_path, redirection, status, said):
     if redirection == '> /dev/full' and not os.path.exists('/dev/full'):
         pytest.skip('needs /dev/full')
@@ -188,7 +189,7 @@ def test_streams_of_a_shell(data_dir, tmp_path, redirection, status, said):
 
 
 @needs_posix
-@pytest.mark.parametrize('ignored', [False, True])
+@pytest.mark.parametrize('ignored', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_terminal_that_closes_ends_a_run_but_under_nohup(data_dir, tmp_path, ignored):
     """Its leader goes, of which the kernel tells by SIGHUP; what is printed then is lost."""
     pty = pytest.importorskip('pty')
