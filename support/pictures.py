@@ -6,6 +6,7 @@ N digits of D = 784 pixels, Z latent dimensions.
 """
 
 import os
+import sys
 
 from support import compat, files, mnist, snapshot  # lets chainer import
 
@@ -13,6 +14,8 @@ try:
     import matplotlib
 except ValueError:      # MPLBACKEND names what is not installed, as in a notebook's `!python`
     os.environ.pop('MPLBACKEND', None)  # no figure here takes a backend
+    for name in [name for name in sys.modules if name.startswith('matplotlib.')]:
+        del sys.modules[name]           # what was imported of it by then
     import matplotlib
 
 import chainer

@@ -32,7 +32,7 @@ import numpy as np
 
 try:
     from support import compiled, scoring, threads
-except ImportError as error:            # Numba is missing, or told not to compile
+except (ImportError, ValueError) as error:     # Numba is missing, or told what it cannot do
     compiled, missing = None, error
 
 

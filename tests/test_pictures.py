@@ -249,8 +249,9 @@ def test_numerals_too_near_are_spread(points):
     assert np.linalg.norm(moved[:-1] - moved[-1], axis=1).min() > 0.29
 
 
-def test_a_backend_that_is_not_installed_keeps_nobody_from_drawing(tmp_path):
+@pytest.mark.parametrize('backend', ['module://of.a_notebook', 'nonsense'])
+def test_a_backend_that_is_not_installed_keeps_nobody_from_drawing(tmp_path, backend):
     code = 'from support import pictures; pictures.matplotlib.figure.Figure().savefig("a.png")'
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path,
-                   env=os.environ | {'MPLBACKEND': 'module://of.a_notebook', 'PYTHONPATH': ROOT})
+                   env=os.environ | {'MPLBACKEND': backend, 'PYTHONPATH': ROOT})
     assert (tmp_path / 'a.png').exists()
