@@ -26,7 +26,7 @@ settings.register_profile(
     'quick', max_examples=10, derandomize=True, database=None, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
                            HealthCheck.large_base_example, HealthCheck.data_too_large])
-settings.register_profile('thorough', settings.get_profile('quick'), max_examples=40)
+settings.register_profile('thorough', settings.get_profile('quick'), max_examples=20)
 settings.load_profile('quick')
 for name in ('SIGHUP', 'SIGINT'):       # which nohup and a shell's & let everything below ignore
     if hasattr(signal, name):
