@@ -13,7 +13,7 @@ graph).
 import argparse
 import sys
 
-from support import compat, mnist, options, resume, snapshot  # lets chainer import
+from support import compat, mnist, models, options, resume, snapshot  # lets chainer import
 from support.extensions import (
     LogReport,
     PlotReport,
@@ -117,7 +117,7 @@ def train_vae(args):
     model_class = net.Autoencoder if args.autoencoder else net.VAE
     model = model_class(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
     if args.initmodel is not None:
-        comm.on_root(snapshot.load_weights, args.initmodel, model, args.activation)
+        comm.on_root(models.load_weights, args.initmodel, model, args.activation)
     graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)   # for OUT/cg.dot
     model.to_device(device)
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from support import compat, files, resume, snapshot, terminal  # lets chainer import
+from support import compat, files, models, resume, snapshot, terminal  # lets chainer import
 
 from chainer import training
 from chainer.training import extensions, triggers
@@ -274,16 +274,21 @@ def print_header(trainer, args, digits):
     samples = '' if args.k == 1 else f', k = {args.k}'
     weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
     optimizer = trainer.updater.get_optimizer('main')
-    optimizer = type(getattr(optimizer, 'actual_optimizer', optimizer)).__name__
-    loss = 'squared error' if args.autoencoder else f'negative ELBO{weight}{samples}'
+    model = optimizer.target
+    rule = type(getattr(optimizer, 'actual_optimizer', optimizer)).__name__
+    if args.autoencoder:
+        loss = 'squared error'
+    else:
+        is_elbo = models.is_original(model, 'get_loss_func')
+        loss = 'negative ELBO' if is_elbo else 'of the edited get_loss_func'
     start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
 device   {where}
 updater  {resume.kind_of(trainer.updater)}
 digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
-model    784-{args.dim_h}-{args.dim_h}-{args.dim_z}-{args.dim_h}-{args.dim_h}-784, \
-z = {args.dim_z}, {settings['activation']}{', no noise' * args.autoencoder}
-loss     {loss}, {batch}, {optimizer}, seed {args.seed}
+model    {models.layers_of(model)}, z = {args.dim_z}, {settings['activation']}\
+{', no noise' * args.autoencoder}
+loss     {loss}{weight}{samples}, {batch}, {rule}, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
 """, flush=True)

@@ -52,6 +52,7 @@ def replacing(path, mend='put that right, or name another folder with -o'):
     folder, name = os.path.split(path)
     part = os.path.join(folder, f'.{name}.{os.getpid()}.part')
     try:
+        os.makedirs(folder or '.', exist_ok=True)       # where it was moved away meanwhile
         with open(part, 'wb') as file:
             yield file
             file.flush()
@@ -184,8 +185,8 @@ def describe(error):
 
 def go_on(out):
     """Return what helps where a run cannot write into the folder `out`, for the message."""
-    return 'put that right, then ' + ('go on with --resume' if find_snapshots(out) else
-                                      'start it again')
+    return 'put that right, then ' + (
+        'go on with --resume' if os.path.isdir(out) and find_snapshots(out) else 'start it again')
 
 
 def find_snapshots(out):

@@ -123,10 +123,10 @@ def parse(parser, argv, size=1):
     if settings['k'] > snapshot.MOST_K:
         raise snapshot.SnapshotError(f'{path} was trained with -k {settings["k"]}, which takes too '
                                      f'much memory; up to {snapshot.MOST_K} can go on')
-    snapshot.check_activation(settings, net.ACTIVATIONS, path)
     if args.dataset == 'auto' and args.data_dir is None:    # else its digits are elsewhere now
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
-    fixed = ['autoencoder', 'dim_z', 'dim_h', 'activation', 'beta', 'k', 'binary', 'test', 'seed']
+    fixed = ['autoencoder', 'dim_z', 'dim_h', 'beta', 'k', 'binary', 'test', 'seed']
+    fixed += ['activation'] * (settings['activation'] in net.ACTIVATIONS)   # else net.py's own
     free = ['epoch', 'snapshot_every', 'keep', 'updater']
     (fixed if size == settings['ranks'] else free).append('batch_size')
     parser.set_defaults(out=os.path.dirname(path) or '.',

@@ -5,13 +5,10 @@ was compiled: an edit may matter only later in a run. And because not only net.p
 what it does, updater.py compares losses and gradients with net.py's, from the same random state.
 """
 
-import ast
 import contextlib
-import hashlib
 import inspect
-import textwrap
 
-from support import step  # lets chainer import
+from support import models, step  # lets chainer import
 
 import chainer
 from chainer import iterators
@@ -23,9 +20,8 @@ import numpy as np
 
 import net
 
-READ = {                # of net.py's VAE, as it is compiled: `fingerprint` of its methods,
-    'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
-SCORE = '7a880e939a23'  # and of what train_vae.py's `score_func` returns
+READ = ('encode', 'decode', 'get_loss_func')    # of net.py's VAE
+SCORE = '7a880e939a23'  # `models.fingerprint` of what train_vae.py's `score_func` returns
 # How far two gradients may be apart, of their size, and two losses; float32 gives some 1e-6. But
 # rounding decides on which side of its kink a relu is, and that is a digit's share in a gradient:
 # so only what differs on `TRIES` minibatches differs.
@@ -68,7 +64,8 @@ def loss_settings(function, model):
 
 def score_samples(evaluator, model):
     """Return k, where an Evaluator scores by train_vae.py's `score_func(model, k)`; else None."""
-    if (type(evaluator) is not extensions.Evaluator or fingerprint(evaluator.eval_func) != SCORE
+    if (type(evaluator) is not extensions.Evaluator
+            or models.fingerprint(evaluator.eval_func) != SCORE
             or evaluator.converter is not convert.concat_examples):
         return None
     given = inspect.getclosurevars(evaluator.eval_func).nonlocals
@@ -136,35 +133,10 @@ def edited(model):
 
     What a comparison of numbers may miss: an edit that matters only later.
     """
-    for name, known in READ.items():
-        if fingerprint(getattr(model, name, None)) != known:
+    for name in READ:
+        if not models.is_original(model, name):
             return f'{NOT_COMPILED}{type(model).__name__}.{name} is edited'
     return ''
-
-
-def fingerprint(method):
-    """Return 12 hexadecimal digits that stand for what a method says, without its comments.
-
-    Returns:
-        str: '' where its text cannot be read.
-    """
-    def plain(node):
-        if isinstance(node, list):
-            return [plain(item) for item in node]
-        if not isinstance(node, ast.AST):
-            return repr(node)
-        # empty fields are left out, as newer Pythons have more of them
-        return [type(node).__name__, *((name, plain(value)) for name, value in
-                                       ast.iter_fields(node) if value not in (None, []))]
-
-    try:
-        text = inspect.getsource(getattr(method, '__func__', method).__code__)
-        definition = ast.parse(textwrap.dedent(text)).body[0]
-    except (AttributeError, OSError, SyntaxError, IndexError):
-        return ''
-    if ast.get_docstring(definition) is not None:
-        del definition.body[0]
-    return hashlib.sha256(repr(plain(definition)).encode()).hexdigest()[:12]
 
 
 def agreed(optimizer, why):

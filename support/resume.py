@@ -9,13 +9,11 @@ import json
 import sys
 import warnings
 
-from support import files, snapshot  # lets chainer import
+from support import files, models, snapshot  # lets chainer import
 
 import chainer
 from chainer import serializers, training
 import numpy as np
-
-import net
 
 # where things are in a Trainer snapshot
 ITERATOR_PREFIX = 'updater/iterator:main/'
@@ -93,18 +91,6 @@ class RunState(training.Extension):
         np.random.set_state((
             'MT19937', serializer('random_keys', keys), serializer('random_position', position),
             serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
-
-
-def activation_of(model, default):
-    """Return the name of a model's activation, that in net.py if it has one there.
-
-    Args:
-        model (Chain): The model.
-        default (str): Its name where the model has no `act_func`.
-    """
-    act_func = getattr(model, 'act_func', net.ACTIVATIONS[default])
-    names = {function: name for name, function in net.ACTIVATIONS.items()}
-    return names.get(act_func) or getattr(act_func, '__name__', 'unnamed')
 
 
 def kind_of(updater):
@@ -298,10 +284,10 @@ def make_exact(trainer, args, digits):
     comm, updater = args.comm, trainer.updater
     model = updater.get_optimizer('main').target
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
-        'activation': activation_of(model, args.activation), 'n_in': digits.train.shape[1],
+        'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
-        'ranks_changed': False, 'trained_on': ''}
+        'ranks_changed': False, 'trained_on': '', 'methods': models.texts_of(model)}
     trainer.extend(RunState(settings, updater, comm))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
@@ -309,6 +295,7 @@ def make_exact(trainer, args, digits):
         updater.prove()                         # the fast one, on the minibatch that comes now
     if args.resumed is not None and comm.rank == 0:
         warn_of_changes(had, trainer.get_extension('run').now(), args.resume)
+        models.warn_of_edits(had, model, args.resume)
 
 
 def go_on(trainer, digits, arrays, path):
@@ -328,6 +315,7 @@ def go_on(trainer, digits, arrays, path):
     """
     had = snapshot.read_settings(arrays, path)
     snapshot.check_digits(had, digits, path)
+    models.check_activation(had, trainer.updater.get_optimizer('main').target, path)
     load_trainer(arrays, had, trainer, path)
     return had
 

@@ -147,8 +147,8 @@ def draw_exact_gap(model, digits):
                  handletextpad=0.3)
     put_lines(
         figure, f'log p(x) = L + KL[q(z|x) || p(z|x)], in nats: {len(x)} of {n} test digits, '
-        'evenly in the order of their gap', 'log p(x), L and the KL, each by quadrature over z; '
-        f'log p(x) - L and the KL differ by at most {np.abs(gap - kl).max():.1g}',
+        'evenly in the order of their gap', 'each by quadrature over z; the gap, log p(x) - L, and '
+        f'the KL agree to within {np.abs(gap - kl).max():.1g}',
         f'{name}, by importance sampling with samples of q(z|x), is within {SEEN} of log p(x) for '
         f'{agree.sum()} digits' + ('' if agree.all() else
                                    '; for those in red too few fall where the posterior is'))

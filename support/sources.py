@@ -7,12 +7,12 @@ Their sizes follow from the arrays; activation and digits are the command line's
 import argparse
 import os
 
-from support import compat, files, mnist, snapshot  # lets chainer import
+from support import compat, files, mnist, models, snapshot  # lets chainer import
 
 import net
 
 OF_WEIGHTS = {      # what weights alone do not tell, as the article has it
-    'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100}
+    'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100, 'methods': {}}
 
 
 def read_run(args):
@@ -38,15 +38,16 @@ def read_run(args):
     if is_run and (args.dataset or args.activation):
         raise compat.UserError(f'{path} is the snapshot of a run, which tells its activation and '
                                'dataset; leave out --activation and --dataset')
-    snapshot.check_activation(settings, net.ACTIVATIONS, path)
     digits = mnist.get_digits(settings['dataset'], args.data_dir or settings['data_dir'],
                               settings['test'], settings['binary'])
     if is_run:
         snapshot.check_digits(settings, digits, path)
     model_class = net.Autoencoder if settings['autoencoder'] else net.VAE
     model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
-                        net.ACTIVATIONS[settings['activation']])
+                        net.ACTIVATIONS.get(settings['activation'], net.F.softplus))
+    models.check_activation(settings, model, path)
     snapshot.load_model(arrays, model, path)
+    models.warn_of_edits(settings, model, path)
     device.use()
     model.to_device(device)
     return model, digits, settings | {
@@ -70,7 +71,7 @@ def guess(arrays, args, path):
     """
     try:
         (dim_h, n_in), (dim_z, _) = (arrays[f'{link}/W'].shape for link in ('le1', 'le3_mu'))
-        if not snapshot.are_weights(arrays, '', n_in, dim_h, dim_z):
+        if not snapshot.is_held(arrays, '', n_in, dim_h, dim_z):
             raise ValueError
     except (KeyError, ValueError):
         raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; use a snapshot, '

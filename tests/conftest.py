@@ -23,7 +23,7 @@ import train_vae
 import visualize
 
 settings.register_profile(
-    'quick', max_examples=10, derandomize=True, database=None, deadline=None,
+    'quick', max_examples=6, derandomize=True, database=None, deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow,
                            HealthCheck.large_base_example, HealthCheck.data_too_large])
 settings.register_profile('thorough', settings.get_profile('quick'), max_examples=20)
@@ -51,6 +51,13 @@ def no_world(tmp_path, monkeypatch):
 def all_threads():
     """Give BLAS the threads back that an updater keeps for itself, which a test left in mid-run."""
     with BLAS.limit(limits=None):
+        yield
+
+
+@pytest.fixture
+def one_thread():
+    """Leave BLAS one thread, as two workers draw at once: threads that wait take time, too."""
+    with BLAS.limit(limits=1):
         yield
 
 

@@ -13,6 +13,8 @@ from scipy import integrate, stats
 
 import net
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):

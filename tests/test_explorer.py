@@ -15,6 +15,8 @@ import pytest
 
 import net
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 ARTICLE = 'https://qiita.com/kenmatsu4/items/b029d697e9995d93aa24'
 FLAGS = ('--disable-gpu', '--disable-quic', '--disable-background-networking',
          '--disable-component-update', '--disable-sync', '--window-size=1200,900',

@@ -13,6 +13,8 @@ from test_pictures import frames
 
 import net
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 
 @pytest.fixture
 def digits():

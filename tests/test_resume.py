@@ -104,6 +104,24 @@ def test_resumed_from_any_snapshot_file(cli, data_dir, tmp_path, finished):
     assert log_of(tmp_path / 'run') == log_of(finished)
 
 
+def test_a_folder_that_is_moved_away_meanwhile_is_made_anew(cli, data_dir, tmp_path, monkeypatch):
+    def call(self, trainer):
+        report(self, trainer)
+        if trainer.updater.epoch == 2:
+            os.rename(tmp_path / 'run', tmp_path / 'moved')
+
+    report = train_vae.PrintReport.__call__
+    monkeypatch.setattr(train_vae.PrintReport, '__call__', call)
+    flags = (*SMALL, '--data-dir', data_dir, '-e', '3', '--snapshot-every', '3')
+    status, _, err = cli(*flags, '-o', tmp_path / 'run')
+    assert (status, err) == (0, '')
+    assert len(json.loads((tmp_path / 'run' / 'log').read_text())) == 3
+    monkeypatch.undo()
+    assert cli(*flags, '-o', tmp_path / 'whole')[0] == 0
+    anew, whole = (state_of(tmp_path / name / 'snapshot_epoch_3') for name in ('run', 'whole'))
+    assert anew == whole
+
+
 def test_a_damaged_snapshot_is_passed_over(cli, small_run, tmp_path, finished):
     path = small_run / 'snapshot_epoch_2'
     path.write_bytes(path.read_bytes()[:-1])

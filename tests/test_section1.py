@@ -11,6 +11,8 @@ import pytest
 import net
 import visualize
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 
 @pytest.fixture(scope='module')
 def beside(finished, tmp_path_factory):

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 
-from support import files, mnist, snapshot  # lets chainer import
+from support import files, mnist, models, snapshot  # lets chainer import
 
 import chainer
 import numpy as np
@@ -56,7 +56,8 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
-        'ranks_changed': False}
+        'ranks_changed': False, 'methods': inside['methods']}
+    assert inside['methods'] == models.texts_of(net.VAE(784, 2, 16))
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
 
@@ -204,11 +205,11 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
 
 
 @pytest.mark.parametrize('change', [
-    {'dim_z': 3}, {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
+    {'dim_z': 10**6}, {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
     {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
     {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
     {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
-    {'updater': 'slow'}, {'trained_by': 'slow'}])
+    {'updater': 'slow'}, {'trained_by': 'slow'}, {'methods': 'x'}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.read_settings(arrays, '')
@@ -217,20 +218,27 @@ def test_settings_that_do_not_fit_are_refused(small_run, change):
         snapshot.read_settings(arrays, 'FILE')
 
 
-@pytest.mark.parametrize('key, array', [
-    ('le1/W', np.zeros((10**5, 1), np.float32)), ('le2/W', np.zeros((1, 10**5), np.float32)),
-    ('le1/W', np.zeros((16, 784))), ('le2/W', np.zeros((16, 16), 'V0')),
-    ('le3_mu/W', np.zeros((2, 16), np.float16))])
-def test_settings_without_weights_of_their_sizes_are_refused(small_run, key, array):
+@pytest.mark.parametrize('n_in, dim_h, dim_z, fits', [
+    (784, 1500, 2, True), (784, 3000, 2, False), (1, 10**5, 1, False), (10**6, 16, 2, False),
+    (784, 16, 10**6, False)])
+def test_a_file_cannot_ask_for_a_model_much_larger_than_itself(small_run, n_in, dim_h, dim_z, fits):
     """A model of these sizes is made before its weights are looked at, and may take all memory."""
     arrays = snapshot.read(last(small_run))
-    arrays[snapshot.MODEL_PREFIX + key] = array
-    if len(array) == 10**5:
-        found = json.loads(str(arrays[snapshot.SETTINGS_KEY]))
-        arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(found | {'n_in': 1, 'dim_h': 10**5}))
-        arrays[snapshot.MODEL_PREFIX + 'le3_mu/W'] = np.zeros((2, 10**5), np.float32)
-    with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
-        snapshot.read_settings(arrays, 'FILE')
+    sizes = {'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z}
+    found = json.loads(str(arrays[snapshot.SETTINGS_KEY])) | sizes
+    arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(found))
+    with contextlib.nullcontext() if fits else pytest.raises(
+            snapshot.SnapshotError, match='does not hold a run'):
+        assert snapshot.read_settings(arrays, 'FILE') == found
+
+
+def test_a_large_model_is_read(small_run):
+    arrays = snapshot.read(last(small_run))
+    found = json.loads(str(arrays[snapshot.SETTINGS_KEY])) | {'dim_h': 3000}
+    arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(found))
+    for name in ('le2/W', 'ld2/W'):
+        arrays[snapshot.MODEL_PREFIX + name] = np.zeros((3000, 3000), np.float32)
+    assert snapshot.read_settings(arrays, 'FILE') == found
 
 
 @pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"dim_z": 2}'])

@@ -61,7 +61,7 @@ def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
     ({'le1/W': np.zeros((3, 784), 'f')}, 'does not hold the weights of a VAE'),
     ({'le1/W': np.zeros(3, 'f'), 'le3_mu/W': np.zeros((2, 3), 'f')},
      'does not hold the weights of a VAE'),
-    ({'le1/W': np.zeros((3, 784), 'f'), 'le2/W': np.zeros((3, 3), 'f'),
+    ({'le1/W': np.zeros((3, 784), 'f'), 'le2/W': np.zeros((3, 3)),
       'le3_mu/W': np.zeros((2, 3), 'f')}, 'is of another model'),
     ({'le1/W': np.zeros((90_000, 1), 'f'), 'le3_mu/W': np.zeros((2, 1), 'f')},
      'does not hold the weights of a VAE'),             # of which le2 would take 32 GB

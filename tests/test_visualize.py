@@ -33,6 +33,8 @@ from test_train_vae import check_refused
 
 import visualize
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
 HAS_DOT = shutil.which('dot') is not None
 FILES = {                       # of a full run with z = 2: frames and pixels
     'reconstruction.png': (1, (895, 211)), 'digits.png': (1, (772, 338)),
@@ -55,7 +57,8 @@ def drawn(finished, tmp_path_factory, request):
     slow = ('kl', 'swiss_roll', 'tsne', 'reparameterization')       # to be drawn by another core
     halves = [[flag for name in slow for flag in ('--skip', name)], list(slow)]
     running = [subprocess.Popen([sys.executable, visualize.__file__, '-o', str(out), *flags],
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env={**os.environ, 'OPENBLAS_NUM_THREADS': '1'})
                for flags in halves]
     said = [process.communicate() for process in running]
     assert [(process.returncode, err) for process, (_, err) in zip(running, said, strict=True)] == [
@@ -791,9 +794,10 @@ def test_bad_snapshots(draw, small_run, finished, tmp_path):
     infinite = rewrite(last(finished), tmp_path / 'nan',
                        **{snapshot.MODEL_PREFIX + 'ld3/b': weights})
     for path, part in ((corrupt, 'is not a snapshot, or damaged'),
-                       (altered('a', activation='swish'), 'unknown activation, swish'),
+                       (altered('a', activation='swish'), 'swish, and net.py has softplus'),
                        (altered('b', checksum='0'), 'was trained on other digits'),
-                       (altered('c', dim_z=5), 'does not hold a run'),
+                       (altered('c', dim_z=5), 'is of another model'),
+                       (altered('d', dim_z=10**6), 'does not hold a run'),
                        (infinite, 'not finite')):
         refused(draw('digits', '-s', path, '-o', tmp_path / 'out'), part)
         refused(draw('-s', path, '-o', tmp_path / 'out'), part)
