@@ -24,6 +24,7 @@ def python(code, *flags):
     return run.stdout, run.stderr
 
 
+@pytest.mark.slow
 def test_import_is_quiet_even_when_chainer_is_compiled_anew(tmp_path):
     # a cache of bytecode elsewhere makes Python compile Chainer, and find its invalid escapes
     out, err = python('from support import compat; import chainer; print(chainer.__version__)',
@@ -193,6 +194,7 @@ def test_another_dtype_than_float32_is_refused(cli, draw, tmp_path, dtype):
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_python_without_docstrings_is_refused():
     script = 'visualize.py'
     run = subprocess.run([sys.executable, '-OO', script, '--help'], capture_output=True, text=True,

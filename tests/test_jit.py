@@ -122,6 +122,7 @@ def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
     check_same(tmp_path / 'warm', tmp_path / 'cold')
 
 
+@pytest.mark.slow
 def test_numba_may_be_told_what_it_cannot_do(tmp_path):
     run = subprocess.run(
         [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '1', '-o',

@@ -806,13 +806,13 @@ def test_bad_snapshots(draw, small_run, finished, tmp_path):
             'has neither train-images')
 
 
-@pytest.mark.parametrize('figure', ['digits', 'interpolation_all', 'projector'])
+@pytest.mark.parametrize('figure', ['digits', 'interpolation_0to7', 'projector'])
 def test_an_output_folder_that_cannot_be_written(draw, small_run, tmp_path, figure):
     file = tmp_path / 'file'
     file.touch()
     refused(draw(figure, '-s', last(small_run), '-o', file), f'cannot write to {file}', '-o')
     (tmp_path / 'digits.png').mkdir()
-    (tmp_path / 'interpolation_all.gif').mkdir()
+    (tmp_path / 'interpolation_0to7.gif').mkdir()
     (tmp_path / 'projector').touch()
     refused(draw(figure, '-s', last(small_run), '-o', tmp_path), f'{figure}')
     assert {path.name for path in tmp_path.iterdir()} >= {'file', 'projector'}
