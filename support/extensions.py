@@ -119,6 +119,7 @@ class LogReport(extensions.LogReport):
         rows = len(self.log)
         super().__call__(trainer)
         if len(self.log) > rows:
+            files.make_again(trainer.out)
             files.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n',
                              mend=files.go_on(trainer.out))
 
@@ -276,17 +277,14 @@ def print_header(trainer, args, digits):
     optimizer = trainer.updater.get_optimizer('main')
     model = optimizer.target
     rule = type(getattr(optimizer, 'actual_optimizer', optimizer)).__name__
-    if args.autoencoder:
-        loss = 'squared error'
-    else:
-        is_elbo = models.is_original(model, 'get_loss_func')
-        loss = 'negative ELBO' if is_elbo else 'of the edited get_loss_func'
+    loss = models.describe_loss(trainer.updater.loss_func, model)
+    z = models.sizes_of(model).get('dim_z', args.dim_z)
     start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
 device   {where}
 updater  {resume.kind_of(trainer.updater)}
 digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
-model    {models.layers_of(model)}, z = {args.dim_z}, {settings['activation']}\
+model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
 {', no noise' * args.autoencoder}
 loss     {loss}{weight}{samples}, {batch}, {rule}, seed {args.seed}
 epochs   {args.epoch}{start}

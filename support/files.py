@@ -52,7 +52,6 @@ def replacing(path, mend='put that right, or name another folder with -o'):
     folder, name = os.path.split(path)
     part = os.path.join(folder, f'.{name}.{os.getpid()}.part')
     try:
-        os.makedirs(folder or '.', exist_ok=True)       # where it was moved away meanwhile
         with open(part, 'wb') as file:
             yield file
             file.flush()
@@ -187,6 +186,16 @@ def go_on(out):
     """Return what helps where a run cannot write into the folder `out`, for the message."""
     return 'put that right, then ' + (
         'go on with --resume' if os.path.isdir(out) and find_snapshots(out) else 'start it again')
+
+
+def make_again(out):
+    """Make the folder of a run anew, with a warning, where somebody moved or deleted it meanwhile.
+
+    Only that folder, and not those above it: what they were on may be gone.
+    """
+    with contextlib.suppress(OSError):      # which writing there will tell of
+        os.mkdir(out)
+        print(f'warning: {out} was moved or deleted; the run goes on in a new one', file=sys.stderr)
 
 
 def find_snapshots(out):

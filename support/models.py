@@ -1,14 +1,14 @@
-"""What a snapshot notes of the model that net.py made, and whether today's net.py makes the same.
+"""The model that net.py makes: what a snapshot notes of it, and what is said where it has changed.
 
 A snapshot holds weights and settings, not code. So that the edit of net.py that a run was trained
-with is not forgotten, it notes which text the model's methods had.
+with is not forgotten, it notes the fingerprints of the model's methods.
 """
 
 import ast
 import hashlib
 import inspect
+import itertools
 import sys
-import textwrap
 
 from support import snapshot  # lets chainer import
 
@@ -16,6 +16,7 @@ import net
 
 ORIGINAL = {            # of net.py's VAE as it came: `fingerprint` of its methods
     'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
+LOSSES = {ORIGINAL['get_loss_func']: 'negative ELBO', '628fb83e5503': 'squared error'}
 PATH = ('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3')            # of a digit through the layers
 
 
@@ -26,9 +27,11 @@ def activation_of(model, default):
         model (Chain): The model.
         default (str): Its name where the model has no `act_func`.
     """
-    act_func = getattr(model, 'act_func', None) or net.ACTIVATIONS.get(default)
-    names = {function: name for name, function in net.ACTIVATIONS.items()}
-    return names.get(act_func) or getattr(act_func, '__name__', default)
+    act_func = getattr(model, 'act_func', None)
+    if act_func is None:
+        return default
+    names = [name for name, function in net.ACTIVATIONS.items() if function is act_func]
+    return names[0] if names else getattr(act_func, '__name__', 'unnamed')
 
 
 def fingerprint(method):
@@ -48,17 +51,21 @@ def fingerprint(method):
 
     try:
         text = inspect.getsource(getattr(method, '__func__', method).__code__)
-        definition = ast.parse(textwrap.dedent(text)).body[0]
+        # not dedented, which a comment at the start of a line would prevent
+        definition = ast.parse('if True:\n' * text[0].isspace() + text).body[0]
     except (AttributeError, OSError, SyntaxError, IndexError):
         return ''
+    definition = definition.body[0] if text[0].isspace() else definition
     if ast.get_docstring(definition) is not None:
         del definition.body[0]
     return hashlib.sha256(repr(plain(definition)).encode()).hexdigest()[:12]
 
 
-def texts_of(model):
-    """Return the fingerprint of each method of a model that a snapshot notes, by name."""
-    return {name: fingerprint(getattr(model, name, None)) for name in ('__init__', *ORIGINAL)}
+def methods_of(model):
+    """Return the fingerprints of all methods that net.py gives a model, by name: `VAE.encode`."""
+    return {f'{made_by.__name__}.{name}': fingerprint(method)
+            for made_by in type(model).__mro__[:-1] if not made_by.__module__.startswith('chainer')
+            for name, method in vars(made_by).items() if inspect.isfunction(method)}
 
 
 def is_original(model, name):
@@ -66,15 +73,49 @@ def is_original(model, name):
     return fingerprint(getattr(model, name, None)) == ORIGINAL[name]
 
 
-def layers_of(model):
+def given_to_loss(function, model):
+    """Return the arguments by name, where a function is what `model.get_loss_func` returns.
+
+    Returns:
+        dict: Empty where it is another, which may keep count of its calls, say.
+    """
+    code = getattr(function, '__code__', None)
+    if code is None or code not in type(model).get_loss_func.__code__.co_consts:
+        return {}
+    given = inspect.getclosurevars(function).nonlocals
+    return given if given.get('self') is model else {}
+
+
+def describe_loss(function, model):
+    """Return in words which loss of a model a function is."""
+    known = LOSSES.get(fingerprint(model.get_loss_func))
+    if known is None:
+        return "an edited get_loss_func's"
+    return known if given_to_loss(function, model) else "an edited train_vae.py's"
+
+
+def sizes_of(model):
+    """Return the sizes of a model as settings, dim_h and dim_z; of another than a VAE, nothing.
+
+    They are its own, whatever the flags say.
+    """
+    shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
+              for name in ('le1', 'le3_mu')]
+    if not all(shape and len(shape) == 2 for shape in shapes):
+        return {}
+    return {'dim_h': shapes[0][0], 'dim_z': shapes[1][0]}
+
+
+def describe_layers(model):
     """Return the sizes of a model's layers in words, as 784-500-500-20-500-500-784.
 
     Where it has others than a VAE and an autoencoder have, only the number of its weights.
     """
-    weights = [getattr(getattr(model, name, None), 'W', None) for name in PATH]
-    shapes = [getattr(weight, 'shape', None) for weight in weights]
-    heads = sum(name.startswith('/le3_') for name, _ in model.namedparams())
-    if None in shapes or 2 * len(PATH) + heads - 2 != len(list(model.params())):
+    shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
+              for name in PATH]
+    links = {name.split('/')[1] for name, _ in model.namedparams()}
+    if (links - {'le3_ln_var'} != {*PATH} or not all(shape and len(shape) == 2 for shape in shapes)
+            or any(before[0] != after[1] for before, after in itertools.pairwise(shapes))):
         return f'{sum(param.size for param in model.params()):,} weights'
     return '-'.join(str(size) for size in [*(shape[1] for shape in shapes), shapes[-1][0]])
 
@@ -93,23 +134,23 @@ def check_activation(settings, model, path):
     had = settings['activation']
     now = activation_of(model, had)
     if now != had:
+        flag = f' (or give --activation {had})' if had in net.ACTIVATIONS else ''
         raise snapshot.SnapshotError(
             f'{path} was trained with the activation {had}, and net.py has {now}; use it with the '
-            'net.py that trained it, or name it in ACTIVATIONS there')
+            f'net.py that trained it{flag}')
 
 
 def warn_of_edits(settings, model, path):
-    """Say on stderr where the text of a model is another than a run was trained with.
+    """Say on stderr which methods of a model are not those that a run was trained with.
 
     Args:
         settings, model, path: As for `check_activation`.
     """
-    texts = settings['methods']
-    edited = [f'{type(model).__name__}.{name}' for name, text in texts_of(model).items()
-              if texts.get(name, text) != text]
+    noted = settings['methods']
+    edited = [name for name, now in methods_of(model).items() if now != noted.get(name, now)]
     if edited:
-        print(f'warning: {path} was trained by a net.py with another text of {", ".join(edited)}; '
-              'draw and resume it with that', file=sys.stderr)
+        print(f'warning: {path} was trained by a net.py with another {", ".join(edited)}; draw and '
+              'resume it with that', file=sys.stderr)
 
 
 def load_weights(path, model, activation):
@@ -118,16 +159,15 @@ def load_weights(path, model, activation):
     Args:
         path (str): The file.
         model (VAE): The model to fill.
-        activation (str): Name of its activation.
+        activation (str): Name of its activation, where the model does not tell.
 
     Raises:
-        snapshot.SnapshotError: If they are those of another model.
+        snapshot.SnapshotError: If it cannot be read, or has those of another model.
     """
     arrays = snapshot.read(path)
-    snapshot.load_model(arrays, model, path, 'give --dim-z and --dim-h as that model was trained')
+    snapshot.load_model(arrays, model, path, 'give --dim-z and --dim-h as that model was trained, '
+                                             'or use the net.py that trained it')
     if snapshot.SETTINGS_KEY in arrays:
-        had = snapshot.read_settings(arrays, path)['activation']
-        now = activation_of(model, activation)
-        if had != now:
-            raise snapshot.SnapshotError(f'{path} is of another model, of {had} units rather than '
-                                         f'{now}; give --activation {had}')
+        settings = snapshot.read_settings(arrays, path)
+        check_activation(settings, model, path)
+        warn_of_edits(settings, model, path)

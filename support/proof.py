@@ -1,8 +1,9 @@
 """Does the fast step do what net.py says? What it needs, what was compiled, and how to compare.
 
-Who edits net.py must see that edit run. So the text of the methods in `READ` has to be the one that
-was compiled: an edit may matter only later in a run. And because not only net.py's text decides
-what it does, updater.py compares losses and gradients with net.py's, from the same random state.
+Who edits net.py must see that edit run. So the text of the methods in `models.ORIGINAL` has to be
+the one that was compiled: an edit may matter only later in a run. And because not only net.py's
+text decides what it does, updater.py compares losses and gradients with net.py's, from the same
+random state.
 """
 
 import contextlib
@@ -20,7 +21,6 @@ import numpy as np
 
 import net
 
-READ = ('encode', 'decode', 'get_loss_func')    # of net.py's VAE
 SCORE = '7a880e939a23'  # `models.fingerprint` of what train_vae.py's `score_func` returns
 # How far two gradients may be apart, of their size, and two losses; float32 gives some 1e-6. But
 # rounding decides on which side of its kink a relu is, and that is a digit's share in a gradient:
@@ -51,15 +51,9 @@ def uncovered(updater):
 
 
 def loss_settings(function, model):
-    """Return C and k, where a function is what `model.get_loss_func(C, k)` returns; else None.
-
-    Another one may keep count of its calls, which the fast step does not make.
-    """
-    code = getattr(function, '__code__', None)
-    if code is None or code not in type(model).get_loss_func.__code__.co_consts:
-        return None
-    given = inspect.getclosurevars(function).nonlocals
-    return (given['C'], given['k']) if given.get('self') is model else None
+    """Return C and k, where a function is what `model.get_loss_func(C, k)` returns; else None."""
+    given = models.given_to_loss(function, model)
+    return (given['C'], given['k']) if given else None
 
 
 def score_samples(evaluator, model):
@@ -133,7 +127,7 @@ def edited(model):
 
     What a comparison of numbers may miss: an edit that matters only later.
     """
-    for name in READ:
+    for name in models.ORIGINAL:
         if not models.is_original(model, name):
             return f'{NOT_COMPILED}{type(model).__name__}.{name} is edited'
     return ''

@@ -287,7 +287,7 @@ def make_exact(trainer, args, digits):
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
-        'ranks_changed': False, 'trained_on': '', 'methods': models.texts_of(model)}
+        'ranks_changed': False, 'trained_on': '', 'methods': models.methods_of(model)}
     trainer.extend(RunState(settings, updater, comm))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)

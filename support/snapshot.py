@@ -19,7 +19,7 @@ import numpy as np
 EVERY, KEEP = 1, 5                          # epochs to a snapshot, and snapshots kept, by default
 MOST = 10**6                                # of whatever a setting counts; more is a slip
 MOST_K = 1000                               # samples, each of which takes a digit's memory
-SMALL = 10**7                               # weights that any file may ask for, 40 MB
+SMALL = 3 * 10**7                           # weights that any file may ask for, 120 MB
 LOOKS = 20                                  # for a newest snapshot that another run deletes
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
@@ -74,6 +74,7 @@ class Writer(snapshot_writers.Writer):
                 epoch = int(target[EPOCH_KEY]) + (filename == files.INTERRUPTED)
                 raise not_finite(f'weight {key[len(MODEL_PREFIX):]}', epoch,
                                  target[ITERATION_KEY], outdir, self.resumed)
+        files.make_again(outdir)
         files.write_npz(os.path.join(outdir, filename), target, files.go_on(outdir))
         self.iteration = int(target[ITERATION_KEY])
         if filename != files.INTERRUPTED:
@@ -246,12 +247,12 @@ def read_settings(arrays, path):
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
-                and found['trained_by'] in ('fast', 'standard')
-                and is_held(arrays, MODEL_PREFIX, n_in, dim_h, dim_z))
+                and found['trained_by'] in ('fast', 'standard'))
     except (KeyError, TypeError, ValueError, RecursionError):
         fits = False
     if not fits:
         raise SnapshotError(f'{path} does not hold a run of train_vae.py; use another snapshot')
+    check_memory(arrays, MODEL_PREFIX, n_in, dim_h, dim_z, path)
     return found
 
 
@@ -264,14 +265,21 @@ def read_log(arrays):
     return log if isinstance(log, list) and all(isinstance(row, dict) for row in log) else []
 
 
-def is_held(arrays, prefix, n_in, dim_h, dim_z):
-    """Tell whether a VAE of these sizes takes no more memory than its file may ask for.
+def check_memory(arrays, prefix, n_in, dim_h, dim_z, path):
+    """Make sure that a VAE of these sizes is not much larger than the weights that a file holds.
 
-    That is as much as the weights in it, twice; an edited net.py makes of its sizes what it likes.
+    A model is made before its weights are looked at. An edited net.py makes of its sizes what it
+    likes, so that they need not be those of the weights: `SMALL` of them any file may ask for.
+
+    Raises:
+        SnapshotError: If it is.
     """
-    held = sum(array.size for key, array in arrays.items() if key.startswith(prefix))
-    return all(0 < size <= MOST for size in (n_in, dim_h, dim_z)) and (
-        2 * dim_h * (n_in + dim_h + 2 * dim_z) <= max(SMALL, 2 * held))
+    held = sum(array.size for key, array in arrays.items()
+               if key.startswith(prefix) and array.dtype.type is np.float32)
+    asked = 2 * dim_h * (n_in + dim_h + 2 * dim_z)
+    if asked > max(SMALL, 2 * held):
+        raise SnapshotError(f'{path} asks for a model of {asked:,} weights, and holds {held:,}; '
+                            'use another')
 
 
 def has_type(value, kind):

@@ -9,6 +9,8 @@ import os
 
 from support import compat, files, mnist, models, snapshot  # lets chainer import
 
+import chainer.functions as F
+
 import net
 
 OF_WEIGHTS = {      # what weights alone do not tell, as the article has it
@@ -24,8 +26,9 @@ def read_run(args):
 
     Returns:
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict, as
-        `snapshot.read_settings` returns it, but with `dataset`, `data_dir` and `checksum` of these
-        digits, the `path` of the snapshot, and its `log` (a list of rows, empty where it has none).
+        `snapshot.read_settings` returns it, but with `dim_h` and `dim_z` of this model, `dataset`,
+        `data_dir` and `checksum` of these digits, the `path` of the snapshot, and its `log` (a list
+        of rows, empty where it has none).
 
     Raises:
         UserError: If one cannot be had.
@@ -44,13 +47,14 @@ def read_run(args):
         snapshot.check_digits(settings, digits, path)
     model_class = net.Autoencoder if settings['autoencoder'] else net.VAE
     model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
-                        net.ACTIVATIONS.get(settings['activation'], net.F.softplus))
-    models.check_activation(settings, model, path)
+                        net.ACTIVATIONS.get(settings['activation'], F.softplus))
+    if is_run:
+        models.check_activation(settings, model, path)
     snapshot.load_model(arrays, model, path)
     models.warn_of_edits(settings, model, path)
     device.use()
     model.to_device(device)
-    return model, digits, settings | {
+    return model, digits, settings | models.sizes_of(model) | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'path': path, 'log': snapshot.read_log(arrays)}
 
@@ -71,11 +75,12 @@ def guess(arrays, args, path):
     """
     try:
         (dim_h, n_in), (dim_z, _) = (arrays[f'{link}/W'].shape for link in ('le1', 'le3_mu'))
-        if not snapshot.is_held(arrays, '', n_in, dim_h, dim_z):
+        if not all(0 < size <= snapshot.MOST for size in (n_in, dim_h, dim_z)):
             raise ValueError
     except (KeyError, ValueError):
         raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; use a snapshot, '
                                      'or a model saved by chainer.serializers.save_npz') from None
+    snapshot.check_memory(arrays, '', n_in, dim_h, dim_z, path)
     return OF_WEIGHTS | {
         'autoencoder': 'le3_ln_var/W' not in arrays, 'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
         'activation': args.activation or 'softplus', 'dataset': args.dataset or 'auto',

@@ -5,11 +5,15 @@ import shutil
 import subprocess
 import sys
 
-from support import snapshot
+from support import snapshot  # lets chainer import
 
+import chainer
+import chainer.functions as F
 from conftest import ROOT, SMALL
 import pytest
 from test_resume import state_of
+
+import net
 
 pytest.importorskip('numba')
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='needs symbolic links')
@@ -169,3 +173,56 @@ def test_an_edit_that_changes_nothing_compiled_trains_fast(data_dir, tmp_path, w
     old, new = HARMLESS[what]
     out = train(tmp_path, data_dir, old, new)
     assert '\nupdater  fast (' in out
+
+
+# A run, and the net.py of another day -------------------------------------------------------------
+
+
+def test_a_run_notes_the_methods_of_net_py(cli, draw, data_dir, tmp_path, monkeypatch):
+    def encode(self, x):
+        mu, ln_var = plain(self, x)
+        return 2 * mu, ln_var
+
+    plain, out = net.VAE.encode, tmp_path / 'run'
+    told = (f'warning: {out / "snapshot_epoch_3"} was trained by a net.py with another '
+            'VAE.encode; draw and resume it with that\n')
+    monkeypatch.setattr(net.VAE, 'encode', encode)
+    status, text, err = cli('--data-dir', data_dir, *SMALL, '-o', out)
+    assert (status, err) == (0, '')
+    assert 'VAE.encode is edited)\n' in text
+    assert '\nloss     negative ELBO, ' in text
+    assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
+    assert draw('digits', '-o', out)[::2] == (0, '')
+    monkeypatch.undo()
+    assert draw('digits', '-o', out)[::2] == (0, told)
+    status, _, err = cli('--resume', '-e', '4', '-o', out)
+    assert (status, err.endswith(told)) == (0, True)
+    assert cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, *SMALL, '-o',
+               tmp_path / 'other')[::2] == (0, told)
+
+
+def test_sizes_and_activation_of_net_pys_own(cli, draw, data_dir, tmp_path, monkeypatch):
+    def init(self, n_in, n_latent, n_h, act_func=F.tanh):
+        plain(self, n_in, 3, 5, F.elu)
+
+    plain, out = net.VAE.__init__, tmp_path / 'run'
+    monkeypatch.setattr(net.VAE, '__init__', init)
+    status, text, err = cli('--data-dir', data_dir, *SMALL, '-o', out)
+    assert (status, err) == (0, '')
+    assert '\nmodel    784-5-5-3-5-5-784, z = 3, elu\n' in text
+    assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
+    status, drew, err = draw('digits', 'scatter', '-o', out)
+    assert (status, drew.count('\n'), err) == (0, 2, '')
+    status, drew, err = draw('map', '-o', out)          # which needs z = 2
+    assert (status, drew, err.count('\n')) == (2, '', 1)
+    path = out / 'weights.npz'
+    snapshot.load_model(snapshot.read(str(out / 'snapshot_epoch_3')), model := net.VAE(784, 2, 16),
+                        '')
+    chainer.serializers.save_npz(str(path), model)
+    assert draw('digits', '-s', path, '--data-dir', data_dir, '-o', out)[::2] == (0, '')
+    monkeypatch.undo()
+    for refused in (draw('digits', '-o', out), cli('--resume', '-e', '4', '-o', out),
+                    cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, '--dim-h', '5',
+                        '-z', '3', '-o', tmp_path / 'other')):
+        assert (refused[0], refused[2].count('\n')) == (2, 1)
+        assert 'was trained with the activation elu, and net.py has softplus; ' in refused[2]

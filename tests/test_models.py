@@ -1,5 +1,6 @@
 """What a snapshot notes of its model, and what is said where net.py has changed since."""
 
+import functools
 import linecache
 
 from support import models, snapshot  # lets chainer import
@@ -12,12 +13,17 @@ import net
 
 
 class Scaled(net.VAE):
-    """The VAE with another encoder."""
+    """The VAE with another encoder and loss."""
 
     def encode(self, x):
         """Make the mean twice as large."""
         mu, ln_var = super().encode(x)
         return 2 * mu, ln_var
+
+    def get_loss_func(self, C=1.0, k=1):
+        """Double it."""
+        lf = super().get_loss_func(C, k)
+        return lambda x: 2 * lf(x)
 
 
 class Narrow(net.VAE):
@@ -36,45 +42,79 @@ class Longer(net.VAE):
             self.ld4 = L.Linear(9, 9)
 
 
-@pytest.mark.parametrize('made_for, layers', [
-    (net.VAE, '9-7-7-2-7-7-9'), (net.Autoencoder, '9-7-7-2-7-7-9'), (Scaled, '9-7-7-2-7-7-9'),
-    (Narrow, '9-5-5-2-5-5-9'), (Longer, '397 weights')])
-def test_layers_are_the_models_own(made_for, layers):
+class Crooked(net.VAE):
+    """The VAE with layers that do not follow one another."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        del self.le1
+        with self.init_scope():
+            self.le1 = L.Scale(axis=1, W_shape=(9,), bias_term=True)
+
+
+@pytest.mark.parametrize('made_for, layers, sizes', [
+    (net.VAE, '9-7-7-2-7-7-9', (7, 2)), (net.Autoencoder, '9-7-7-2-7-7-9', (7, 2)),
+    (Narrow, '9-5-5-2-5-5-9', (5, 2)), (Longer, '397 weights', (7, 2)),
+    (Crooked, '255 weights', None)])
+def test_layers_are_the_models_own(made_for, layers, sizes):
     model = made_for(9, 2, 7)
-    assert models.layers_of(model) == layers
+    assert models.describe_layers(model) == layers
+    assert models.sizes_of(model) == (
+        {} if sizes is None else dict(zip(('dim_h', 'dim_z'), sizes, strict=True)))
 
 
 @pytest.mark.parametrize('act_func, default, name', [
     (F.softplus, 'tanh', 'softplus'), (F.elu, 'tanh', 'elu'), (None, 'tanh', 'tanh'),
-    (None, 'elu', 'elu')])
+    (None, 'elu', 'elu'), (functools.partial(F.elu, alpha=2), 'tanh', 'unnamed')])
 def test_the_activation_is_the_models_own(act_func, default, name):
     assert models.activation_of(net.VAE(9, 2, 7, act_func), default) == name
 
 
-def test_another_activation_is_refused():
-    settings = {'activation': 'elu', 'methods': {}}
-    models.check_activation(settings, net.VAE(9, 2, 7, F.elu), 'FILE')
-    with pytest.raises(snapshot.SnapshotError, match=(
-            r'FILE was trained with the activation elu, and net\.py has tanh; ')):
+@pytest.mark.parametrize('had, mend', [('elu', ''), ('relu', ' (or give --activation relu)')])
+def test_another_activation_is_refused(had, mend):
+    settings = {'activation': had, 'methods': {}}
+    models.check_activation(settings, net.VAE(9, 2, 7, getattr(F, had)), 'FILE')
+    with pytest.raises(snapshot.SnapshotError) as error:
         models.check_activation(settings, net.VAE(9, 2, 7), 'FILE')
+    assert str(error.value) == (f'FILE was trained with the activation {had}, and net.py has tanh; '
+                                f'use it with the net.py that trained it{mend}')
 
 
-@pytest.mark.parametrize('made_for, edited', [
-    (net.VAE, ''), (Scaled, 'Scaled.encode'), (Narrow, 'Narrow.__init__')])
-def test_an_edit_since_then_is_told(made_for, edited, capsys):
-    settings = {'methods': models.texts_of(net.VAE(9, 2, 7))}
-    models.warn_of_edits(settings, made_for(9, 2, 7), 'FILE')
-    assert capsys.readouterr().err == (edited and (
-        f'warning: FILE was trained by a net.py with another text of {edited}; draw and resume it '
-        'with that\n'))
-    models.warn_of_edits({'methods': {}}, made_for(9, 2, 7), 'FILE')        # of an earlier commit
-    assert capsys.readouterr().err == ''
+def edited(name, method):
+    """Return a VAE whose class has another method of this name."""
+    return type('VAE', net.VAE.__bases__, {**vars(net.VAE), name: method, '__module__': 'net'})
+
+
+@pytest.mark.parametrize('name', ['encode', '__init__', '__call__'])
+def test_an_edit_since_then_is_told(name, capsys):
+    def method(self, *args):
+        return
+
+    settings = {'methods': models.methods_of(net.VAE(9, 2, 7))}
+    for model, told in ((net.VAE(9, 2, 7), ''), (net.Autoencoder(9, 2, 7), ''), (
+            object.__new__(edited(name, method)),
+            f'warning: FILE was trained by a net.py with another VAE.{name}; draw and resume it '
+            'with that\n')):
+        models.warn_of_edits(settings, model, 'FILE')
+        assert capsys.readouterr().err == told
+        models.warn_of_edits({'methods': {}}, model, 'FILE')            # of an earlier commit
+        assert capsys.readouterr().err == ''
+
+
+def test_a_loss_is_known_by_its_text():
+    model = net.VAE(9, 2, 7)
+    assert models.describe_loss(model.get_loss_func(), model) == 'negative ELBO'
+    assert models.describe_loss(lambda x: 0, model) == "an edited train_vae.py's"
+    other = Scaled(9, 2, 7)
+    assert models.describe_loss(other.get_loss_func(), other) == "an edited get_loss_func's"
+    plain = net.Autoencoder(9, 2, 7)
+    assert models.describe_loss(plain.get_loss_func(), plain) == 'squared error'
 
 
 @pytest.mark.parametrize('name', models.ORIGINAL)
 def test_a_method_is_the_original_by_its_text(name):
     assert models.is_original(net.VAE(9, 2, 7), name)
-    assert models.is_original(Scaled(9, 2, 7), name) == (name != 'encode')
+    assert models.is_original(Scaled(9, 2, 7), name) == (name == 'decode')
     assert not models.is_original(object(), name)
 
 
@@ -85,6 +125,12 @@ def function(text):
     space = {}
     exec(compile(text, name, 'exec'), space)
     return space['f']
+
+
+def test_a_comment_at_the_start_of_a_line_changes_nothing():
+    body = '    def f(self):\n{}        return 1\n'
+    plain, commented = (function('if True:\n' + body.format(comment)) for comment in ('', '# no\n'))
+    assert models.fingerprint(plain) == models.fingerprint(commented) != ''
 
 
 @pytest.mark.parametrize('text, same', [
