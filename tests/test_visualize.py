@@ -797,7 +797,7 @@ def test_bad_snapshots(draw, small_run, finished, tmp_path):
                        (altered('a', activation='swish'), 'swish, and net.py has softplus'),
                        (altered('b', checksum='0'), 'was trained on other digits'),
                        (altered('c', dim_z=5), 'is of another model'),
-                       (altered('d', dim_z=10**6), 'does not hold a run'),
+                       (altered('d', dim_h=10**5), 'asks for a model of '),
                        (infinite, 'not finite')):
         refused(draw('digits', '-s', path, '-o', tmp_path / 'out'), part)
         refused(draw('-s', path, '-o', tmp_path / 'out'), part)
