@@ -168,10 +168,13 @@ def plot_losses(trainer):
     if not log:
         return
     epochs = [row['epoch'] for row in log]
-    titles, unit = ('loss (negative ELBO)', 'reconstruction error',
-                    'latent loss (KL divergence)'), 'nats per digit'
+    loss = models.describe_loss(trainer.updater.loss_func,
+                                trainer.updater.get_optimizer('main').target)
+    titles = f'loss ({loss})', 'reconstruction error', 'latent loss (KL divergence)'
     if not any(row['main/latent_loss'] for row in log):         # of an autoencoder
-        titles, unit = ('loss (reconstruction error)',), 'squared error per digit'
+        titles = titles[:1]
+    unit = {'negative ELBO': 'nats per digit', 'squared error': 'squared error per digit'}.get(
+        loss, 'per digit')
     with pictures.style():
         figure = Figure(figsize=(10 if len(titles) > 1 else 4.4, 3.4), layout='constrained')
         panels = figure.subplots(1, len(titles), squeeze=False)[0]
@@ -272,12 +275,13 @@ def print_header(trainer, args, digits):
     where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
     batch = snapshot.describe_step(args.batch_size, args.comm.size)
     pixels = '' if not args.binary else ', binary'
-    samples = '' if args.k == 1 else f', k = {args.k}'
-    weight = '' if args.beta == 1 else f', beta = {args.beta:g}'
-    optimizer = trainer.updater.get_optimizer('main')
-    model = optimizer.target
-    rule = type(getattr(optimizer, 'actual_optimizer', optimizer)).__name__
-    loss = models.describe_loss(trainer.updater.loss_func, model)
+    model = trainer.updater.get_optimizer('main').target
+    loss_func = trainer.updater.loss_func
+    loss, given = (function(loss_func, model) for function in (
+        models.describe_loss, models.given_to_loss))
+    weight, k = given.get('C', 1), given.get('k', 1)
+    weight = '' if weight == 1 else f', beta = {weight:g}'
+    samples = '' if k == 1 else f', k = {k}'
     z = models.sizes_of(model).get('dim_z', args.dim_z)
     start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
@@ -286,7 +290,7 @@ updater  {resume.kind_of(trainer.updater)}
 digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
 model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
 {', no noise' * args.autoencoder}
-loss     {loss}{weight}{samples}, {batch}, {rule}, seed {args.seed}
+loss     {loss}{weight}{samples}, {batch}, {settings['optimizer']}, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
 """, flush=True)

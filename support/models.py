@@ -1,13 +1,14 @@
-"""The model that net.py makes: what a snapshot notes of it, and what is said where it has changed.
+"""Model, loss and optimizer as net.py and train_vae.py make them: in words, and where they changed.
 
-A snapshot holds weights and settings, not code. So that the edit of net.py that a run was trained
-with is not forgotten, it notes the fingerprints of the model's methods.
+A snapshot holds weights and settings, not code. So that the edit that a run was trained with is not
+forgotten, it notes the model's activation, the fingerprints of its methods, and the optimizer.
 """
 
 import ast
 import hashlib
 import inspect
 import itertools
+import re
 import sys
 
 from support import snapshot  # lets chainer import
@@ -17,6 +18,8 @@ import net
 ORIGINAL = {            # of net.py's VAE as it came: `fingerprint` of its methods
     'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
 LOSSES = {ORIGINAL['get_loss_func']: 'negative ELBO', '628fb83e5503': 'squared error'}
+AROUND = 'what is around the methods'
+DOCUMENTED = ast.FunctionDef, ast.ClassDef, ast.Module
 PATH = ('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3')            # of a digit through the layers
 
 
@@ -40,32 +43,48 @@ def fingerprint(method):
     Returns:
         str: '' where its text cannot be read.
     """
+    try:
+        text = inspect.getsource(getattr(method, '__func__', method).__code__)
+        # not dedented, which a comment at the start of a line would prevent
+        tree = ast.parse('if True:\n' * text[0].isspace() + text)
+    except (AttributeError, OSError, SyntaxError, IndexError):
+        return ''
+    return digest(tree.body[0].body[0] if text[0].isspace() else tree.body[0])
+
+
+def digest(tree):
+    """Return 12 hexadecimal digits that stand for a piece of code, without its docstrings."""
     def plain(node):
         if isinstance(node, list):
             return [plain(item) for item in node]
         if not isinstance(node, ast.AST):
             return repr(node)
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
         # empty fields are left out, as newer Pythons have more of them
         return [type(node).__name__, *((name, plain(value)) for name, value in
                                        ast.iter_fields(node) if value not in (None, []))]
 
-    try:
-        text = inspect.getsource(getattr(method, '__func__', method).__code__)
-        # not dedented, which a comment at the start of a line would prevent
-        definition = ast.parse('if True:\n' * text[0].isspace() + text).body[0]
-    except (AttributeError, OSError, SyntaxError, IndexError):
-        return ''
-    definition = definition.body[0] if text[0].isspace() else definition
-    if ast.get_docstring(definition) is not None:
-        del definition.body[0]
-    return hashlib.sha256(repr(plain(definition)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(plain(tree)).encode()).hexdigest()[:12]
 
 
 def methods_of(model):
-    """Return the fingerprints of all methods that net.py gives a model, by name: `VAE.encode`."""
-    return {f'{made_by.__name__}.{name}': fingerprint(method)
-            for made_by in type(model).__mro__[:-1] if not made_by.__module__.startswith('chainer')
-            for name, method in vars(made_by).items() if inspect.isfunction(method)}
+    """Return the fingerprints of all methods that net.py gives a model, by name: `VAE.encode`.
+
+    With that of what net.py has besides the methods of its classes, as constants and functions.
+    """
+    methods = {f'{made_by.__name__}.{name}': fingerprint(method)
+               for made_by in type(model).__mro__[:-1]
+               if not made_by.__module__.startswith('chainer')
+               for name, method in vars(made_by).items() if inspect.isfunction(method)}
+    try:
+        tree = ast.parse(inspect.getsource(net))
+    except (OSError, SyntaxError):
+        return methods
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            node.body = [item for item in node.body if not isinstance(item, ast.FunctionDef)]
+    return methods | {AROUND: digest(tree)}
 
 
 def is_original(model, name):
@@ -80,7 +99,8 @@ def given_to_loss(function, model):
         dict: Empty where it is another, which may keep count of its calls, say.
     """
     code = getattr(function, '__code__', None)
-    if code is None or code not in type(model).get_loss_func.__code__.co_consts:
+    maker = getattr(type(model).get_loss_func, '__code__', None)
+    if code is None or maker is None or code not in maker.co_consts:
         return {}
     given = inspect.getclosurevars(function).nonlocals
     return given if given.get('self') is model else {}
@@ -120,13 +140,34 @@ def describe_layers(model):
     return '-'.join(str(size) for size in [*(shape[1] for shape in shapes), shapes[-1][0]])
 
 
-def check_activation(settings, model, path):
+def describe_optimizer(optimizer):
+    """Return in words which optimizer this is: `Adam`, `Adam(alpha=0.01)`, `Adam with WeightDecay`.
+
+    Args:
+        optimizer (chainer.Optimizer): Before its first step; or the multi-node one around it.
+    """
+    optimizer = getattr(optimizer, 'actual_optimizer', optimizer)
+    own = getattr(optimizer, 'hyperparam', None)
+    try:
+        usual = type(optimizer)().hyperparam.get_dict()
+    except (TypeError, AttributeError):     # which cannot be made without arguments, or has none
+        usual = {}
+    given = ', '.join(f'{name}={value}' for name, value in (own.get_dict() if own else {}).items()
+                      if isinstance(value, (int, float)) and value != usual.get(name))
+    hookable = optimizer._hookable
+    hooks = ', '.join([*hookable._pre_update_hooks, *hookable._post_update_hooks])
+    return (type(optimizer).__name__ + f'({given})' * bool(given)
+            + f' with {hooks}' * bool(hooks))
+
+
+def check_activation(settings, model, path, mend='use it with the net.py that trained it'):
     """Make sure that a model is of the activation that a run had.
 
     Args:
         settings (dict): Of the run, as from `snapshot.read_settings`.
         model (VAE): As today's net.py makes it by them.
         path (str): The snapshot that the settings come from, for the message.
+        mend (str): What helps where it is not, for the message.
 
     Raises:
         snapshot.SnapshotError: If it is of another.
@@ -134,14 +175,13 @@ def check_activation(settings, model, path):
     had = settings['activation']
     now = activation_of(model, had)
     if now != had:
-        flag = f' (or give --activation {had})' if had in net.ACTIVATIONS else ''
-        raise snapshot.SnapshotError(
-            f'{path} was trained with the activation {had}, and net.py has {now}; use it with the '
-            f'net.py that trained it{flag}')
+        lacks = '' if had in net.ACTIVATIONS else ', whose ACTIVATIONS lack it'
+        raise snapshot.SnapshotError(f'{path} was trained with the activation {had}, and this '
+                                     f'net.py has {now}{lacks}; {mend}')
 
 
 def warn_of_edits(settings, model, path):
-    """Say on stderr which methods of a model are not those that a run was trained with.
+    """Say on stderr what of net.py is not as it was when a run was trained.
 
     Args:
         settings, model, path: As for `check_activation`.
@@ -149,8 +189,31 @@ def warn_of_edits(settings, model, path):
     noted = settings['methods']
     edited = [name for name, now in methods_of(model).items() if now != noted.get(name, now)]
     if edited:
-        print(f'warning: {path} was trained by a net.py with another {", ".join(edited)}; draw and '
-              'resume it with that', file=sys.stderr)
+        print(f'warning: {path} was trained by a net.py with another {", ".join(edited)}; this one '
+              'may make something else of it', file=sys.stderr)
+
+
+def check_optimizer(had, now, path):
+    """Make sure that a run goes on by an optimizer of the same kind, whose state a snapshot has.
+
+    Args:
+        had, now (dict): Settings, of the snapshot and of this run.
+        path (str): The snapshot, for the message.
+
+    Raises:
+        SnapshotError: If it does not.
+    """
+    before, here = (re.match(r'\w*', of['optimizer'])[0] for of in (had, now))
+    if before not in ('', here):
+        raise snapshot.SnapshotError(
+            f'{path} was trained by {before}, and train_vae.py has {here}; use it with the '
+            'train_vae.py that trained it, or start a run from its weights, with -m')
+
+
+def both(noted, now):
+    """Return the fingerprints of a run that goes on by another net.py: where they differ, both."""
+    return {name: text if noted.get(name, text) == text else f'{noted[name]}, {text}'
+            for name, text in now.items()}
 
 
 def load_weights(path, model, activation):
@@ -169,5 +232,7 @@ def load_weights(path, model, activation):
                                              'or use the net.py that trained it')
     if snapshot.SETTINGS_KEY in arrays:
         settings = snapshot.read_settings(arrays, path)
-        check_activation(settings, model, path)
+        had = settings['activation']
+        mend = f'give --activation {had}, or ' if had in net.ACTIVATIONS else ''
+        check_activation(settings, model, path, mend + 'use the net.py that trained it')
         warn_of_edits(settings, model, path)

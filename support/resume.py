@@ -209,8 +209,8 @@ def check_state(arrays, updater, ranks_changed):
     n = len(iterator.dataset)
     epoch, position, iteration = (int(arrays[key]) for key in (
         snapshot.EPOCH_KEY, POSITION_KEY, snapshot.ITERATION_KEY))
-    params = {OPTIMIZER_PREFIX + name[1:]: param
-              for name, param in updater.get_optimizer('main').target.namedparams()}
+    optimizer = updater.get_optimizer('main')
+    params = {OPTIMIZER_PREFIX + name[1:]: param for name, param in optimizer.target.namedparams()}
     log = json.loads(str(arrays[snapshot.LOG_KEY]))
     keys = arrays[RANDOM_PREFIX + 'keys']
     possible = {
@@ -218,13 +218,13 @@ def check_state(arrays, updater, ranks_changed):
             np.sort(arrays[ORDER_KEY]), np.arange(n)),
         'place in the digits': 0 <= position < n and epoch >= 0 and (
             ranks_changed or epoch * n + position == iteration * iterator.batch_size),
-        'time of Adam': all(int(arrays[key]) == iteration for key in (
+        'time of the optimizer': all(int(arrays[key]) == iteration for key in (
             OPTIMIZER_PREFIX + 't', *(prefix + '/t' for prefix in params))),
-        'moments of Adam': all(
+        'moments of Adam': 'Adam' not in models.describe_optimizer(optimizer) or (all(
             arrays[prefix + moment].shape == param.shape
             and arrays[prefix + moment].dtype == param.dtype
             for prefix, param in params.items() for moment in ('/m', '/v'))
-            and all((arrays[prefix + '/v'] >= 0).all() for prefix in params),
+            and all((arrays[prefix + '/v'] >= 0).all() for prefix in params)),
         'triggers': all(
             array == (iteration if key.endswith('/previous_iteration') else epoch + position / n)
             for key, array in arrays.items()
@@ -287,7 +287,8 @@ def make_exact(trainer, args, digits):
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
-        'ranks_changed': False, 'trained_on': '', 'methods': models.methods_of(model)}
+        'ranks_changed': False, 'trained_on': '', 'methods': models.methods_of(model),
+        'optimizer': models.describe_optimizer(updater.get_optimizer('main'))}
     trainer.extend(RunState(settings, updater, comm))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
@@ -296,6 +297,7 @@ def make_exact(trainer, args, digits):
     if args.resumed is not None and comm.rank == 0:
         warn_of_changes(had, trainer.get_extension('run').now(), args.resume)
         models.warn_of_edits(had, model, args.resume)
+        settings['methods'] = models.both(had['methods'], settings['methods'])
 
 
 def go_on(trainer, digits, arrays, path):
@@ -316,6 +318,7 @@ def go_on(trainer, digits, arrays, path):
     had = snapshot.read_settings(arrays, path)
     snapshot.check_digits(had, digits, path)
     models.check_activation(had, trainer.updater.get_optimizer('main').target, path)
+    models.check_optimizer(had, trainer.get_extension('run').settings, path)
     load_trainer(arrays, had, trainer, path)
     return had
 
@@ -327,6 +330,9 @@ def warn_of_changes(had, now, path):
                      for of in (had, now))
     if had['trained_on'] and now['trained_on']:
         before, after = (*before, f'on {had["trained_on"]}'), (*after, f'on {now["trained_on"]}')
+    if had['optimizer']:
+        before, after = ((*of, f'by {one["optimizer"]}') for of, one in (
+            (before, had), (after, now)))
     for then, here in zip(before, after, strict=True):
         if then != here:
             print(f'warning: {path} was trained {then}; {here} the run goes on, but not to '

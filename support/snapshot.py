@@ -32,7 +32,8 @@ SETTING_TYPES = {
     'data_dir': (str, type(None)), 'checksum': str, 'binary': bool, 'test': bool, 'seed': int,
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
     'device': str, 'updater': str, 'trained_by': str, 'trained_on': str, 'ranks': int,
-    'ranks_changed': bool, 'methods': dict}
+    'ranks_changed': bool, 'methods': dict,
+    'optimizer': str}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 
 
@@ -237,7 +238,7 @@ def read_settings(arrays, path):
         # what the first snapshots lack
         found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
                  'updater': 'standard', 'trained_by': 'standard', 'trained_on': '',
-                 'ranks': 1, 'ranks_changed': False, 'methods': {}}
+                 'ranks': 1, 'ranks_changed': False, 'methods': {}, 'optimizer': ''}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
@@ -343,4 +344,11 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
             raise SnapshotError(f'{path} is of another model: {wrong}; {mend}')
         if not np.isfinite(found).all():
             raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
+    held = serializers.DictionarySerializer()
+    model.serialize(held)
+    # an autoencoder may start from a VAE, and weights alone may lie beside others
+    surplus = [key[len(prefix):] for key in arrays if prefix and key.startswith(prefix)
+               and key[len(prefix):] not in held.target and '/le3_ln_var/' not in key]
+    if surplus:
+        raise SnapshotError(f'{path} is of another model: it has {surplus[0]} besides; {mend}')
     serializers.NpzDeserializer(arrays, prefix).load(model)

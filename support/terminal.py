@@ -45,10 +45,15 @@ class PrintReport(training.Extension):
             if self.rows_left == 0:
                 self.print_headings()
             self.rows_left -= 1
-            tqdm.write(''.join(f'{row[key]:>{width}{form}}' if key in row else ' ' * width
+            tqdm.write(''.join(self.field(row.get(key), width, form)
                                for key, (_, _, width, form) in self.shown.items()))
         self.printed = len(log)
         sys.stdout.flush()
+
+    def field(self, value, width, form):
+        """Return a number so wide, blank where the log has none; a large one as 2.26e+07."""
+        text = '' if value is None else f'{value:{form}}'
+        return f'{text if len(text) < width or form == "d" else format(value, ".3g"):>{width}}'
 
     def print_headings(self):
         """Print the headings of the columns that there is room for."""

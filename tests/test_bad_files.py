@@ -313,7 +313,7 @@ REFUSED = {
         set_first(-1), lambda array: array[:-1], lambda array: array[np.newaxis],
         lambda array: np.zeros(10**8, 'S0')),
     'place in the digits': change('updater/iterator:main/epoch', set_first(-1), set_first(3)),
-    'time of Adam': change('updater/optimizer:main/t', set_first(7)),
+    'time of the optimizer': change('updater/optimizer:main/t', set_first(7)),
     'moments of Adam': [
         *change('updater/optimizer:main/ld2/W/v', set_first(-1e-9), np.float64, lambda array: 0),
         *change('updater/optimizer:main/ld2/W/m', np.ravel, np.float16)],

@@ -185,7 +185,7 @@ def test_a_run_notes_the_methods_of_net_py(cli, draw, data_dir, tmp_path, monkey
 
     plain, out = net.VAE.encode, tmp_path / 'run'
     told = (f'warning: {out / "snapshot_epoch_3"} was trained by a net.py with another '
-            'VAE.encode; draw and resume it with that\n')
+            'VAE.encode; this one may make something else of it\n')
     monkeypatch.setattr(net.VAE, 'encode', encode)
     status, text, err = cli('--data-dir', data_dir, *SMALL, '-o', out)
     assert (status, err) == (0, '')
@@ -225,4 +225,5 @@ def test_sizes_and_activation_of_net_pys_own(cli, draw, data_dir, tmp_path, monk
                     cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, '--dim-h', '5',
                         '-z', '3', '-o', tmp_path / 'other')):
         assert (refused[0], refused[2].count('\n')) == (2, 1)
-        assert 'was trained with the activation elu, and net.py has softplus; ' in refused[2]
+        assert ('was trained with the activation elu, and this net.py has softplus, whose '
+                'ACTIVATIONS lack it; ') in refused[2]

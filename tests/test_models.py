@@ -5,6 +5,7 @@ import linecache
 
 from support import models, snapshot  # lets chainer import
 
+from chainer import optimizer_hooks, optimizers
 import chainer.functions as F
 import chainer.links as L
 import pytest
@@ -70,14 +71,15 @@ def test_the_activation_is_the_models_own(act_func, default, name):
     assert models.activation_of(net.VAE(9, 2, 7, act_func), default) == name
 
 
-@pytest.mark.parametrize('had, mend', [('elu', ''), ('relu', ' (or give --activation relu)')])
-def test_another_activation_is_refused(had, mend):
+@pytest.mark.parametrize('had, lacks', [
+    ('elu', ', whose ACTIVATIONS lack it'), ('relu', '')])
+def test_another_activation_is_refused(had, lacks):
     settings = {'activation': had, 'methods': {}}
     models.check_activation(settings, net.VAE(9, 2, 7, getattr(F, had)), 'FILE')
     with pytest.raises(snapshot.SnapshotError) as error:
-        models.check_activation(settings, net.VAE(9, 2, 7), 'FILE')
-    assert str(error.value) == (f'FILE was trained with the activation {had}, and net.py has tanh; '
-                                f'use it with the net.py that trained it{mend}')
+        models.check_activation(settings, net.VAE(9, 2, 7), 'FILE', 'mend it')
+    assert str(error.value) == (f'FILE was trained with the activation {had}, and this net.py has '
+                                f'tanh{lacks}; mend it')
 
 
 def edited(name, method):
@@ -93,8 +95,8 @@ def test_an_edit_since_then_is_told(name, capsys):
     settings = {'methods': models.methods_of(net.VAE(9, 2, 7))}
     for model, told in ((net.VAE(9, 2, 7), ''), (net.Autoencoder(9, 2, 7), ''), (
             object.__new__(edited(name, method)),
-            f'warning: FILE was trained by a net.py with another VAE.{name}; draw and resume it '
-            'with that\n')):
+            f'warning: FILE was trained by a net.py with another VAE.{name}; this one may make '
+            'something else of it\n')):
         models.warn_of_edits(settings, model, 'FILE')
         assert capsys.readouterr().err == told
         models.warn_of_edits({'methods': {}}, model, 'FILE')            # of an earlier commit
@@ -109,6 +111,48 @@ def test_a_loss_is_known_by_its_text():
     assert models.describe_loss(other.get_loss_func(), other) == "an edited get_loss_func's"
     plain = net.Autoencoder(9, 2, 7)
     assert models.describe_loss(plain.get_loss_func(), plain) == 'squared error'
+
+
+@pytest.mark.parametrize('old, new, told', [
+    ('x = chainer.as_variable(x)', 'x = x', False), ('def draw_graph(', 'def draw_it(', True),
+    ("'relu': F.relu", "'relu': F.elu", True), ('import six\n', '# none\nimport six\n', False),
+    ('class Autoencoder(VAE):', 'class Autoencoder(VAE):\n    scale = 2\n', True)])
+def test_an_edit_around_the_methods_is_told(monkeypatch, old, new, told):
+    def edited_source(of):
+        return source(of).replace(old, new) if of is net else source(of)
+
+    source, model = models.inspect.getsource, net.VAE(9, 2, 7)
+    before = models.methods_of(model)
+    assert old in source(net)
+    monkeypatch.setattr(models.inspect, 'getsource', edited_source)
+    assert (models.methods_of(model)[models.AROUND] != before[models.AROUND]) == told
+
+
+def test_both_nets_of_a_run_are_noted():
+    assert models.both({}, {'f': '1'}) == models.both({'f': '1'}, {'f': '1'}) == {'f': '1'}
+    assert models.both({'f': '1'}, {'f': '2'}) == {'f': '1, 2'}
+
+
+@pytest.mark.parametrize('make, words', [
+    (optimizers.Adam, 'Adam'), (lambda: optimizers.Adam(alpha=0.01), 'Adam(alpha=0.01)'),
+    (lambda: optimizers.Adam(amsgrad=True), 'Adam(amsgrad=True)'), (optimizers.SGD, 'SGD'),
+    (lambda: optimizers.MomentumSGD(0.5, 0.8), 'MomentumSGD(lr=0.5, momentum=0.8)')])
+def test_an_optimizer_in_words(make, words):
+    optimizer = make().setup(net.VAE(9, 2, 7))
+    assert models.describe_optimizer(optimizer) == words
+    optimizer.add_hook(optimizer_hooks.WeightDecay(1e-4))
+    assert models.describe_optimizer(optimizer) == f'{words} with WeightDecay'
+    models.check_optimizer({'optimizer': ''}, {'optimizer': words}, 'FILE')
+    models.check_optimizer({'optimizer': words + '()'}, {'optimizer': words}, 'FILE')
+    with pytest.raises(snapshot.SnapshotError, match='FILE was trained by RMSprop, and train_vae'):
+        models.check_optimizer({'optimizer': 'RMSprop(lr=1)'}, {'optimizer': words}, 'FILE')
+
+
+def test_what_is_no_function_definition_has_a_fingerprint():
+    first, second = (models.fingerprint(f) for f in (lambda x: x + 1, lambda x: x + 2))
+    assert len(first) == 12
+    assert models.fingerprint(len) == models.fingerprint(functools.partial(print)) == ''
+    assert len(second) == 12
 
 
 @pytest.mark.parametrize('name', models.ORIGINAL)

@@ -123,6 +123,30 @@ def test_a_folder_that_is_moved_away_meanwhile_is_made_anew(cli, data_dir, tmp_p
     assert anew == whole
 
 
+@pytest.mark.parametrize('name', ['SGD', 'MomentumSGD', 'AdaGrad'])
+def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
+        cli, data_dir, tmp_path, monkeypatch, name):
+    adam, other = chainer.optimizers.Adam, getattr(chainer.optimizers, name)
+    flags = ('--data-dir', data_dir, *SMALL)
+    monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: other(0.001))
+    status, text, err = cli(*flags, '-e', '3', '-o', tmp_path / 'whole')
+    assert (status, err) == (0, '')
+    assert 'updater  standard (optimizer is not plain Adam)\n' in text
+    assert f', {name}' in text
+    assert cli(*flags, '-o', tmp_path / 'run')[::2] == (0, '')
+    assert cli('--resume', '-e', '3', '-o', tmp_path / 'run')[::2] == (0, '')
+    resumed, whole = (state_of(tmp_path / run / 'snapshot_epoch_3') for run in ('run', 'whole'))
+    assert {key for key in whole if whole[key] != resumed[key]} == set()
+    monkeypatch.setattr(train_vae.optimizers, 'Adam', adam)
+    check_refused(cli('--resume', '-e', '4', '-o', tmp_path / 'run'),
+                  f'was trained by {name}, and train_vae.py has Adam; ')
+    assert cli(*flags, '-o', tmp_path / 'adam')[0] == 0
+    monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: adam(alpha=0.01))
+    status, _, err = cli('--resume', '-e', '3', '-o', tmp_path / 'adam')
+    assert (status, err.count('\n')) == (0, 1)
+    assert 'was trained by Adam; by Adam(alpha=0.01) the run goes on, but not to exactly' in err
+
+
 def test_a_damaged_snapshot_is_passed_over(cli, small_run, tmp_path, finished):
     path = small_run / 'snapshot_epoch_2'
     path.write_bytes(path.read_bytes()[:-1])

@@ -56,7 +56,7 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
-        'ranks_changed': False, 'methods': inside['methods']}
+        'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam'}
     assert inside['methods'] == models.methods_of(net.VAE(784, 2, 16))
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
@@ -255,6 +255,15 @@ def test_a_shape_that_would_broadcast_is_another_model(small_run):
     arrays[snapshot.MODEL_PREFIX + 'le1/W'] = np.ones(784, np.float32)
     with pytest.raises(snapshot.SnapshotError, match='is of another model: its le1/W'):
         snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
+
+
+def test_weights_that_the_model_lacks_are_another_models(small_run):
+    arrays = snapshot.read(last(small_run))
+    arrays[snapshot.MODEL_PREFIX + 'ld4/W'] = np.ones((3, 3), np.float32)
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: it has ld4/W besides'):
+        snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
+    del arrays[snapshot.MODEL_PREFIX + 'ld4/W']
+    snapshot.load_model(arrays, net.Autoencoder(784, 2, 16), 'FILE')    # which has one head less
 
 
 @pytest.mark.parametrize('dtype, fits', [('f4', True), ('>f4', True), ('f8', False), ('f2', False)])

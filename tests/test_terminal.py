@@ -72,6 +72,14 @@ def test_what_the_log_lacks_stays_blank(monkeypatch):
     assert len(headings) == len(row)
 
 
+def test_large_losses_stay_apart(monkeypatch):
+    monkeypatch.setitem(ROW, 'main/rec_loss', 2.2607313e7)
+    monkeypatch.setitem(ROW, 'main/latent_loss', 123456.789)
+    row = printed(monkeypatch, 1, Screen())[2].split()
+    assert [float(field) for field in row[1:4]] == [1234.568, 2.26e7, 123456.789]
+    assert len(row) == 8
+
+
 def test_headings_come_again_with_every_screenful(monkeypatch):
     lines = printed(monkeypatch, 20, Screen(), (80, 10))
     at = [i for i, line in enumerate(lines) if line.startswith('epoch')]

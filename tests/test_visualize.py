@@ -794,7 +794,7 @@ def test_bad_snapshots(draw, small_run, finished, tmp_path):
     infinite = rewrite(last(finished), tmp_path / 'nan',
                        **{snapshot.MODEL_PREFIX + 'ld3/b': weights})
     for path, part in ((corrupt, 'is not a snapshot, or damaged'),
-                       (altered('a', activation='swish'), 'swish, and net.py has softplus'),
+                       (altered('a', activation='swish'), 'swish, and this net.py has softplus'),
                        (altered('b', checksum='0'), 'was trained on other digits'),
                        (altered('c', dim_z=5), 'is of another model'),
                        (altered('d', dim_h=10**5), 'asks for a model of '),
