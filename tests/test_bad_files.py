@@ -1,7 +1,7 @@
 """Damaged and forged files: none runs code, hangs or takes memory; each is refused in one line.
 
-Or, where the damage does not matter, the result is that of the good file. Hypothesis makes the
-damage; `--hypothesis-profile thorough` makes more of it.
+Or, where the damage does not matter, the result is that of the good file. Hypothesis makes
+most of the damage; `-m hypothesis` runs what it does.
 """
 
 import contextlib

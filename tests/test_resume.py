@@ -123,7 +123,8 @@ def test_a_folder_that_is_moved_away_meanwhile_is_made_anew(cli, data_dir, tmp_p
     assert anew == whole
 
 
-@pytest.mark.parametrize('name', ['SGD', 'MomentumSGD', 'AdaGrad'])
+@pytest.mark.parametrize('name', ['MomentumSGD', *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ('SGD', 'AdaGrad'))])
 def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
         cli, data_dir, tmp_path, monkeypatch, name):
     adam, other = chainer.optimizers.Adam, getattr(chainer.optimizers, name)
