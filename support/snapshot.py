@@ -248,7 +248,9 @@ def read_settings(arrays, path):
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
-                and found['trained_by'] in ('fast', 'standard'))
+                and found['trained_by'] in ('fast', 'standard')
+                and all(found[key].isprintable() for key in (
+                    'activation', 'trained_on', 'optimizer')))
     except (KeyError, TypeError, ValueError, RecursionError):
         fits = False
     if not fits:

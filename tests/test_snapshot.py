@@ -209,7 +209,8 @@ def test_an_array_alone_is_not_a_snapshot(tmp_path):
     {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
     {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
     {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
-    {'updater': 'slow'}, {'trained_by': 'slow'}, {'methods': 'x'}])
+    {'updater': 'slow'}, {'trained_by': 'slow'}, {'methods': 'x'},
+    {'optimizer': 'Adam\x1b[2J'}, {'trained_on': '2\nthreads'}, {'activation': '\r'}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.read_settings(arrays, '')
