@@ -168,8 +168,7 @@ def plot_losses(trainer):
     if not log:
         return
     epochs = [row['epoch'] for row in log]
-    loss = models.describe_loss(trainer.updater.loss_func,
-                                trainer.updater.get_optimizer('main').target)
+    loss = trainer.get_extension('run').settings['loss'].split(',')[0]
     titles = f'loss ({loss})', 'reconstruction error', 'latent loss (KL divergence)'
     if not any(row['main/latent_loss'] for row in log):         # of an autoencoder
         titles = titles[:1]
@@ -276,12 +275,6 @@ def print_header(trainer, args, digits):
     batch = snapshot.describe_step(args.batch_size, args.comm.size)
     pixels = '' if not args.binary else ', binary'
     model = trainer.updater.get_optimizer('main').target
-    loss_func = trainer.updater.loss_func
-    loss, given = (function(loss_func, model) for function in (
-        models.describe_loss, models.given_to_loss))
-    weight, k = given.get('C', 1), given.get('k', 1)
-    weight = '' if weight == 1 else f', beta = {weight:g}'
-    samples = '' if k == 1 else f', k = {k}'
     z = models.sizes_of(model).get('dim_z', args.dim_z)
     start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
@@ -290,7 +283,7 @@ updater  {resume.kind_of(trainer.updater)}
 digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
 model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
 {', no noise' * args.autoencoder}
-loss     {loss}{weight}{samples}, {batch}, {settings['optimizer']}, seed {args.seed}
+loss     {settings['loss']}, {batch}, {settings['optimizer']}, seed {args.seed}
 epochs   {args.epoch}{start}
 results  {args.out}
 """, flush=True)

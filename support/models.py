@@ -5,20 +5,22 @@ forgotten, it notes the model's activation, the fingerprints of its methods, and
 """
 
 import ast
+import functools
 import hashlib
 import inspect
 import itertools
 import re
 import sys
 
-from support import snapshot  # lets chainer import
+from support import compat, snapshot  # lets chainer import
+
+import numpy as np
 
 import net
 
 ORIGINAL = {            # of net.py's VAE as it came: `fingerprint` of its methods
     'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
 LOSSES = {ORIGINAL['get_loss_func']: 'negative ELBO', '628fb83e5503': 'squared error'}
-AROUND = 'what is around the methods'
 DOCUMENTED = ast.FunctionDef, ast.ClassDef, ast.Module
 PATH = ('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3')            # of a digit through the layers
 
@@ -68,23 +70,31 @@ def digest(tree):
     return hashlib.sha256(repr(plain(tree)).encode()).hexdigest()[:12]
 
 
-def methods_of(model):
-    """Return the fingerprints of all methods that net.py gives a model, by name: `VAE.encode`.
+@functools.lru_cache(maxsize=1)
+def texts_of_net(made):
+    """Return digests of net.py's methods, by name as `VAE.encode`, and of the code around them.
 
-    With that of what net.py has besides the methods of its classes, as constants and functions.
+    Args:
+        made (type): `net.VAE`, which is another after a reload; until then, the text is the one
+            that was imported, and not what the file may say by now.
+
+    Returns:
+        dict: Empty where it cannot be read.
     """
-    methods = {f'{made_by.__name__}.{name}': fingerprint(method)
-               for made_by in type(model).__mro__[:-1]
-               if not made_by.__module__.startswith('chainer')
-               for name, method in vars(made_by).items() if inspect.isfunction(method)}
     try:
         tree = ast.parse(inspect.getsource(net))
     except (OSError, SyntaxError):
-        return methods
+        return {}
+    texts = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            node.body = [item for item in node.body if not isinstance(item, ast.FunctionDef)]
-    return methods | {AROUND: digest(tree)}
+            methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+            texts |= {f'{node.name}.{method.name}': digest(method) for method in methods}
+            node.body = [item for item in node.body if item not in methods]
+    return texts | {'code outside the methods': digest(tree)}
+
+
+texts_of_net(net.VAE)
 
 
 def is_original(model, name):
@@ -107,11 +117,16 @@ def given_to_loss(function, model):
 
 
 def describe_loss(function, model):
-    """Return in words which loss of a model a function is."""
-    known = LOSSES.get(fingerprint(model.get_loss_func))
-    if known is None:
-        return "an edited get_loss_func's"
-    return known if given_to_loss(function, model) else "an edited train_vae.py's"
+    """Return in words which loss of a model a function is: `negative ELBO, beta = 4, k = 2`."""
+    text = fingerprint(model.get_loss_func)
+    if text not in LOSSES:
+        return f'of {"an edited" if text else "the"} get_loss_func'
+    given = given_to_loss(function, model)
+    if not given:
+        return 'of an edited train_vae.py'
+    C, k = (given.get(name, 1) for name in 'Ck')
+    weight = f'{C:g}' if isinstance(C, (int, float)) else 'what train_vae.py says'
+    return LOSSES[text] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1)
 
 
 def sizes_of(model):
@@ -153,7 +168,7 @@ def describe_optimizer(optimizer):
     except (TypeError, AttributeError):     # which cannot be made without arguments, or has none
         usual = {}
     given = ', '.join(f'{name}={value}' for name, value in (own.get_dict() if own else {}).items()
-                      if isinstance(value, (int, float)) and value != usual.get(name))
+                      if np.isscalar(value) and value != usual.get(name))
     hookable = optimizer._hookable
     hooks = ', '.join([*hookable._pre_update_hooks, *hookable._post_update_hooks])
     return (type(optimizer).__name__ + f'({given})' * bool(given)
@@ -180,17 +195,18 @@ def check_activation(settings, model, path, mend='use it with the net.py that tr
                                      f'net.py has {now}{lacks}; {mend}')
 
 
-def warn_of_edits(settings, model, path):
+def warn_of_edits(settings, path):
     """Say on stderr what of net.py is not as it was when a run was trained.
 
     Args:
-        settings, model, path: As for `check_activation`.
+        settings, path: As for `check_activation`.
     """
-    noted = settings['methods']
-    edited = [name for name, now in methods_of(model).items() if now != noted.get(name, now)]
-    if edited:
-        print(f'warning: {path} was trained by a net.py with another {", ".join(edited)}; this one '
-              'may make something else of it', file=sys.stderr)
+    noted, now = settings['methods'], texts_of_net(net.VAE)
+    edited = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
+    if noted and now and edited:
+        print(compat.printable(
+            f'warning: {path} was trained by a net.py that differs in {", ".join(edited)}; this '
+            'one may make something else of it'), file=sys.stderr)
 
 
 def check_optimizer(had, now, path):
@@ -203,17 +219,19 @@ def check_optimizer(had, now, path):
     Raises:
         SnapshotError: If it does not.
     """
-    before, here = (re.match(r'\w*', of['optimizer'])[0] for of in (had, now))
-    if before not in ('', here):
+    kinds = [re.findall(r'^\w+|\w+=True', of['optimizer']) for of in (had, now)]
+    if kinds[0] and kinds[0] != kinds[1]:
         raise snapshot.SnapshotError(
-            f'{path} was trained by {before}, and train_vae.py has {here}; use it with the '
-            'train_vae.py that trained it, or start a run from its weights, with -m')
+            f'{path} was trained by {had["optimizer"]}, and train_vae.py has {now["optimizer"]}; '
+            'use it with the train_vae.py that trained it, or start a run from its weights, with '
+            '-m')
 
 
-def both(noted, now):
-    """Return the fingerprints of a run that goes on by another net.py: where they differ, both."""
-    return {name: text if noted.get(name, text) == text else f'{noted[name]}, {text}'
-            for name, text in now.items()}
+def both(noted):
+    """Return what a run notes that goes on by another net.py: all texts that each method had."""
+    now = texts_of_net(net.VAE)
+    return noted | {name: ', '.join(sorted({*str(noted.get(name, text)).split(', '), text}))
+                    for name, text in now.items()}
 
 
 def load_weights(path, model, activation):
@@ -235,4 +253,4 @@ def load_weights(path, model, activation):
         had = settings['activation']
         mend = f'give --activation {had}, or ' if had in net.ACTIVATIONS else ''
         check_activation(settings, model, path, mend + 'use the net.py that trained it')
-        warn_of_edits(settings, model, path)
+        warn_of_edits(settings, path)

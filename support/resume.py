@@ -13,7 +13,10 @@ from support import files, models, snapshot  # lets chainer import
 
 import chainer
 from chainer import serializers, training
+from chainer.optimizers import adam
 import numpy as np
+
+import net
 
 # where things are in a Trainer snapshot
 ITERATOR_PREFIX = 'updater/iterator:main/'
@@ -210,7 +213,9 @@ def check_state(arrays, updater, ranks_changed):
     epoch, position, iteration = (int(arrays[key]) for key in (
         snapshot.EPOCH_KEY, POSITION_KEY, snapshot.ITERATION_KEY))
     optimizer = updater.get_optimizer('main')
-    params = {OPTIMIZER_PREFIX + name[1:]: param for name, param in optimizer.target.namedparams()}
+    actual = getattr(optimizer, 'actual_optimizer', optimizer)
+    params = {OPTIMIZER_PREFIX + name[1:]: param
+              for name, param in optimizer.target.namedparams() if param.update_rule.enabled}
     log = json.loads(str(arrays[snapshot.LOG_KEY]))
     keys = arrays[RANDOM_PREFIX + 'keys']
     possible = {
@@ -220,7 +225,7 @@ def check_state(arrays, updater, ranks_changed):
             ranks_changed or epoch * n + position == iteration * iterator.batch_size),
         'time of the optimizer': all(int(arrays[key]) == iteration for key in (
             OPTIMIZER_PREFIX + 't', *(prefix + '/t' for prefix in params))),
-        'moments of Adam': 'Adam' not in models.describe_optimizer(optimizer) or (all(
+        'moments of Adam': not isinstance(actual, adam.Adam) or (all(
             arrays[prefix + moment].shape == param.shape
             and arrays[prefix + moment].dtype == param.dtype
             for prefix, param in params.items() for moment in ('/m', '/v'))
@@ -287,7 +292,8 @@ def make_exact(trainer, args, digits):
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
-        'ranks_changed': False, 'trained_on': '', 'methods': models.methods_of(model),
+        'ranks_changed': False, 'trained_on': '', 'methods': models.texts_of_net(net.VAE),
+        'loss': models.describe_loss(updater.loss_func, model),
         'optimizer': models.describe_optimizer(updater.get_optimizer('main'))}
     trainer.extend(RunState(settings, updater, comm))
     if args.resumed is not None:
@@ -296,8 +302,8 @@ def make_exact(trainer, args, digits):
         updater.prove()                         # the fast one, on the minibatch that comes now
     if args.resumed is not None and comm.rank == 0:
         warn_of_changes(had, trainer.get_extension('run').now(), args.resume)
-        models.warn_of_edits(had, model, args.resume)
-        settings['methods'] = models.both(had['methods'], settings['methods'])
+        models.warn_of_edits(had, args.resume)
+        settings['methods'] = models.both(had['methods'])
 
 
 def go_on(trainer, digits, arrays, path):
@@ -330,9 +336,10 @@ def warn_of_changes(had, now, path):
                      for of in (had, now))
     if had['trained_on'] and now['trained_on']:
         before, after = (*before, f'on {had["trained_on"]}'), (*after, f'on {now["trained_on"]}')
-    if had['optimizer']:
-        before, after = ((*of, f'by {one["optimizer"]}') for of, one in (
-            (before, had), (after, now)))
+    for name, words in (('optimizer', 'by {}'), ('loss', 'for the loss {}')):
+        if had[name]:
+            before, after = ((*of, words.format(one[name])) for of, one in (
+                (before, had), (after, now)))
     for then, here in zip(before, after, strict=True):
         if then != here:
             print(f'warning: {path} was trained {then}; {here} the run goes on, but not to '

@@ -33,7 +33,7 @@ SETTING_TYPES = {
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
     'device': str, 'updater': str, 'trained_by': str, 'trained_on': str, 'ranks': int,
     'ranks_changed': bool, 'methods': dict,
-    'optimizer': str}
+    'optimizer': str, 'loss': str}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 
 
@@ -238,7 +238,8 @@ def read_settings(arrays, path):
         # what the first snapshots lack
         found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
                  'updater': 'standard', 'trained_by': 'standard', 'trained_on': '',
-                 'ranks': 1, 'ranks_changed': False, 'methods': {}, 'optimizer': ''}
+                 'ranks': 1, 'ranks_changed': False, 'methods': {}, 'optimizer': '',
+                 'loss': ''}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
@@ -250,7 +251,7 @@ def read_settings(arrays, path):
                 and found['updater'] in ('fast', 'standard')
                 and found['trained_by'] in ('fast', 'standard')
                 and all(found[key].isprintable() for key in (
-                    'activation', 'trained_on', 'optimizer')))
+                    'activation', 'trained_on', 'optimizer', 'loss')))
     except (KeyError, TypeError, ValueError, RecursionError):
         fits = False
     if not fits:
@@ -336,19 +337,23 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
     prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
-        if found is None or not is_float32(found, weights.shape):
+        shape = getattr(found, 'shape', None) if weights.array is None else weights.shape
+        if found is None or not is_float32(found, shape):
             if found is None and prefix + 'le3_mu/W' in arrays and name.startswith('/le3_ln_var'):
                 raise SnapshotError(f'{path} is of an autoencoder, and not of a VAE; '
                                     'give --autoencoder')
             wrong = f'it has no {name[1:]}' if found is None else (
                 f'its {name[1:]} is {found.dtype} of shape {found.shape}, not float32 of shape '
-                f'{weights.shape}')
+                f'{shape}')
             raise SnapshotError(f'{path} is of another model: {wrong}; {mend}')
         if not np.isfinite(found).all():
             raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
     held = serializers.DictionarySerializer()
     model.serialize(held)
     # an autoencoder may start from a VAE, and weights alone may lie beside others
+    lacking = [key for key in held.target if prefix + key not in arrays]
+    if lacking:
+        raise SnapshotError(f'{path} is of another model: it has no {lacking[0]}; {mend}')
     surplus = [key[len(prefix):] for key in arrays if prefix and key.startswith(prefix)
                and key[len(prefix):] not in held.target and '/le3_ln_var/' not in key]
     if surplus:

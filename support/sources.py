@@ -51,7 +51,7 @@ def read_run(args):
     if is_run:
         models.check_activation(settings, model, path)
     snapshot.load_model(arrays, model, path)
-    models.warn_of_edits(settings, model, path)
+    models.warn_of_edits(settings, path)
     device.use()
     model.to_device(device)
     return model, digits, settings | models.sizes_of(model) | {

@@ -51,9 +51,11 @@ class PrintReport(training.Extension):
         sys.stdout.flush()
 
     def field(self, value, width, form):
-        """Return a number so wide, blank where the log has none; a large one as 2.26e+07."""
+        """Return a number so wide, blank where the log has none; a large one as 2.3e+07."""
         text = '' if value is None else f'{value:{form}}'
-        return f'{text if len(text) < width or form == "d" else format(value, ".3g"):>{width}}'
+        if len(text) >= width and form != 'd':
+            text = f'{value:.2g}'
+        return f'{text:>{width}}'
 
     def print_headings(self):
         """Print the headings of the columns that there is room for."""

@@ -10,7 +10,7 @@ import struct
 
 os.environ.pop('NUMBA_DISABLE_JIT', None)       # much of what is tested is what Numba compiles
 
-from support import extensions, mnist  # lets chainer import
+from support import extensions, mnist, models  # lets chainer import
 
 import chainer
 from hypothesis import HealthCheck, settings
@@ -19,6 +19,7 @@ import pytest
 import scipy.linalg  # noqa: F401  (whose BLAS has to be found below)
 import threadpoolctl
 
+import net
 import train_vae
 import visualize
 
@@ -70,6 +71,21 @@ def no_picture(request, monkeypatch):
     """Leave that picture out elsewhere, as it takes more time than the run."""
     if 'pictures' not in request.fixturenames:
         monkeypatch.setattr(extensions, 'plot_losses', lambda trainer: None)
+
+
+@pytest.fixture
+def edit(monkeypatch):
+    """Return a function that lets net.py have another text, as far as it is read."""
+    def edit(old, new):
+        assert old in text
+        monkeypatch.setattr(models.inspect, 'getsource', lambda of: (
+            text.replace(old, new) if of is net else source(of)))
+        models.texts_of_net.cache_clear()
+
+    source, text = models.inspect.getsource, models.inspect.getsource(net)
+    yield edit
+    monkeypatch.undo()
+    models.texts_of_net.cache_clear()
 
 
 def idx(array):

@@ -123,6 +123,26 @@ def test_a_folder_that_is_moved_away_meanwhile_is_made_anew(cli, data_dir, tmp_p
     assert anew == whole
 
 
+def test_a_frozen_layer_resumes_exactly(cli, data_dir, tmp_path, monkeypatch):
+    def freezing():
+        def setup(model):
+            Adam.setup(optimizer, model)
+            model.le1.disable_update()
+
+        optimizer = Adam()
+        optimizer.setup = setup
+        return optimizer
+
+    Adam = chainer.optimizers.Adam
+    monkeypatch.setattr(train_vae.optimizers, 'Adam', freezing)
+    for flags in (['--data-dir', data_dir, *SMALL, '-e', '3', '-o', tmp_path / 'whole'],
+                  ['--data-dir', data_dir, *SMALL, '-o', tmp_path / 'run'],
+                  ['--resume', '-e', '3', '-o', tmp_path / 'run']):
+        assert cli(*flags)[::2] == (0, '')
+    resumed, whole = (state_of(tmp_path / run / 'snapshot_epoch_3') for run in ('run', 'whole'))
+    assert {key for key in whole if whole[key] != resumed[key]} == set()
+
+
 @pytest.mark.parametrize('name', ['MomentumSGD', *(
     pytest.param(name, marks=pytest.mark.slow) for name in ('SGD', 'AdaGrad'))])
 def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
@@ -140,7 +160,7 @@ def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
     assert {key for key in whole if whole[key] != resumed[key]} == set()
     monkeypatch.setattr(train_vae.optimizers, 'Adam', adam)
     check_refused(cli('--resume', '-e', '4', '-o', tmp_path / 'run'),
-                  f'was trained by {name}, and train_vae.py has Adam; ')
+                  f'was trained by {name}', ', and train_vae.py has Adam; ')
     assert cli(*flags, '-o', tmp_path / 'adam')[0] == 0
     monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: adam(alpha=0.01))
     status, _, err = cli('--resume', '-e', '3', '-o', tmp_path / 'adam')

@@ -56,8 +56,9 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
-        'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam'}
-    assert inside['methods'] == models.methods_of(net.VAE(784, 2, 16))
+        'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam',
+        'loss': 'negative ELBO'}
+    assert inside['methods'] == models.texts_of_net(net.VAE)
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
 
@@ -265,6 +266,19 @@ def test_weights_that_the_model_lacks_are_another_models(small_run):
         snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
     del arrays[snapshot.MODEL_PREFIX + 'ld4/W']
     snapshot.load_model(arrays, net.Autoencoder(784, 2, 16), 'FILE')    # which has one head less
+
+
+def test_other_values_of_a_model(small_run):
+    arrays, model = snapshot.read(last(small_run)), net.VAE(784, 2, 16)
+    model.add_persistent('scale', np.ones(1, np.float32))
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: it has no scale; '):
+        snapshot.load_model(arrays, model, 'FILE')
+    model = net.VAE(784, 2, 16)
+    del model.le1
+    with model.init_scope():
+        model.le1 = chainer.links.Linear(None, 16)              # whose size the weights tell
+    snapshot.load_model(arrays, model, 'FILE')
+    assert np.array_equal(model.le1.W.array, arrays[snapshot.MODEL_PREFIX + 'le1/W'])
 
 
 @pytest.mark.parametrize('dtype, fits', [('f4', True), ('>f4', True), ('f8', False), ('f2', False)])

@@ -73,10 +73,11 @@ def test_what_the_log_lacks_stays_blank(monkeypatch):
 
 
 def test_large_losses_stay_apart(monkeypatch):
+    monkeypatch.setitem(ROW, 'main/loss', -12345.678)
     monkeypatch.setitem(ROW, 'main/rec_loss', 2.2607313e7)
     monkeypatch.setitem(ROW, 'main/latent_loss', 123456.789)
     row = printed(monkeypatch, 1, Screen())[2].split()
-    assert [float(field) for field in row[1:4]] == [1234.568, 2.26e7, 123456.789]
+    assert [float(field) for field in row[1:4]] == [-1.2e4, 2.3e7, 123456.789]
     assert len(row) == 8
 
 
