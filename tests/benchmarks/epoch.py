@@ -112,9 +112,10 @@ class Ours:
 
     def plot(self):
         """Draw loss.png."""
-        from support import extensions, snapshot
+        from support import extensions, resume, snapshot
 
         trainer = self.trainer()
+        trainer.extend(resume.RunState({'loss': 'negative ELBO'}, self.updater, comm=None))
         trainer.extend(extensions.LogReport())
         trainer.get_extension('LogReport').log.extend(
             {'epoch': epoch, **{f'{of}main/{name}': 100.0 for of in ('', 'validation/')
