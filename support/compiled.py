@@ -22,12 +22,12 @@ Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b
 
 
 @compiled
-def whole_step(sgemm, layers, space, kind, k, rec_scale, latent_scale, descents, part, parts,
-               digits, rows, adam, counter):
+def whole_step(sgemm, layers, space, kind, k, rec_scale, descents, part, parts, digits,
+               latent_scale, rows, adam, counter):
     """Do one thread's share of a step: `backward`, and when all have, `gradients`.
 
     Args:
-        sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, rows: As for `backward`.
+        sgemm, layers, space, kind, k, rec_scale, digits, latent_scale, rows: As for `backward`.
         descents, part, parts, adam: As for `gradients`.
         counter (array): As for `barrier`.
 

@@ -75,36 +75,36 @@ class Step:
     Args:
         model (VAE): The model, on the GPU.
         n (int): Digits in the minibatch.
-        k (int), C (float): As for `VAE.get_loss_func`.
+        k (int): As for `VAE.get_loss_func`.
         digits (array): All digits, (any, D) float32, on the GPU; None just to go `forward`.
         kernels: As from `cuda_kernels`.
         dot (callable): Of two matrices and their product, which it writes; by default CuPy's.
     """
 
-    def __init__(self, model, n, k, C=1.0, digits=None, kernels=None, dot=None):
+    def __init__(self, model, n, k, digits=None, kernels=None, dot=None):
         self.xp = chainer.backend.get_array_module(model.le1.W.array)
         self.kernels = kernels or cuda_kernels(self.xp)
         self.dot = dot or self.xp.dot
         self.model, self.k, self.digits = model, k, digits
         self.kind = ACTIVATIONS[model.act_func]
-        self.scales = f32(1 / (n * k)), f32(C / n)
+        self.scale = f32(1 / (n * k))
         self.space = make_space(model, n, k, self.xp)
         self.nll = self.xp.zeros_like(self.space.dec_d3)            # (M, D)
         self.kl = self.xp.zeros_like(self.space.mu)                 # (N, Z)
         self.ones = self.xp.ones((1, n * k), np.float32)
         self.rows = self.xp.zeros(n, np.int64)
-        self.adam = self.xp.zeros(len(Adam._fields), np.float32)
+        self.numbers = self.xp.zeros(len(Adam._fields) + 1, np.float32)     # and C / n
         self.grads = {}                                             # where a graph writes them
         if digits is not None:
             for name, param in model.namedparams():
                 self.grads[name] = self.xp.zeros_like(param.array)
-                param.update_rule._init_states(param)       # or sends what was loaded to the GPU
+                param.update_rule._init_states(param)
             self.leave_grads()
 
-    def set_inputs(self, rows, adam):
-        """Set what differs from step to step: numbers of digits (N,), Adam's numbers, and noise."""
+    def set_inputs(self, rows, adam, C):
+        """Set what differs from step to step: numbers of digits (N,), Adam's, C, and noise."""
         self.rows.set(rows)
-        self.adam.set(np.array(adam, np.float32))
+        self.numbers.set(np.array([*adam, C / len(rows)], np.float32))
         draw(self.space.eps, self.k)
 
     def __call__(self):
@@ -139,7 +139,7 @@ class Step:
         kernels.activate(space.dec_h2, ld2.b, kind, space.dec_h2, space.dec_d2)
         dot(space.dec_h2, ld3.W.T, space.dec_d3)                    # (M, D)
         kernels.bernoulli_nll(space.dec_d3, ld3.b, space.x, self.k, space.x.shape[1],
-                              self.scales[0], space.dec_d3, self.nll)
+                              self.scale, space.dec_d3, self.nll)
 
     def backward(self):
         """Compute the deltas of all layers, as the compiled `backward` does."""
@@ -151,7 +151,7 @@ class Step:
         multiply(space.dec_d1, space.dec_back, space.dec_d1)
         dot(space.dec_d1, ld1.W, space.z_back)                      # (M, Z)
         kernels.infer_back(space.sigma, space.eps, space.z_back, self.k, space.mu.shape[1],
-                           self.scales[1], space.mu, space.ln_var)
+                           self.numbers, space.mu, space.ln_var)
         dot(space.mu, le3_mu.W, space.enc_back)                     # (N, H)
         dot(space.ln_var, le3_ln_var.W, space.enc_back2)            # (N, H)
         self.xp.add(space.enc_back, space.enc_back2, space.enc_back)
@@ -169,7 +169,7 @@ class Step:
             self.dot(self.ones[:, :len(delta)], delta, b_grad[None])
             for param, grad in ((link.W, W_grad), (link.b, b_grad)):
                 state = param.update_rule.state
-                self.kernels.adam(grad, self.adam, param.array, state['m'], state['v'])
+                self.kernels.adam(grad, self.numbers, param.array, state['m'], state['v'])
 
     def sums(self):
         """Return the sums of the losses, as the threads' in `mean_losses`."""
@@ -208,9 +208,9 @@ CUDA = {                # name: inputs, outputs (some are both), and what is don
         kl = (mu * mu + sigma * sigma - ln_var - 1) / 2;
         for (int m = i / Z * k; m < i / Z * k + k; m++)
             z[m * Z + i % Z] = mu + eps[m * Z + i % Z] * sigma;"""),
-    'infer_back': ('T sigma, raw T eps, raw T z_back, int32 k, int32 Z, T scale',
+    'infer_back': ('T sigma, raw T eps, raw T z_back, int32 k, int32 Z, raw T numbers',
                    'T mu, T ln_var', """
-        T sum_mu = mu * scale, sum_ln_var = (sigma * sigma - 1) / 2 * scale;
+        T sum_mu = mu * numbers[4], sum_ln_var = (sigma * sigma - 1) / 2 * numbers[4];
         for (int m = i / Z * k; m < i / Z * k + k; m++) {
             T back = z_back[m * Z + i % Z];
             sum_mu += back;
@@ -222,8 +222,8 @@ CUDA = {                # name: inputs, outputs (some are both), and what is don
         T a = y0 + b, e = exp(-fabs(a)), pixel = x[i / D / k * D + i % D];
         nll = (a < 0 ? (T)0 : a) + log1p(e) - pixel * a;
         delta = ((a > 0 ? (T)1 : e) / (1 + e) - pixel) * scale;"""),
-    'adam': ('T grad, raw T adam', 'T param, T m, T v', """
-        m += adam[1] * (grad - m);
-        v += adam[2] * (grad * grad - v);
-        param -= adam[0] * m / (sqrt(v) + adam[3]);"""),
+    'adam': ('T grad, raw T numbers', 'T param, T m, T v', """
+        m += numbers[1] * (grad - m);
+        v += numbers[2] * (grad * grad - v);
+        param -= numbers[0] * m / (sqrt(v) + numbers[3]);"""),
 }

@@ -1,7 +1,7 @@
 """Model, loss and optimizer as net.py and train_vae.py make them: in words, and where they changed.
 
 A snapshot holds weights and settings, not code. So that the edit that a run was trained with is not
-forgotten, it notes the model's activation, the fingerprints of its methods, and the optimizer.
+forgotten, it notes the model's activation, digests of its methods, and the optimizer.
 """
 
 import ast
@@ -11,16 +11,16 @@ import inspect
 import itertools
 import re
 import sys
+import types
 
-from support import compat, snapshot  # lets chainer import
+from support import compat, original, snapshot  # lets chainer import
 
 import numpy as np
 
 import net
 
-ORIGINAL = {            # of net.py's VAE as it came: `fingerprint` of its methods
-    'encode': '78d8ea138402', 'decode': 'eff0a34d636d', 'get_loss_func': '402d31ebd3b8'}
-LOSSES = {ORIGINAL['get_loss_func']: 'negative ELBO', '628fb83e5503': 'squared error'}
+LOSSES = {original.VAE: 'negative ELBO', original.Autoencoder: 'squared error'}
+OUTSIDE = 'code outside the methods'
 DOCUMENTED = ast.FunctionDef, ast.ClassDef, ast.Module
 PATH = ('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3')            # of a digit through the layers
 
@@ -37,21 +37,6 @@ def activation_of(model, default):
         return default
     names = [name for name, function in net.ACTIVATIONS.items() if function is act_func]
     return names[0] if names else getattr(act_func, '__name__', 'unnamed')
-
-
-def fingerprint(method):
-    """Return 12 hexadecimal digits that stand for what a method says, without its comments.
-
-    Returns:
-        str: '' where its text cannot be read.
-    """
-    try:
-        text = inspect.getsource(getattr(method, '__func__', method).__code__)
-        # not dedented, which a comment at the start of a line would prevent
-        tree = ast.parse('if True:\n' * text[0].isspace() + text)
-    except (AttributeError, OSError, SyntaxError, IndexError):
-        return ''
-    return digest(tree.body[0].body[0] if text[0].isspace() else tree.body[0])
 
 
 def digest(tree):
@@ -71,45 +56,70 @@ def digest(tree):
 
 
 @functools.lru_cache(maxsize=1)
-def texts_of_net(made):
-    """Return digests of net.py's methods, by name as `VAE.encode`, and of the code around them.
+def written(made):
+    """Return what net.py's file says, read at most once for each import of it.
 
     Args:
-        made (type): `net.VAE`, which is another after a reload; until then, the text is the one
-            that was imported, and not what the file may say by now.
+        made (type): `net.VAE`, which is another after a reload.
 
     Returns:
-        dict: Empty where it cannot be read.
+        tuple: Digests of the methods by name, as `VAE.encode`, and of the code around them; the
+        code objects of the methods, as this text gives them. Both empty where it cannot be read.
     """
     try:
-        tree = ast.parse(inspect.getsource(net))
+        text = inspect.getsource(net)
+        tree, whole = ast.parse(text), compile(text, 'net.py', 'exec')
     except (OSError, SyntaxError):
-        return {}
-    texts = {}
+        return {}, {}
+    digests, codes = {}, {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
-            texts |= {f'{node.name}.{method.name}': digest(method) for method in methods}
+            digests |= {f'{node.name}.{method.name}': digest(method) for method in methods}
             node.body = [item for item in node.body if item not in methods]
-    return texts | {'code outside the methods': digest(tree)}
+    for outer in whole.co_consts:
+        for code in getattr(outer, 'co_consts', ()):
+            codes |= {code.co_qualname: code} if isinstance(code, types.CodeType) else {}
+    return digests | {OUTSIDE: digest(tree)}, codes
 
 
-texts_of_net(net.VAE)
+written(net.VAE)                # now, as long as the file says what was imported
 
 
-def is_original(model, name):
-    """Tell whether a method of a model has the text with which net.py's VAE came."""
-    return fingerprint(getattr(model, name, None)) == ORIGINAL[name]
+def notes_of_net():
+    """Return what a run notes of the net.py that runs: what tells an edit of a method from another.
+
+    Returns:
+        dict: As the first of `written`, whose digests all versions of Python share. A method that
+        the file has otherwise by now gets a digest of its code; then what is no method is left out.
+        Empty where there is no file.
+    """
+    digests, codes = written(net.VAE)
+    if not digests:
+        return {}
+    running = {f'{made.__name__}.{name}': getattr(method, '__func__', method)
+               for made in vars(net).values()
+               if isinstance(made, type) and made.__module__ == net.__name__
+               for name, method in vars(made).items()}
+    running = {name: original.essence(function.__code__) for name, function in running.items()
+               if isinstance(function, types.FunctionType)}
+    is_written = {name: name in codes and original.essence(codes[name]) == does
+                  for name, does in running.items()}
+    found = {name: hashlib.sha256(repr(does).encode()).hexdigest()[:12]
+             for name, does in running.items() if not is_written[name]}
+    return {name: digest for name, digest in (digests | found).items()
+            if not found or name in running}
 
 
 def given_to_loss(function, model):
     """Return the arguments by name, where a function is what `model.get_loss_func` returns.
 
     Returns:
-        dict: Empty where it is another, which may keep count of its calls, say.
+        dict: `self`, and `C` and `k` as far as the function uses them. Empty where it is another,
+        which may keep count of its calls, say.
     """
     code = getattr(function, '__code__', None)
-    maker = getattr(type(model).get_loss_func, '__code__', None)
+    maker = getattr(getattr(model, 'get_loss_func', None), '__code__', None)
     if code is None or maker is None or code not in maker.co_consts:
         return {}
     given = inspect.getclosurevars(function).nonlocals
@@ -118,15 +128,16 @@ def given_to_loss(function, model):
 
 def describe_loss(function, model):
     """Return in words which loss of a model a function is: `negative ELBO, beta = 4, k = 2`."""
-    text = fingerprint(model.get_loss_func)
-    if text not in LOSSES:
-        return f'of {"an edited" if text else "the"} get_loss_func'
+    words = [words for made, words in LOSSES.items()
+             if original.is_same(model.get_loss_func, made.get_loss_func)]
+    if not words:
+        return 'of an edited get_loss_func'
     given = given_to_loss(function, model)
     if not given:
         return 'of an edited train_vae.py'
     C, k = (given.get(name, 1) for name in 'Ck')
     weight = f'{C:g}' if isinstance(C, (int, float)) else 'what train_vae.py says'
-    return LOSSES[text] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1)
+    return words[0] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1)
 
 
 def sizes_of(model):
@@ -201,8 +212,9 @@ def warn_of_edits(settings, path):
     Args:
         settings, path: As for `check_activation`.
     """
-    noted, now = settings['methods'], texts_of_net(net.VAE)
-    edited = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)]
+    noted, now = settings['methods'], notes_of_net()
+    edited = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)
+              and (name != OUTSIDE or {name} <= noted.keys() & now.keys())]
     if noted and now and edited:
         print(compat.printable(
             f'warning: {path} was trained by a net.py that differs in {", ".join(edited)}; this '
@@ -229,7 +241,7 @@ def check_optimizer(had, now, path):
 
 def both(noted):
     """Return what a run notes that goes on by another net.py: all texts that each method had."""
-    now = texts_of_net(net.VAE)
+    now = notes_of_net()
     return noted | {name: ', '.join(sorted({*str(noted.get(name, text)).split(', '), text}))
                     for name, text in now.items()}
 

@@ -16,8 +16,6 @@ from chainer import serializers, training
 from chainer.optimizers import adam
 import numpy as np
 
-import net
-
 # where things are in a Trainer snapshot
 ITERATOR_PREFIX = 'updater/iterator:main/'
 POSITION_KEY = ITERATOR_PREFIX + 'current_position'
@@ -292,7 +290,7 @@ def make_exact(trainer, args, digits):
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
-        'ranks_changed': False, 'trained_on': '', 'methods': models.texts_of_net(net.VAE),
+        'ranks_changed': False, 'trained_on': '', 'methods': models.notes_of_net(),
         'loss': models.describe_loss(updater.loss_func, model),
         'optimizer': models.describe_optimizer(updater.get_optimizer('main'))}
     trainer.extend(RunState(settings, updater, comm))

@@ -16,34 +16,51 @@ FEW = 16                # digits on which it is compared with net.py
 class Scores:
     """Evaluation function that does what a plain one does: the same draws, in large products.
 
-    Once in each evaluation it compares itself with the plain one, as a `FastUpdater` does.
+    Before each minibatch a guard looks whether it still does, and once in each evaluation it
+    compares itself with the plain one, as a `FastUpdater` does; where not, the plain one scores.
 
     Args:
         updater (FastUpdater): Whose model it scores.
-        plain (callable): Of a minibatch (N, D) float32; reports the losses.
-        k (int): Monte Carlo samples for each digit.
+        plain (callable): Of a minibatch (N, D) float32; reports the losses; of train_vae.py's
+            `score_func`.
     """
 
-    def __init__(self, updater, plain, k):
-        self.updater, self.plain, self.k = updater, plain, k
+    def __init__(self, updater, plain):
+        self.updater, self.plain = updater, plain
         self.model = updater.model
-        self.why, self.proved_in = '', None
-        self.workers = threads.Workers(self.model, k)
+        self.k = proof.score_samples(plain, self.model)
+        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.judge, lambda: None)
+        self.refused, self.proved_in, self.told = '', None, set()
+        self.workers = threads.Workers(self.model, self.k)
         self.steps = {}                     # on a GPU, by the number of digits
 
     def __call__(self, x):
         """Report the losses of a minibatch, each with the number of its digits."""
-        if not (self.why or self.updater.why) and self.proved_in != self.updater.epoch:
+        why = self.guard() or self.updater.refused or self.refused
+        if not why and self.proved_in != self.updater.epoch:
             self.prove(x[:FEW])
-        if self.why or self.updater.why:
+            why = self.refused
+        if why:
+            self.tell(why)
             self.updater.give_threads_back()
             self.plain(x)
         else:
             chainer.report({name: (loss, len(x)) for name, loss in self.losses(x).items()},
                            self.model)
 
+    def judge(self):
+        """Say at length what keeps it from scoring; '' for nothing."""
+        changed = proof.score_samples(self.plain, self.model) != self.k
+        return proof.unlike(self.model) or ('score_func is edited' if changed else '')
+
+    def tell(self, why):
+        """Warn, once for each reason, that net.py itself scores; not of what the step told."""
+        if why not in {*self.told, *self.updater.told}:
+            print(f'warning: in scoring, {why}; net.py itself scores', file=sys.stderr)
+        self.told.add(why)
+
     def prove(self, x):
-        """Compare the losses of digits (N, D) with the plain ones; warn where they differ."""
+        """Compare the losses of digits (N, D) with the plain ones."""
         self.proved_in = self.updater.epoch
         with proof.same_noise(self.model.xp) as rewind:
             _, expected = proof.observe(self.plain, x, self.model)
@@ -51,10 +68,8 @@ class Scores:
             rewind()
             found = self.losses(x)
             if proof.comparable(expected.values()):
-                self.why = proof.compare(found, expected, (drawn, np.random.get_state()))
-        if self.why:
-            print(f'warning: {proof.NOT_COMPILED}in scoring, {self.why}; net.py itself scores '
-                  'from now on', file=sys.stderr)
+                differs = proof.compare(found, expected, (drawn, np.random.get_state()))
+                self.refused = differs and proof.NOT_COMPILED + differs
 
     def losses(self, x):
         """Return the losses of digits (N, D) by name, float32, under fresh noise."""

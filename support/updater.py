@@ -13,10 +13,10 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
     loss.backward(), for the weights    gradients
     the optimizer's Adam                descend, update
 
-The text of `VAE.encode`, `VAE.decode` and `VAE.get_loss_func` has to be the one that was compiled.
-On the first minibatch of a run, and on one of each epoch, net.py's own loss, its terms and all
-gradients have to be those of the fast step, from the same random state. Else the run goes on by
-Chainer's own step, from that very minibatch.
+Before each step a guard (proof.py) compares all that the step was compiled for with what is there
+now. Where something differs, Chainer's own step takes that very minibatch. On the first minibatch
+of a run, and on one of each epoch, net.py's own loss, its terms and all gradients have to be those
+of the fast step, from the same random state; else Chainer's own step trains from then on.
 """
 
 import copy
@@ -27,7 +27,8 @@ import sys
 from support import compat, cuda_graph, proof, step  # lets chainer import
 
 import chainer
-from chainer.training import updaters
+from chainer.dataset import convert
+from chainer.training import extensions, updaters
 import numpy as np
 
 try:
@@ -50,24 +51,27 @@ def fast(updater, evaluator):
     """
     optimizer, device = updater.get_optimizer('main'), updater.device
     model = optimizer.target
-    why = proof.obstacle(optimizer) or proof.edited(model) or proof.uncovered(updater)
+    why = proof.obstacle(optimizer) or proof.uncovered(updater)
+    if type(updater) is not updaters.StandardUpdater:
+        why = 'updater is not plain StandardUpdater'
     if not why and compiled is None:
         why = str(missing)
     why = proof.agreed(optimizer, why)
     if not why:
         made_for = CompiledUpdater if device.xp is np else GraphUpdater
         try:
-            made = made_for(updater, *proof.loss_settings(updater.loss_func, model))
+            made = made_for(updater)
         except ImportError as error:    # there is no cuBLAS
             why = error
     if why:
         updater.kind = f'standard ({why})'
         return updater
-    test_k = proof.score_samples(evaluator, model)
-    if test_k is None:
-        made.how += '; score_func is edited, and scores by itself'
+    is_plain = (type(evaluator) is extensions.Evaluator
+                and evaluator.converter is convert.concat_examples)
+    if is_plain and proof.score_samples(evaluator.eval_func, model):
+        evaluator.eval_func = scoring.Scores(made, evaluator.eval_func)
     else:
-        evaluator.eval_func = scoring.Scores(made, evaluator.eval_func, test_k)
+        made.how += '; score_func is edited, and scores by itself'
     return made
 
 
@@ -77,30 +81,32 @@ def fast(updater, evaluator):
 class FastUpdater(updaters.StandardUpdater):
     """StandardUpdater of a VAE and Adam, made fast; here what a CPU and a GPU have in common.
 
-    It serializes as StandardUpdater does: each goes on from the other's snapshots. It leaves the
-    gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss` on the model, as numbers
-    where it took the step itself.
+    It serializes as StandardUpdater does: each goes on from the other's snapshots. As that does, it
+    leaves the gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss` on the model.
 
     Args:
         plain (StandardUpdater): As for `fast`. Its iterator yields the numbers of digits from now
             on.
-        C (float), k (int): As for `VAE.get_loss_func`.
 
     Attributes:
-        why (str): Why net.py's own step trains, once it does.
+        C (float), k (int): As for `VAE.get_loss_func`, of the loss function as it is now.
+        why (str): Why Chainer's own step took the last minibatch; '' where it did not.
     """
 
-    how = why = ''
+    how = why = refused = ''
     proved_in = None                        # epoch
 
-    def __init__(self, plain, C=1.0, k=1):
+    def __init__(self, plain):
         iterator = plain.get_iterator('main')
         super().__init__(iterator, plain.get_optimizer('main'), device=plain.device,
                          loss_func=plain.loss_func, auto_new_epoch=plain.auto_new_epoch)
-        self.model, self.C, self.k = self.get_optimizer('main').target, C, k
+        self.model = self.get_optimizer('main').target
+        self.C, self.k = proof.loss_settings(self.loss_func, self.model)
         self.dataset = iterator.dataset
-        self.digits = self.device.send(np.ascontiguousarray(self.dataset))
-        iterator.dataset = range(len(self.dataset))
+        self.digits = self.device.send(self.dataset)
+        self.numbers = iterator.dataset = range(len(self.dataset))
+        self.guard = proof.Guard(lambda: proof.watch_training(self), self.judge, self.renew)
+        self.told = set()                   # reasons
 
     @property
     def comm(self):
@@ -114,25 +120,59 @@ class FastUpdater(updaters.StandardUpdater):
 
     def update_core(self):
         """Train on a minibatch."""
-        if self.why:
-            super().update_core()
-            return
         iterator, optimizer = self.get_iterator('main'), self.get_optimizer('main')
-        rows = np.array(iterator.next(), np.int64)
+        batch = iterator.next()
         if self.proved_in != int(iterator.previous_epoch_detail):
-            self.prove(rows)
-            if self.why and (self.comm is None or self.comm.rank == 0):
-                print(f'warning: {self.why}; from iteration {self.iteration + 1} on it trains by '
-                      "Chainer's own step", file=sys.stderr)
-        if self.why:
-            optimizer.update(self.loss_func, self.fetch(rows))
+            self.prove(batch)
         else:
-            losses = self.take_step(rows, step.count_step(optimizer))
+            self.look()
+        # Chainer's dump_graph wants the loss with its graph
+        if self.why or chainer.config.keep_graph_on_report:
+            self.tell()
+            self.give_threads_back()
+            self.take_standard_step(batch)
+        else:
+            losses = self.take_step(np.array(batch, np.int64), step.count_step(optimizer))
+            losses = {name: chainer.Variable(np.array(loss)) for name, loss in losses.items()}
             for name, loss in losses.items():
                 setattr(self.model, name, loss)
             chainer.report(losses, self.model)
         if self.auto_new_epoch and iterator.is_new_epoch:
             optimizer.new_epoch(auto=True)
+
+    def look(self):
+        """Set `why`, and C to what it is now, as before each step."""
+        self.why = self.guard() or self.refused
+        if not self.why:
+            lf = self.loss_func
+            self.C = lf.__closure__[lf.__code__.co_freevars.index('C')].cell_contents
+
+    def judge(self):
+        """Say at length what stands in the way of the next step; '' for nothing."""
+        optimizer = self.get_optimizer('main')
+        if optimizer.target is not self.model:
+            return 'the optimizer has another model'
+        return proof.obstacle(optimizer) or proof.uncovered(self, self.numbers)
+
+    def renew(self):
+        """Make the step anew, for other arrays, say."""
+        raise NotImplementedError
+
+    def tell(self):
+        """Warn, once for each reason, that Chainer's own step trains."""
+        if self.why and self.why not in self.told and (self.comm is None or self.comm.rank == 0):
+            print(f'warning: {self.why}; from iteration {self.iteration + 1} on it trains by '
+                  "Chainer's own step", file=sys.stderr)
+        self.told.add(self.why)
+
+    def take_standard_step(self, batch):
+        """Take Chainer's own step on a minibatch, as from the iterator."""
+        if self.get_iterator('main').dataset is self.numbers:
+            batch = [self.dataset[i] for i in batch]
+        x = convert._call_converter(self.converter, batch, self.device)
+        args, named = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else (
+            (x,), {})
+        self.get_optimizer('main').update(self.loss_func, *args, **named)
 
     def fetch(self, rows):
         """Return the digits of these numbers, (N, D) float32, on the device."""
@@ -150,28 +190,30 @@ class FastUpdater(updaters.StandardUpdater):
         """
         raise NotImplementedError
 
-    def prove(self, rows=None):
+    def prove(self, batch=None):
         """Compare with net.py on a minibatch; where that differs, let it train from now on.
 
         Args:
-            rows (ndarray): Numbers of its digits, (N,) int64; by default those that come next.
+            batch (list of int): Numbers of its digits; by default those that come next.
         """
         iterator = self.get_iterator('main')
-        self.proved_in = self.epoch if rows is None else int(iterator.previous_epoch_detail)
-        self.why = proof.obstacle(self.get_optimizer('main'))
+        self.proved_in = self.epoch if batch is None else int(iterator.previous_epoch_detail)
+        self.look()
+        differs = ''
         if not self.why:
             with proof.same_noise(self.device.xp) as rewind:
-                if rows is None:
-                    rows = np.array(copy.copy(iterator).next(), np.int64)
+                rows = np.array(copy.copy(iterator).next() if batch is None else batch, np.int64)
                 for beside in range(proof.TRIES):
                     rewind()
                     differs = self.difference((rows + beside) % len(self.digits), rewind)
                     if not differs:
                         break
-            self.why = differs and proof.NOT_COMPILED + differs
-        self.why = proof.agreed(self.get_optimizer('main'), self.why)
-        if self.why:
-            iterator.dataset = self.dataset
+            differs = differs and proof.NOT_COMPILED + differs
+        # all ranks ask each other, whatever stands in the way of one of them
+        self.refused = self.refused or proof.agreed(self.get_optimizer('main'), differs)
+        self.why = self.why or self.refused
+        if batch is None:
+            self.told.add(self.why)         # the header of the run tells
 
     def difference(self, rows, rewind):
         """Say what net.py's loss and the fast step differ in, on a minibatch; '' for nothing.
@@ -201,11 +243,10 @@ class FastUpdater(updaters.StandardUpdater):
 class CompiledUpdater(FastUpdater):
     """`FastUpdater` on a CPU, by compiled functions on threads."""
 
-    def __init__(self, plain, C=1.0, k=1):
-        super().__init__(plain, C, k)
+    def __init__(self, plain):
+        super().__init__(plain)
         self.grads = {name: np.zeros_like(param.array) for name, param in self.model.namedparams()}
-        self.held = []                      # parameters, their arrays and gradients
-        self.workers = threads.Workers(self.model, k)
+        self.workers = threads.Workers(self.model, self.k)
         self.one_thread, self.prepared = None, None
         self.on = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {threads.WHOSE}'
         self.how = self.on
@@ -219,8 +260,7 @@ class CompiledUpdater(FastUpdater):
     def take_step(self, rows, numbers):
         """Take a step, as `FastUpdater.take_step`."""
         n = len(rows)
-        if self.prepared is None or self.prepared[0] != n or any(
-                param.array is not array for param, array, _ in self.held):
+        if self.prepared is None or self.prepared[0] != n:
             self.prepare(n)
         if self.one_thread is None:
             self.one_thread = threads.BLAS.limit(limits=1)
@@ -229,10 +269,12 @@ class CompiledUpdater(FastUpdater):
         # Adam takes the mean of all ranks' gradients; a proof is of this rank's alone
         is_shared = self.comm is not None and numbers is not step.NO_ADAM
         now = step.NO_ADAM if is_shared else numbers
-        sums = self.workers.call(entry, [(*args, rows[digits], now) for digits, args in shares])
-        for param, _, grad in self.held:
-            if param.grad is not grad:
-                param.grad = grad
+        scale = step.f32(self.C / n)
+        sums = self.workers.call(
+            entry, [(*args, scale, rows[digits], now) for digits, args in shares])
+        for name, param in self.model.namedparams():
+            if param.grad is not self.grads[name]:
+                param.grad = self.grads[name]
         if is_shared:
             self.comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
             self.workers.call(descend, [(*part, numbers) for part in parts])
@@ -242,14 +284,12 @@ class CompiledUpdater(FastUpdater):
         """Prepare what the compiled functions take, for minibatches of n digits."""
         space, shares = self.workers.prepare(n)
         layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
-        scales = step.f32(1 / (n * self.k)), step.f32(self.C / n)
-        self.held = [(param, param.array, self.grads[name])
-                     for name, param in self.model.namedparams()]
+        scale = step.f32(1 / (n * self.k))
         descents = tuple(self.descent(name, space) for name in step.FLOW)
-        shares = [(digits, (threads.SGEMM, layers, part, kind, self.k, *scales, descents, i,
+        shares = [(digits, (threads.SGEMM, layers, part, kind, self.k, scale, descents, i,
                             len(shares), self.digits)) for i, (digits, part) in enumerate(shares)]
-        no_rows = np.zeros(0, np.int64)
-        entry = self.workers.compile(compiled.whole_step, (*shares[0][1], no_rows, step.NO_ADAM))
+        entry = self.workers.compile(compiled.whole_step, (
+            *shares[0][1], scale, np.zeros(0, np.int64), step.NO_ADAM))
         parts = [(descents, i, self.workers.count) for i in range(self.workers.count)]
         descend = self.workers.compile(compiled.descend, (*parts[0], step.NO_ADAM))
         self.prepared = n, space.eps, shares, entry, descend, parts
@@ -259,25 +299,25 @@ class CompiledUpdater(FastUpdater):
         arrays = [getattr(space, key) for key in step.FLOW[name]]
         for key in step.Layer._fields:
             param = getattr(self.model[name], key)
+            state = param.update_rule.state
+            arrays += [param.array, self.grads[f'/{name}/{key}'], state['m'], state['v']]
+        return compiled.Descent(*arrays)
+
+    def renew(self):
+        """Let the next step look for its arrays again."""
+        for param in self.model.params():
             param.update_rule._init_states(param)
             state = param.update_rule.state
             for moment in 'mv':             # a file may hold them in another order
                 state[moment] = np.ascontiguousarray(state[moment])
-            arrays += [param.array, self.grads[f'/{name}/{key}'], state['m'], state['v']]
-        return compiled.Descent(*arrays)
+        self.prepared = None
 
-    def prove(self, rows=None):
+    def prove(self, batch=None):
         """Compare with net.py, as `FastUpdater.prove`; BLAS has all its threads afterwards."""
         try:
-            super().prove(rows)
+            super().prove(batch)
         finally:
             self.give_threads_back()
-
-    def serialize(self, serializer):
-        """Save or load, as StandardUpdater does."""
-        super().serialize(serializer)
-        if isinstance(serializer, chainer.Deserializer):
-            self.prepared = None            # what was loaded may lie in other arrays
 
     def finalize(self):
         """End the training."""
@@ -303,12 +343,12 @@ class GraphUpdater(FastUpdater):
 
     how = 'CUDA graph'
 
-    def __init__(self, plain, C=1.0, k=1):
+    def __init__(self, plain):
         with chainer.using_device(plain.device):
             xp = plain.device.xp
             self.stream = xp.cuda.Stream(non_blocking=True)             # as a capture wants it
             self.cublas = cuda_graph.Cublas(self.stream.ptr, xp)
-        super().__init__(plain, C, k)
+        super().__init__(plain)
         self.step, self.graph, self.can_capture = None, None, True
 
     def take_step(self, rows, numbers):
@@ -316,10 +356,10 @@ class GraphUpdater(FastUpdater):
         with chainer.using_device(self.device), self.stream:
             if self.step is None or len(self.step.rows) != len(rows):
                 self.device.xp.cuda.Device().synchronize()      # the other streams, too
-                self.step = cuda_graph.Step(self.model, len(rows), self.k, self.C, self.digits,
+                self.step = cuda_graph.Step(self.model, len(rows), self.k, self.digits,
                                             dot=self.cublas.dot)
                 self.graph = None
-            self.step.set_inputs(rows, numbers)
+            self.step.set_inputs(rows, numbers, self.C)
             if self.graph is not None:
                 self.graph.launch(self.stream)
             else:
@@ -344,8 +384,8 @@ class GraphUpdater(FastUpdater):
             print(f'warning: no CUDA graph ({compat.printable(error)}); training goes on without '
                   'one, which takes longer', file=sys.stderr)
 
-    def serialize(self, serializer):
-        """Save or load, as StandardUpdater does."""
-        super().serialize(serializer)
-        if isinstance(serializer, chainer.Deserializer):
-            self.step = None                # what was loaded may lie in other arrays
+    def renew(self):
+        """Let the next step look for its arrays again."""
+        for param in self.model.params():       # or send what was loaded to the GPU
+            param.update_rule._init_states(param)
+        self.step = None

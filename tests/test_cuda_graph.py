@@ -33,10 +33,10 @@ def numpy_kernels():
         z[:] = np.repeat(mu, k, 0) + eps * np.repeat(sigma, k, 0)
         assert z.shape[1] == Z
 
-    def infer_back(sigma, eps, z_back, k, Z, scale, mu, ln_var):
+    def infer_back(sigma, eps, z_back, k, Z, numbers, mu, ln_var):
         through = z_back * eps * np.repeat(sigma, k, 0) / 2
-        mu[:] = mu * scale + z_back.reshape(-1, k, Z).sum(1)
-        ln_var[:] = (sigma ** 2 - 1) / 2 * scale + through.reshape(-1, k, Z).sum(1)
+        mu[:] = mu * numbers[4] + z_back.reshape(-1, k, Z).sum(1)
+        ln_var[:] = (sigma ** 2 - 1) / 2 * numbers[4] + through.reshape(-1, k, Z).sum(1)
 
     def bernoulli_nll(y, b, x, k, D, scale, delta, nll):
         a, x = y + b, np.repeat(x, k, 0)
@@ -64,12 +64,13 @@ def test_the_gpus_step_in_numpy_is_that_of_the_standard_updater(name):
     model, iterator = model_of(other), other.get_iterator('main')
     iterator.dataset = range(len(DIGITS))
     rows = [np.array(iterator.next())]
-    its_step = cuda_graph.Step(model, len(rows[0]), settings['k'], settings['C'], DIGITS,
+    its_step = cuda_graph.Step(model, len(rows[0]), settings['k'], DIGITS,
                             numpy_kernels())
     for i in range(2):
         its_step.rows[:] = rows[0] if i == 0 else iterator.next()
         step.draw(its_step.space.eps, settings['k'])
-        its_step.adam[:] = step.count_step(other.get_optimizer('main'))
+        its_step.numbers[:] = [*step.count_step(other.get_optimizer('main')),
+                               settings['C'] / len(its_step.rows)]
         its_step()
         found = step.mean_losses(its_step.sums(), len(its_step.rows), settings['k'],
                                     settings['C'])
@@ -124,8 +125,8 @@ class FakeStream:
 
 @pytest.mark.parametrize('fails', [False, True])
 def test_a_graph_is_replayed_with_its_inputs_changed(monkeypatch, capsys, fails):
-    def set_inputs(self, rows, numbers):
-        self.rows[:], self.adam[:] = rows, numbers
+    def set_inputs(self, rows, numbers, C):
+        self.rows[:], self.numbers[:] = rows, [*numbers, C / len(rows)]
         step.draw(self.space.eps, self.k)
 
     monkeypatch.setattr(cuda_graph.Step, 'set_inputs', set_inputs)
@@ -133,13 +134,13 @@ def test_a_graph_is_replayed_with_its_inputs_changed(monkeypatch, capsys, fails)
     np.random.seed(9)
     losses = [one_step(standard) for _ in range(5)]
 
-    its_step = cuda_graph.Step(model_of(other), 23, 2, 2.0, DIGITS, numpy_kernels())
+    its_step = cuda_graph.Step(model_of(other), 23, 2, DIGITS, numpy_kernels())
     stream = FakeStream(its_step, fails)
-    other.get_iterator('main').dataset = range(len(DIGITS))
     other.__class__ = updater.GraphUpdater
-    vars(other).update(model=model_of(other), C=2.0, k=2, step=its_step, graph=None,
-                       can_capture=True, stream=stream, digits=DIGITS)
-    proved = []
+    updater.FastUpdater.__init__(other, other)
+    vars(other).update(step=its_step, graph=None, can_capture=True, stream=stream)
+    other.guard()
+    other.step, proved = its_step, []
     monkeypatch.setattr(updater.GraphUpdater, 'prove', lambda self, rows: proved.append(len(rows)))
     np.random.seed(9)
     for expected in losses:
@@ -219,11 +220,11 @@ def test_gpu_kernels_are_those_in_numpy(name):
         if xp is not np:
             model.to_device('@cupy:0')
         k = SETTINGS[name].get('k', 1)
-        its_step = cuda_graph.Step(model, 40, k, 2.0, xp.asarray(DIGITS), kernels)
+        its_step = cuda_graph.Step(model, 40, k, xp.asarray(DIGITS), kernels)
         noise = np.random.RandomState(5).standard_normal(its_step.space.eps.shape)
         its_step.space.eps[:] = xp.asarray(noise, np.float32)
         its_step.rows[:] = xp.arange(40)
-        its_step.adam[:] = xp.asarray([1e-3, 0.1, 0.001, 1e-3])
+        its_step.numbers[:] = xp.asarray([1e-3, 0.1, 0.001, 1e-3, 2.0 / 40])
         its_step()
         results.append([*its_step.sums()[0], *(cuda.to_cpu(array) for array in its_step.space),
                         *(cuda.to_cpu(param.grad) for param in model.params()),
@@ -239,7 +240,7 @@ def on_gpu(kind, C=1.0, k=1):
     standard = training.StandardUpdater(
         iterators.SerialIterator(DIGITS, 23), optimizers.Adam().setup(model),
         device=chainer.get_device('@cupy:0'), loss_func=model.get_loss_func(C, k))
-    return standard if kind == 'standard' else updater.GraphUpdater(standard, C, k)
+    return standard if kind == 'standard' else updater.GraphUpdater(standard)
 
 
 @needs_gpu
@@ -334,10 +335,10 @@ def test_cuda_kernels_as_cpp_are_those_in_numpy(tmp_path):
         results = []
         for kernels in (numpy_kernels(), compiled):
             model = model_of(make('standard', **settings))
-            its_step = cuda_graph.Step(model, 40, settings['k'], settings['C'], DIGITS, kernels)
+            its_step = cuda_graph.Step(model, 40, settings['k'], DIGITS, kernels)
             step.draw(its_step.space.eps, settings['k'])
             its_step.rows[:] = range(40)
-            its_step.adam[:] = 1e-3, 0.1, 0.001, 1e-3
+            its_step.numbers[:] = 1e-3, 0.1, 0.001, 1e-3, settings['C'] / 40
             its_step()
             results.append([*its_step.sums()[0], *its_step.space,
                             *(param.grad for param in model.params()),
@@ -348,8 +349,8 @@ def test_cuda_kernels_as_cpp_are_those_in_numpy(tmp_path):
 
 def test_a_step_writes_its_own_gradients_even_where_others_replaced_them():
     model = model_of(make('standard'))
-    its_step = cuda_graph.Step(model, 40, 1, 1.0, DIGITS, numpy_kernels())
-    its_step.adam[:] = step.NO_ADAM
+    its_step = cuda_graph.Step(model, 40, 1, DIGITS, numpy_kernels())
+    its_step.numbers[:] = [*step.NO_ADAM, 1 / 40]
     before = [param.array.copy() for param in model.params()]
     its_step.rows[:] = range(40)
     its_step()

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-from support import snapshot  # lets chainer import
+from support import models, snapshot  # lets chainer import
 
 import chainer
 import chainer.functions as F
@@ -25,12 +25,13 @@ extensions.plot_losses = lambda trainer: None
 for kind in ('fast', 'standard'):
     assert train_vae.cli([*sys.argv[2:], '--updater', kind, '-o', sys.argv[1] + '/' + kind]) == 0
 """
-RELOAD = """\
+# what is done before: net.py is imported from one file, and then another takes its name
+SWAP = """\
 import importlib, os
-import net, train_vae               # as it was before the edit
-os.replace('edited.py', 'net.py')
-importlib.reload(net)
+import net, train_vae
+os.replace('other.py', 'net.py')
 """
+RELOAD = SWAP + 'importlib.reload(net)\n'
 NLL = 'F.bernoulli_nll(x, logits)'
 LF = '            x = chainer.as_variable(x)                          # one leaf'
 LE2 = 'h2 = self.act_func(self.le2(h1))'
@@ -108,10 +109,10 @@ HARMLESS = {
 QUICK = ('another reconstruction error', "another gradient under Chainer's name")
 
 
-def train(folder, data_dir, old, new, *flags, reload=False):
+def train(folder, data_dir, old, new, *flags, first='', edited_first=True):
     """Train by both updaters in a copy of the tree, in which net.py is edited; return stdout.
 
-    Where it says `reload`, that edit is made after an import.
+    Before that, `first` is done; net.py is the edited one until then, or only afterwards.
     """
     tree = folder / 'tree'
     tree.mkdir()
@@ -123,11 +124,10 @@ def train(folder, data_dir, old, new, *flags, reload=False):
     text = text.replace(old, new, 1)            # in VAE, not in what comes behind it
     if 'self.softplus' in new:
         text = text.replace('self.act_func(', 'self.softplus(')
-    if reload:
-        shutil.copy(os.path.join(ROOT, 'net.py'), tree)
-    (tree / ('edited.py' if reload else 'net.py')).write_text(text)
+    shutil.copy(os.path.join(ROOT, 'net.py'), tree / ('other.py' if edited_first else 'net.py'))
+    (tree / ('net.py' if edited_first else 'other.py')).write_text(text)
     ended = subprocess.run(
-        [sys.executable, '-c', RELOAD * reload + SCRIPT, folder, '--data-dir', data_dir, *SMALL,
+        [sys.executable, '-c', first + SCRIPT, folder, '--data-dir', data_dir, *SMALL,
          *flags], cwd=tree, capture_output=True, text=True, check=False,
         env={**os.environ, 'PYTHONPATH': str(tree)})
     assert (ended.returncode, ended.stderr) == (0, '')
@@ -159,11 +159,32 @@ def test_a_reloaded_edit_trains_what_it_says(data_dir, tmp_path):
     old, new, why = EDITS['another reconstruction error']
     for name in ('edited', 'reloaded'):
         (tmp_path / name).mkdir()
-        out = train(tmp_path / name, data_dir, old, new, reload=name == 'reloaded')
+        out = (train(tmp_path / name, data_dir, old, new) if name == 'edited' else
+               train(tmp_path / name, data_dir, old, new, first=RELOAD, edited_first=False))
         assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
     edited, reloaded = (state_of(tmp_path / name / 'standard' / 'snapshot_epoch_2')
                         for name in ('edited', 'reloaded'))
     assert edited == reloaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('edited_first', [True, False])
+def test_what_was_imported_trains_whatever_the_file_says_by_now(data_dir, tmp_path, edited_first):
+    old, new, why = EDITS['another weight of the KL divergence']
+    out = train(tmp_path, data_dir, old, new, first=SWAP, edited_first=edited_first)
+    if edited_first:
+        assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
+        assert '\nloss     of an edited get_loss_func, ' in out
+        check_trained_alike(tmp_path, 2)
+    else:
+        assert '\nupdater  fast (' in out
+        assert '\nloss     negative ELBO, ' in out
+    fast, standard = (snapshot.read(str(tmp_path / kind / 'snapshot_epoch_2'))
+                      for kind in ('fast', 'standard'))
+    logs = [snapshot.read_log(arrays)[-1]['main/loss'] for arrays in (fast, standard)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    noted = snapshot.read_settings(fast, '')['methods']['VAE.get_loss_func']
+    assert (noted == models.notes_of_net()['VAE.get_loss_func']) == (not edited_first)
 
 
 @pytest.mark.parametrize('what', [
@@ -185,11 +206,12 @@ def test_a_run_notes_the_methods_of_net_py(cli, draw, data_dir, tmp_path, edit):
     assert cli('--data-dir', data_dir, *SMALL, '-o', out)[::2] == (0, '')
     assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
     assert draw('digits', '-o', out)[::2] == (0, '')
-    edit('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)')        # as far as the text is read
+    edit('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)')
     assert draw('digits', '-o', out)[::2] == (0, told)
     assert cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, *SMALL, '-o',
                tmp_path / 'other')[::2] == (0, told)
-    assert cli('--resume', '-e', '4', '-o', out)[::2] == (0, told)
+    status, _, err = cli('--resume', '-e', '4', '-o', out)
+    assert (status, err.endswith(told), err.count('\n')) == (0, True, 2)     # and by another step
     told = told.replace('epoch_3', 'epoch_4')           # which both have trained
     assert draw('digits', '-o', out)[::2] == (0, told)
 

@@ -58,7 +58,7 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
         'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam',
         'loss': 'negative ELBO'}
-    assert inside['methods'] == models.texts_of_net(net.VAE)
+    assert inside['methods'] == models.notes_of_net()
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
 

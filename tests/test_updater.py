@@ -10,6 +10,7 @@ from support import scoring, snapshot, threads, updater  # lets chainer import
 
 import chainer
 from chainer import iterators, optimizers, training
+from chainer.link_hooks import TimerHook
 from chainer.training import extensions
 from conftest import SMALL
 import numpy as np
@@ -52,7 +53,7 @@ def make(kind, activation='softplus', C=1.0, k=1, dim_z=3, dim_h=20, batch=40, d
                                         loss_func=model.get_loss_func(C, k))
     if kind == 'standard':
         return standard
-    fast = updater.CompiledUpdater(standard, C, k)
+    fast = updater.CompiledUpdater(standard)
     fast.workers = threads.Workers(model, k, count)
     return fast
 
@@ -113,7 +114,7 @@ def test_steps_are_those_of_the_standard_updater(name, count):
                         path)
         assert param.update_rule.t == other.update_rule.t == 3
     found = one_step(fast)
-    assert [float(getattr(model_of(fast), name)) for name in snapshot.LOSSES] == found
+    assert [float(getattr(model_of(fast), name).array) for name in snapshot.LOSSES] == found
     one_step(standard)
     assert (fast.iteration, fast.epoch_detail, fast.is_new_epoch) == (
         standard.iteration, standard.epoch_detail, standard.is_new_epoch)
@@ -137,7 +138,8 @@ def test_scores_are_those_of_plain_scoring(activation, model_k, n):
     model = model_of(make('standard', activation, dim_z=4, dim_h=30))
     scores = []
     plain = train_vae.score_func(model, model_k)
-    fast = scoring.Scores(types.SimpleNamespace(model=model, why='', epoch=1), plain, model_k)
+    fast = scoring.Scores(types.SimpleNamespace(
+        model=model, told=set(), refused='', epoch=1), plain)
     for eval_func in (plain, fast):
         np.random.seed(3)
         iterator = iterators.SerialIterator(DIGITS[:n], 13, repeat=False, shuffle=False)
@@ -219,6 +221,175 @@ def test_arrays_that_were_replaced():
         check_close(param.grad, other.grad, 1e-4, 'gradient')
         assert abs(param.array - other.array).max() < 1e-4
         check_close(param.update_rule.state['m'], other.update_rule.state['m'], 1e-4, 'm')
+
+
+# What changes from step to step ---------------------------------------------------------------
+
+
+def losses_under(kind, change, steps=9):
+    """Return the losses of some steps, each after a change; whether each was fast; the weights.
+
+    Args:
+        kind (str): Of the updater.
+        change (callable): Of the updater and the number of the step, before each.
+        steps (int): How many; three are an epoch.
+    """
+    its_updater, losses, fast = make(kind, batch=20), [], []
+    np.random.seed(5)
+    for i in range(steps):
+        change(its_updater, i)
+        losses.append(one_step(its_updater))
+        fast.append(its_updater.why == '' if kind == 'fast' else None)
+    return losses, fast, [param.array for param in model_of(its_updater).params()]
+
+
+WEIGHT = np.array(1.0)              # in place
+
+
+def weigh(its_updater, i):
+    """Write a weight of the latent loss in place."""
+    WEIGHT[...] = 0.1 * i
+    if i == 0:
+        its_updater.loss_func = model_of(its_updater).get_loss_func(WEIGHT)
+
+
+def anneal(its_updater, i):
+    """Take a loss function of another weight."""
+    its_updater.loss_func = model_of(its_updater).get_loss_func(0.1 * i, 1)
+
+
+def sample(its_updater, i):
+    """Take another number of samples in the middle of an epoch, and the first again later."""
+    if i in (4, 7):
+        its_updater.loss_func = model_of(its_updater).get_loss_func(1.0, 3 if i == 4 else 1)
+
+
+def freeze(its_updater, i):
+    """Freeze a layer in the middle of an epoch."""
+    if i == 4:
+        model_of(its_updater).ld2.disable_update()
+
+
+def clip(its_updater, i):
+    """Give the optimizer a hook in the middle of an epoch, and take it away."""
+    optimizer = its_updater.get_optimizer('main')
+    if i == 4:
+        optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(0.1))
+    if i == 7:
+        optimizer.remove_hook('GradientClipping')
+
+
+def activate(its_updater, i):
+    """Take another activation, which is compiled, and then one that is not."""
+    if i in (2, 4):
+        model_of(its_updater).act_func = chainer.functions.tanh if i == 2 else (
+            chainer.functions.elu)
+
+
+def swap(its_updater, i):
+    """Assign weights, and Adam's moments, after each step."""
+    for param in model_of(its_updater).params():
+        param.array = np.clip(param.array, -0.05, 0.05)
+        if param.update_rule.state:
+            param.update_rule.state['m'] = 0.5 * param.update_rule.state['m']
+
+
+def replace_method(its_updater, i):
+    """Put another encoder in its place in the middle of an epoch, and take it away."""
+    model = model_of(its_updater)
+    if i == 4:
+        model.encode = types.MethodType(lambda self, x: [
+            2 * part for part in type(self).encode(self, x)], model)
+    if i == 7:
+        del model.encode
+
+
+def watch(its_updater, i):
+    """Let a hook watch a link in the middle of an epoch."""
+    if i == 4:
+        model_of(its_updater).le2.add_hook(TimerHook())
+
+
+def learn_slower(its_updater, i):
+    """Change the learning rate, and then that of a layer alone."""
+    its_updater.get_optimizer('main').alpha = 1e-3 / (i + 1)
+    if i == 4:
+        model_of(its_updater).ld3.W.update_rule.hyperparam.alpha = 1e-2
+
+
+def take_others(its_updater, i):
+    """Let the iterator have other digits in the middle of an epoch."""
+    if i == 4:
+        its_updater.get_iterator('main').dataset = DIGITS[::-1].copy()
+
+
+@pytest.mark.parametrize('change, slow', [
+    (anneal, range(0)), (weigh, range(9)), (sample, range(4, 7)), (freeze, range(4, 9)),
+    (clip, range(4, 7)), (activate, range(4, 9)), (swap, range(0)), (replace_method, range(4, 7)),
+    (watch, range(4, 9)), (learn_slower, range(4, 9)), (take_others, range(4, 9))])
+def test_each_step_is_the_one_that_the_objects_say(capsys, change, slow):
+    expected, _, weights = losses_under('standard', change)
+    losses, fast, arrays = losses_under('fast', change)
+    assert fast == [i not in slow for i in range(9)]
+    assert np.allclose(losses, expected, rtol=1e-5, atol=0)
+    for array, other in zip(arrays, weights, strict=True):
+        assert abs(array - other).max() < 1e-4
+    err = capsys.readouterr().err
+    assert err.count('\n') == err.count(f'; from iteration {slow.start + 1} on it trains by ') == (
+        len(slow) > 0)
+
+
+def test_digits_that_are_written_in_place_train_as_they_are_now():
+    digits = DIGITS.copy()
+    losses = []
+    for kind in ('standard', 'fast'):
+        digits[:] = DIGITS
+        its_updater = make(kind, batch=20, digits=digits)
+        for _ in range(4):
+            losses.append(one_step(its_updater))
+            digits *= 0.9
+    assert np.allclose(losses[4:], losses[:4], rtol=1e-5)
+
+
+def test_an_observer_finds_the_losses_as_variables_and_the_graph_where_it_asks_for_it():
+    fast, standard = make('fast'), make('standard')
+    for keep in (False, True):
+        found = []
+        for its_updater in (standard, fast):
+            np.random.seed(6)
+            reporter, observation = chainer.Reporter(), {}
+            reporter.add_observer('main', model_of(its_updater))
+            with reporter.scope(observation), chainer.using_config('keep_graph_on_report', keep):
+                its_updater.update()
+            found.append(observation['main/loss'])
+        assert all((type(loss), loss.shape, loss.dtype) == (chainer.Variable, (), np.float32)
+                   and (loss.creator is not None) == keep for loss in found)
+        assert float(found[0].array) == pytest.approx(float(found[1].array), rel=1e-5)
+    assert fast.why == ''
+
+
+@pytest.mark.parametrize('change', [activate, replace_method, watch])
+def test_scores_are_those_that_the_objects_say(change):
+    scores = []
+    for kind in ('standard', 'fast'):
+        its_updater = make(kind)
+        model = model_of(its_updater)
+        evaluator = extensions.Evaluator(
+            iterators.SerialIterator(DIGITS, 10, False, False), model,
+            eval_func=train_vae.score_func(model, 2))
+        if kind == 'fast':
+            evaluator.eval_func = scoring.Scores(its_updater, evaluator.eval_func)
+        np.random.seed(3)
+        plain, calls = evaluator.eval_func, []
+
+        def score(x, plain=plain, calls=calls, its_updater=its_updater):
+            calls.append(len(x))
+            change(its_updater, len(calls))
+            plain(x)
+
+        evaluator.eval_func = score
+        scores.append([float(value) for value in evaluator().values()])
+    assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
 # Runs of train_vae.py -------------------------------------------------------------------------
