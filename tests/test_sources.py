@@ -52,7 +52,7 @@ def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
     path = tmp_path / 'mlp_2.model'
     chainer.serializers.save_npz(str(path), net.VAE(784, 2, 9))
     status, out, err = draw('-s', path, '--data-dir', data_dir, '-o', tmp_path / 'out',
-                            'reconstruction', 'map', 'scatter', 'graph')
+                            'reconstruction', 'map', 'scatter', 'samples')
     assert (status, err) == (0, '')
     assert len(out.splitlines()) == 4
 

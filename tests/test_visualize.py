@@ -484,6 +484,7 @@ def test_the_projector_has_the_codes_the_digits_and_what_is_said_of_them(drawn):
 # The computational graph, the swiss roll, the KL divergence ---------------------------------------
 
 
+@pytest.mark.tools
 @pytest.mark.skipif(not HAS_DOT, reason='needs Graphviz')
 def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
     seen, run = [], subprocess.run
