@@ -98,6 +98,12 @@ with warnings.catch_warnings():
                           - {'CHAINER_CUDNN'})
         _give_up(error, f"mend Chainer's environment variables: {names}" if names else REINSTALL)
 
+# chainermn/communicators/_memory_utility.py, lines 289 and 361: the kernels of pure_nccl have the
+# type `half`, which CuPy 14 no longer defines for them.
+_raw = cuda.raw
+cuda.raw = lambda code, name, *args, **kwargs: _raw(
+    '#include <cuda_fp16.h>\n' * ('half' in code) + code, name, *args, **kwargs)
+
 CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
 

@@ -9,10 +9,16 @@ import functools
 import os
 import types
 
+from support import compat
 from support.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space
 
 import chainer
 import numpy as np
+
+
+def refusal(error):
+    """Return in words why Chainer's own step trains, where something of the GPU fails."""
+    return f'the GPU refuses: {compat.printable(error)[:200]}'
 
 
 class Cublas:
@@ -206,12 +212,12 @@ CUDA = {                # name: inputs, outputs (some are both), and what is don
         ln_var = ln_var0 + b_ln_var;
         sigma = exp(ln_var / 2);
         kl = (mu * mu + sigma * sigma - ln_var - 1) / 2;
-        for (int m = i / Z * k; m < i / Z * k + k; m++)
+        for (ptrdiff_t m = i / Z * k; m < i / Z * k + k; m++)
             z[m * Z + i % Z] = mu + eps[m * Z + i % Z] * sigma;"""),
     'infer_back': ('T sigma, raw T eps, raw T z_back, int32 k, int32 Z, raw T numbers',
                    'T mu, T ln_var', """
         T sum_mu = mu * numbers[4], sum_ln_var = (sigma * sigma - 1) / 2 * numbers[4];
-        for (int m = i / Z * k; m < i / Z * k + k; m++) {
+        for (ptrdiff_t m = i / Z * k; m < i / Z * k + k; m++) {
             T back = z_back[m * Z + i % Z];
             sum_mu += back;
             sum_ln_var += back * eps[m * Z + i % Z] * sigma / 2;

@@ -61,8 +61,10 @@ def fast(updater, evaluator):
         made_for = CompiledUpdater if device.xp is np else GraphUpdater
         try:
             made = made_for(updater)
-        except ImportError as error:    # there is no cuBLAS
-            why = error
+        except Exception as error:      # whatever CuPy, CUDA or cuBLAS may raise
+            if device.xp is np:
+                raise
+            why = cuda_graph.refusal(error)
     if why:
         updater.kind = f'standard ({why})'
         return updater
@@ -208,7 +210,6 @@ class FastUpdater(updaters.StandardUpdater):
                     differs = self.difference((rows + beside) % len(self.digits), rewind)
                     if not differs:
                         break
-            differs = differs and proof.NOT_COMPILED + differs
         # all ranks ask each other, whatever stands in the way of one of them
         self.refused = self.refused or proof.agreed(self.get_optimizer('main'), differs)
         self.why = self.why or self.refused
@@ -234,7 +235,8 @@ class FastUpdater(updaters.StandardUpdater):
         rewind()
         found = self.take_step(rows, step.NO_ADAM)
         found |= {name: param.grad for name, param in params.items()}
-        return proof.compare(found, expected, (drawn, np.random.get_state()))
+        differs = proof.compare(found, expected, (drawn, np.random.get_state()))
+        return differs and proof.NOT_COMPILED + differs
 
     def give_threads_back(self):
         """Let others have the threads that a step keeps them from; here there are none."""
@@ -351,8 +353,18 @@ class GraphUpdater(FastUpdater):
         super().__init__(plain)
         self.step, self.graph, self.can_capture = None, None, True
 
+    def difference(self, rows, rewind):
+        """Say what differs, as `FastUpdater.difference`, or what of the GPU fails."""
+        try:
+            return super().difference(rows, rewind)
+        except Exception as error:          # whatever CuPy, the compiler, CUDA or cuBLAS may raise
+            return cuda_graph.refusal(error)
+
     def take_step(self, rows, numbers):
         """Take a step, as `FastUpdater.take_step`."""
+        with chainer.using_device(self.device):
+            # what others do to the weights, between two steps, they do on a stream of their own
+            self.stream.wait_event(self.device.xp.cuda.get_current_stream().record())
         with chainer.using_device(self.device), self.stream:
             if self.step is None or len(self.step.rows) != len(rows):
                 self.device.xp.cuda.Device().synchronize()      # the other streams, too

@@ -14,6 +14,7 @@ os.environ.pop('NUMBA_DISABLE_JIT', None)       # much of what is tested is what
 from support import extensions, mnist, models, original  # lets chainer import
 
 import chainer
+from chainer.backends import cuda
 from hypothesis import HealthCheck, settings
 import numpy as np
 import pytest
@@ -34,8 +35,15 @@ for name in ('SIGHUP', 'SIGINT'):       # which nohup and a shell's & let everyt
         signal.signal(getattr(signal, name), signal.SIG_DFL if name == 'SIGHUP' else
                       signal.default_int_handler)
 BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
+HAS_GPU = cuda.available and cuda.cupy.is_available()      # CuPy may be there without a GPU
 ROOT = os.path.dirname(train_vae.__file__)
 SMALL = ['--dim-h', '16', '-z', '2', '-b', '20', '-e', '2']
+
+
+def needs_gpu(test):
+    """Mark a test that needs CuPy and a GPU, or the one that an emulator stands in for."""
+    skips = pytest.mark.skipif(not HAS_GPU, reason='needs CuPy and a GPU')
+    return pytest.mark.gpu(skips(test))
 
 
 @pytest.hookimpl(tryfirst=True)

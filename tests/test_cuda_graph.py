@@ -10,8 +10,10 @@ from support import cuda_graph, snapshot, step, updater
 import chainer
 from chainer import iterators, optimizers, training
 from chainer.backends import cuda
+from conftest import needs_gpu
 import numpy as np
 import pytest
+from test_proof import evaluator_of
 from test_updater import DIGITS, SETTINGS, check_close, make, model_of, one_step
 
 
@@ -79,79 +81,6 @@ def test_the_gpus_step_in_numpy_is_that_of_the_standard_updater(name):
                                        strict=True):
         assert abs(param.array - expected.array).max() < 1e-4, path
         check_close(param.grad, expected.grad, 1e-3, path)
-
-
-needs_gpu = pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
-
-
-class FakeStream:
-    """A stream of CuPy's, of steps on the CPU: what it captures, it does when it is launched."""
-
-    is_capturing = False
-    launches = 0
-
-    def __init__(self, its_step, fails):
-        self.step, self.fails = its_step, fails
-        for name, kernel in vars(its_step.kernels).items():
-            setattr(its_step.kernels, name, self.unless_capturing(kernel))
-        its_step.dot = self.unless_capturing(its_step.dot)
-
-    def unless_capturing(self, function):
-        def call(*args):
-            if self.is_capturing and self.fails:
-                raise RuntimeError('cannot\ncapture')
-            if not self.is_capturing:
-                function(*args)
-        return call
-
-    def __enter__(self):
-        """Do nothing, as there is but one."""
-
-    def __exit__(self, *error):
-        """Do nothing."""
-
-    def begin_capture(self):
-        self.is_capturing = True
-
-    def end_capture(self):
-        self.is_capturing = False
-        return self
-
-    def launch(self, stream):
-        assert stream is self
-        self.launches += 1
-        self.step()
-
-
-@pytest.mark.parametrize('fails', [False, True])
-def test_a_graph_is_replayed_with_its_inputs_changed(monkeypatch, capsys, fails):
-    def set_inputs(self, rows, numbers, C):
-        self.rows[:], self.numbers[:] = rows, [*numbers, C / len(rows)]
-        step.draw(self.space.eps, self.k)
-
-    monkeypatch.setattr(cuda_graph.Step, 'set_inputs', set_inputs)
-    standard, other = (make('standard', batch=23, C=2.0, k=2) for _ in range(2))
-    np.random.seed(9)
-    losses = [one_step(standard) for _ in range(5)]
-
-    its_step = cuda_graph.Step(model_of(other), 23, 2, DIGITS, numpy_kernels())
-    stream = FakeStream(its_step, fails)
-    other.__class__ = updater.GraphUpdater
-    updater.FastUpdater.__init__(other, other)
-    vars(other).update(step=its_step, graph=None, can_capture=True, stream=stream)
-    other.guard()
-    other.step, proved = its_step, []
-    monkeypatch.setattr(updater.GraphUpdater, 'prove', lambda self, rows: proved.append(len(rows)))
-    np.random.seed(9)
-    for expected in losses:
-        assert one_step(other) == pytest.approx(expected, rel=1e-5)
-    assert set(proved) == {23}
-    assert stream.launches == (0 if fails else 4)
-    assert capsys.readouterr().err == (
-        'warning: no CUDA graph (cannot capture); training goes on without one, which takes '
-        'longer\n' if fails else '')
-    for param, expected in zip(model_of(other).params(), model_of(standard).params(), strict=True):
-        assert abs(param.array - expected.array).max() < 1e-4
 
 
 class NumpyCublas:
@@ -273,6 +202,28 @@ def test_gpu_steps_are_those_of_the_standard_updater():
 
 
 @needs_gpu
+def test_without_a_graph_steps_are_the_same(capsys):
+    class Uncapturable(cuda.cupy.cuda.Stream):
+        """A stream that cannot be captured."""
+
+        def begin_capture(self, mode=None):
+            raise RuntimeError('cannot\ncapture')
+
+    found = []
+    for captured in (True, False):
+        fast = on_gpu('graph', k=2)
+        if not captured:
+            fast.stream = Uncapturable(non_blocking=True)
+            fast.cublas = cuda_graph.Cublas(fast.stream.ptr, cuda.cupy)
+        cuda.cupy.random.seed(7)
+        found.append([one_step(fast) for _ in range(4)])
+    assert found[0] == found[1]
+    assert capsys.readouterr().err == (
+        'warning: no CUDA graph (cannot capture); training goes on without one, which takes '
+        'longer\n')
+
+
+@needs_gpu
 def test_proof_on_a_gpu_disturbs_nothing_and_finds_an_edit(monkeypatch):
     fast, twin = on_gpu('graph'), on_gpu('graph')
     for its_updater in (fast, twin):
@@ -289,10 +240,77 @@ def test_proof_on_a_gpu_disturbs_nothing_and_finds_an_edit(monkeypatch):
     assert fast.why == 'net.py is not what updater.py compiles: rec_loss differs'
 
 
+def change_in_place(model, i):
+    """Clip weights in place, and bring a layer's to others."""
+    for param in model.params():
+        param.array[...] = param.array.clip(-0.05, 0.05)
+    model.ld1.W.array[...] *= 1 - i / 10
+
+
+def assign(model, i):
+    """Let a layer have other arrays, and Adam other moments."""
+    model.ld1.W.array = model.ld1.W.array * (1 - i / 10)
+    state = model.le2.W.update_rule.state
+    if state:
+        state['m'] = state['m'] * 0.5
+
+
+@needs_gpu
+@pytest.mark.parametrize('change', [change_in_place, assign])
+def test_gpu_steps_see_what_others_do_to_the_weights_between_them(change):
+    losses = []
+    for kind in ('standard', 'graph'):
+        its_updater = on_gpu(kind, 2.0, 2)
+        its_updater.proved_in = 0       # a proof reads losses back, which waits for all streams
+        cuda.cupy.random.seed(7)
+        losses.append([])
+        for i in range(4):
+            losses[-1].append(one_step(its_updater))
+            change(model_of(its_updater), i)
+    assert its_updater.why == ''
+    assert np.allclose(losses[1], losses[0], rtol=1e-4)
+
+
+@needs_gpu
+def test_gpu_steps_take_the_weight_of_the_latent_loss_as_it_is_now():
+    losses = []
+    for kind in ('standard', 'graph'):
+        its_updater = on_gpu(kind)
+        cuda.cupy.random.seed(7)
+        losses.append([])
+        for i in range(4):
+            its_updater.loss_func = model_of(its_updater).get_loss_func(i / 3)
+            losses[-1].append(one_step(its_updater))
+    assert its_updater.why == ''
+    assert np.allclose(losses[1], losses[0], rtol=1e-4)
+
+
+@needs_gpu
+@pytest.mark.parametrize('where', ['sgemm', 'kernel', 'create'])
+def test_where_the_gpu_refuses_chainers_own_step_trains(monkeypatch, where):
+    def refuse(*args, **kwargs):
+        raise RuntimeError('cannot\ndo that')
+
+    if where == 'kernel':
+        monkeypatch.setattr(cuda_graph, 'cuda_kernels', refuse)
+    else:
+        monkeypatch.setattr(cuda_graph.Cublas, '__init__' if where == 'create' else 'dot', refuse)
+    plain = on_gpu('standard')
+    made = updater.fast(plain, evaluator_of(model_of(plain)))
+    if where != 'create':
+        made.prove()
+    assert made.kind == 'standard (the GPU refuses: cannot do that)'
+    cuda.cupy.random.seed(7)
+    found = one_step(made)
+    expected = on_gpu('standard')
+    cuda.cupy.random.seed(7)
+    assert found == one_step(expected)
+
+
 def compile_kernels(folder):
     """Compile the bodies of the CUDA kernels as C++, and return them as functions of arrays."""
-    source = ['#include <cmath>', 'using namespace std;', 'typedef float T;', 'typedef int int32;',
-              'typedef long long int64;']
+    source = ['#include <cmath>', '#include <cstddef>', 'using namespace std;', 'typedef float T;',
+              'typedef int int32;', 'typedef long long int64;']
     for name, (inputs, outputs, code) in cuda_graph.CUDA.items():
         params = [param.split() for param in f'{inputs}, {outputs}'.split(', ')]
         args = ', '.join('int32 ' + param[-1] if param[0] == 'int32' else

@@ -10,6 +10,7 @@ from chainer import computational_graph, gradient_check
 from chainer.backends import cuda
 import chainer.functions as F
 import chainer.links as L
+from conftest import needs_gpu
 import numpy as np
 import pytest
 from scipy import integrate, special, stats
@@ -327,7 +328,7 @@ def test_no_samples_is_an_error(k):
         make()[0].get_loss_func(k=k)
 
 
-@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+@needs_gpu
 @pytest.mark.parametrize('name, C, k', SETTINGS)
 def test_gpu_matches_the_reference(name, C, k):
     model, x = make(name)

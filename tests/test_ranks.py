@@ -13,7 +13,7 @@ import sys
 from support import compat, files, mnist, ranks, snapshot  # lets chainer import
 
 from chainer.backends import cuda
-from conftest import SMALL, idx, make_digits, write_files
+from conftest import HAS_GPU, SMALL, idx, make_digits, write_files
 import numpy as np
 import on_ranks
 import pytest
@@ -424,7 +424,7 @@ def test_nothing_of_mpi_is_imported_without_the_flag(data_dir, tmp_path):
 
 def gpus():
     """Return how many GPUs there are that ChainerMN can use, two at most."""
-    if not cuda.available or MPIEXEC is None:
+    if not HAS_GPU or MPIEXEC is None:
         return 0
     try:
         from cupy.cuda.nccl import get_build_version  # noqa: F401
@@ -433,6 +433,7 @@ def gpus():
     return min(2, cuda.cupy.cuda.runtime.getDeviceCount())
 
 
+@pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.skipif(gpus() == 0, reason='needs CuPy, NCCL, MPI and a GPU')
 def test_ranks_on_gpus(data_dir, tmp_path):

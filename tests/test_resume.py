@@ -14,8 +14,7 @@ from types import SimpleNamespace
 from support import extensions, files, ranks, resume, snapshot  # lets chainer import
 
 import chainer
-from chainer.backends import cuda
-from conftest import ROOT, SMALL, write_files
+from conftest import ROOT, SMALL, needs_gpu, write_files
 import numpy as np
 import pytest
 from test_train_vae import STOPPING, check_refused, log_of
@@ -274,7 +273,7 @@ def test_a_snapshot_tells_which_updater_trains_now():
 
 
 @needs_posix
-@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+@needs_gpu
 def test_gpu_resumes_exactly(cli, data_dir, tmp_path):
     start = ['--gpu', '0', '--data-dir', data_dir, *SMALL]
     assert cli(*start, '-o', tmp_path / 'whole')[0] == 0

@@ -13,8 +13,7 @@ from types import SimpleNamespace
 from support import extensions, files, mnist, options, snapshot  # lets chainer import
 
 import chainer
-from chainer.backends import cuda
-from conftest import SMALL, make_digits
+from conftest import HAS_GPU, SMALL, make_digits, needs_gpu
 import numpy as np
 import pytest
 from test_mnist import DAMAGES, fill_cache
@@ -633,7 +632,7 @@ def test_out_that_cannot_be_written(cli, data_dir, tmp_path):
         check_refused(cli('--data-dir', data_dir, '-o', out, *SMALL), 'cannot write to', '-o')
 
 
-@pytest.mark.skipif(os.path.isdir('/proc/driver/nvidia') or cuda.available, reason='has a GPU')
+@pytest.mark.skipif(os.path.isdir('/proc/driver/nvidia') or HAS_GPU, reason='has a GPU')
 def test_gpu_without_cupy_names_what_to_install(cli):
     check_refused(cli('--gpu', '0'), 'needs CuPy', 'cupy-cuda13x', 'cupy-cuda12x')
 
@@ -706,7 +705,7 @@ def test_first_epochs_are_the_articles(cli, tmp_path):
         assert [row[key] for key in keys] == pytest.approx(theirs, abs=2)
 
 
-@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+@needs_gpu
 def test_gpu_trains(cli, data_dir, tmp_path):
     status, out, err = cli('--gpu', '0', '--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
     assert (status, err) == (0, '')

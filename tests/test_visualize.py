@@ -19,8 +19,7 @@ from support import (  # lets chainer import
 )
 
 from chainer import functions as F
-from chainer.backends import cuda
-from conftest import SMALL, idx, make_digits, train, write_files
+from conftest import SMALL, idx, make_digits, needs_gpu, train, write_files
 from matplotlib.text import Text
 import numpy as np
 from PIL import Image
@@ -865,7 +864,7 @@ def test_a_full_disk_leaves_the_earlier_figure(draw, small_run, monkeypatch):
     assert not list(small_run.glob('.*.part'))
 
 
-@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+@needs_gpu
 def test_gpu_draws_the_same(draw, small_run, tmp_path):
     for name, flags in (('cpu', []), ('gpu', ['--gpu', '0'])):
         status, _, err = draw('digits', '-s', last(small_run), '-o', tmp_path / name, *flags)

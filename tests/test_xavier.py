@@ -4,6 +4,7 @@ from support import compat  # noqa: F401  (lets chainer import)
 
 import chainer
 from chainer.backends import cuda
+from conftest import needs_gpu
 import numpy as np
 import pytest
 from scipy import stats
@@ -53,7 +54,7 @@ def test_chainer_takes_it_as_an_initializer():
         Xavier(5, 6, dtype=np.float64), (6, 5), np).dtype == np.float64
 
 
-@pytest.mark.skipif(not cuda.available, reason='needs CuPy and a GPU')
+@needs_gpu
 @pytest.mark.parametrize('dtype', [None, np.float16, np.float32, np.float64])
 def test_fills_cupy_arrays(dtype):
     array = cuda.cupy.zeros((300, 200), dtype or np.float32)
