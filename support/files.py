@@ -1,14 +1,12 @@
-"""Files that are whole or not there: writing, reading npz without trust, and the folder of a run.
+"""Files that are whole or not there, and the folder of a run.
 
-A file is written under another name and renamed. An npz is read without unpickling, and what it
-claims to hold is checked before memory is taken: a stranger's file is only data.
+A file is written under another name and renamed.
 """
 
 import contextlib
 import errno
 import glob
 import io
-import math
 import os
 import re
 import shlex
@@ -16,8 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
-import zipfile
 
 from support import compat  # lets chainer import
 
@@ -110,68 +106,6 @@ def write_npz(path, arrays, mend, save=np.savez):
     save(content, **arrays)
     with replacing(path, mend) as file:
         file.write(content.getbuffer())
-
-
-# Reading ----------------------------------------------------------------------------------------
-
-
-def read_npz(path, only=None, most=None):
-    """Read an npz of arrays, without unpickling anything.
-
-    What the file claims to hold is checked before memory is taken.
-
-    Args:
-        path (str): The file.
-        only (str): The one array to read; by default all are read.
-        most (int): Bytes that the arrays may take together; by default 1 MiB, and 4 times the
-            file's own size: random floats barely compress.
-
-    Returns:
-        dict: The arrays by name.
-
-    Raises:
-        OSError, ValueError: If it is missing or damaged; zipfile and NumPy raise others, too.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError('it is no file')       # to open a pipe might wait for ever
-    with open(path, 'rb') as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError('it is no whole npz file')
-        file.seek(0)
-        # not np.load, which would believe the header of an array before the zip
-        with warnings.catch_warnings(), np.lib.npyio.NpzFile(file, allow_pickle=False) as npz:
-            warnings.simplefilter('ignore')     # of NumPy, about an odd header
-            check_claims(npz.zip, most or 2**20 + 4 * os.path.getsize(path))
-            return {key: npz[key] for key in npz.files if only in (None, key)}
-
-
-def check_claims(archive, most):
-    """Make sure that the members of an npz are arrays of the sizes that they claim.
-
-    Args:
-        archive (zipfile.ZipFile): The npz.
-        most (int): Bytes that all may take together.
-
-    Raises:
-        ValueError: If they are not.
-    """
-    members = archive.infolist()
-    if sum(member.file_size for member in members) > most:
-        raise ValueError(f'it claims more than {most} bytes')
-    for member in members:
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError('it is compressed as no npz is')   # LZMA may claim any memory
-        with archive.open(member) as file:
-            version, _ = np.lib.format.read_magic(file)
-            if version > 2:
-                raise ValueError(f'{member.filename} is no array of numbers')
-            shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == 1 else
-                               np.lib.format.read_array_header_2_0)(file)
-            if dtype.hasobject:
-                raise ValueError('it holds Python objects, which could run code')
-            if not dtype.itemsize or min(shape, default=0) < 0 or member.file_size != (
-                    file.tell() + math.prod(shape) * dtype.itemsize):
-                raise ValueError(f'{member.filename} is not the array that it claims')
 
 
 def describe(error):

@@ -1,32 +1,24 @@
 """Where the digits come from: a folder, Chainer's dataset cache, a mirror, or the bundled digits.
 
 Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `get_digits`
-scales to float32 in [0, 1] without rounding them to black and white, and a label each. Files are
-only ever read as numbers, nothing is unpickled; what a file claims to hold is checked before memory
-is taken.
+scales to float32 in [0, 1] without rounding them to black and white, and a label each.
 """
 
-import gzip
 import hashlib
-import math
 import os
-import struct
 import sys
 import tempfile
 import threading
 import time
 from typing import NamedTuple
-import zlib
 
-from support import compat, files  # lets chainer import
+from support import files, idx, npz  # lets chainer import
+from support.idx import SIDE, DatasetError
 
 import chainer
 import numpy as np
 
-SIDE = 28                   # pixels
 TINY = 100                  # digits to train and to test on with --test
-MOST_DIGITS = 1_000_000     # a header that claims more is taken for damage,
-MOST_RATIO = 50             # or more times a .gz file's own size, as digits barely reach 20
 CACHE_BYTES = 60_000 * (SIDE * SIDE + 1) + 4096     # of MNIST's training digits, labels, headers
 MIRRORS = ('https://ossci-datasets.s3.amazonaws.com/mnist/',
            'https://storage.googleapis.com/cvdf-datasets/mnist/')
@@ -42,10 +34,6 @@ SHA256 = {
 }
 CONTACT_SECONDS = 5         # for a mirror's first answer, name lookup included
 STALL_SECONDS = 10          # without a byte, in the middle of a file
-
-
-class DatasetError(compat.UserError):
-    """The digits asked for cannot be had."""
 
 
 class Digits(NamedTuple):
@@ -68,7 +56,8 @@ def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
         dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else falls
             back to the bundled digits with a warning on stderr; 'mnist' fails where 'auto' would
             fall back; 'digits' takes the bundled ones and never touches the network.
-        data_dir (str): A folder of four IDX files, plain or .gz, which is then the only source.
+        data_dir (str): A folder of four IDX files, plain or .gz, up to two below it, which is then
+            the only source.
         tiny (bool): Only the first `TINY` to train and to test.
         binary (bool): Pixels rounded to 0 or 1.
 
@@ -92,8 +81,9 @@ def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
 def from_source(dataset, data_dir):
     """Return the digits of `get_digits`, all of them, in their grays."""
     if data_dir is not None:
-        folder = os.path.abspath(data_dir)
-        return to_digits(f'IDX files in {data_dir}', 'mnist', folder, read_folder(data_dir))
+        folder = idx.find_folder(data_dir)
+        return to_digits(f'IDX files in {folder}', 'mnist', os.path.abspath(folder),
+                         idx.read_folder(folder))
     if dataset == 'digits':
         return bundled()
     try:
@@ -152,82 +142,6 @@ def bundled():
                      (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))
 
 
-# IDX files ----------------------------------------------------------------------------------
-
-
-def read_folder(folder):
-    """Read the four IDX files of a dataset in MNIST's format, plain or .gz.
-
-    Args:
-        folder (str): Folder that holds them under their official names.
-
-    Returns:
-        tuple: Pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test,
-        all uint8.
-
-    Raises:
-        DatasetError: If a file is missing, damaged, or does not fit its pair.
-    """
-    if not os.path.isdir(folder):
-        names = ', '.join(name.removesuffix('.gz') for name in SHA256)
-        raise DatasetError(f'{folder} is not a folder; --data-dir takes one that holds {names}, '
-                           'plain or as .gz')
-    arrays = []
-    for part in ('train', 't10k'):
-        pixels = read_idx(folder, f'{part}-images-idx3-ubyte', ndim=3)
-        labels = read_idx(folder, f'{part}-labels-idx1-ubyte', ndim=1)
-        if len(pixels) != len(labels):
-            raise DatasetError(f'{folder}: {len(pixels)} {part} images, but {len(labels)} labels; '
-                               'take both files from one dataset')
-        arrays += [pixels.reshape(-1, SIDE * SIDE), labels]
-    return tuple(arrays)
-
-
-def read_idx(folder, name, ndim):
-    """Read `name` or `name`.gz, an IDX file of unsigned bytes.
-
-    Args:
-        folder (str): Where it lies.
-        name (str): Its name without .gz.
-        ndim (int): Its rank: 3 for images of 28x28 pixels, 1 for labels.
-
-    Returns:
-        ndarray: (N, 28, 28) or (N,) uint8.
-
-    Raises:
-        DatasetError: If it is missing or not such a file.
-    """
-    path = os.path.join(folder, name)
-    if not os.path.isfile(path):
-        path += '.gz'
-    if not os.path.isfile(path):
-        raise DatasetError(f'{folder} has neither {name} nor {name}.gz; put it there')
-    try:
-        with (gzip.open if path.endswith('.gz') else open)(path, 'rb') as file:
-            header = file.read(4 + 4 * ndim)
-            if len(header) < 4 + 4 * ndim:
-                raise DatasetError(f'{path} is empty or cut short; fetch it again')
-            magic, *shape = struct.unpack(f'>{1 + ndim}I', header)
-            if magic != 0x0800 + ndim:
-                raise DatasetError(f'{path} is not an IDX file of {ndim}-dimensional bytes '
-                                   f'(magic number {magic}, not {0x0800 + ndim})')
-            if shape[1:] not in ([], [SIDE, SIDE]) or not 0 < shape[0] <= MOST_DIGITS:
-                raise DatasetError(f'{path} claims the shape {"x".join(map(str, shape))}; '
-                                   f'digits are {SIDE}x{SIDE}, from 1 to {MOST_DIGITS} of them')
-            size = math.prod(shape)
-            ratio = MOST_RATIO if path.endswith('.gz') else 1
-            if size > 2**20 + ratio * os.path.getsize(path):
-                raise DatasetError(f'{path} claims {size} bytes, too many for a file of its size; '
-                                   'fetch it again, or unpack it with gunzip')
-            body = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DatasetError(f'{path} cannot be read ({error}); fetch it again') from None
-    if len(body) != size:
-        fault = 'cut short' if len(body) < size else 'longer than its header says'
-        raise DatasetError(f'{path} is {fault}; fetch it again')
-    return np.frombuffer(body, np.uint8).reshape(shape)
-
-
 # Chainer's dataset cache and the mirrors ------------------------------------------------------
 
 
@@ -241,23 +155,21 @@ def read_cache():
     """Read MNIST from Chainer's dataset cache.
 
     Returns:
-        tuple or None: As from `read_folder`; None where the cache does not hold it, or holds a
+        tuple or None: As from `idx.read_folder`; None where the cache does not hold it, or holds a
         damaged copy, of which it warns.
     """
     arrays = []
     for path in cache_paths():
         try:
-            npz = files.read_npz(path, most=CACHE_BYTES)
-            pixels, labels = npz['x'], npz['y']
+            found = npz.read(path, most=CACHE_BYTES)
+            pixels, labels = (found.get(key, np.zeros(0)) for key in 'xy')
             if (pixels.dtype, labels.dtype) != (np.uint8, np.uint8) or not labels.size \
                     or labels.ndim != 1 or pixels.shape != (len(labels), SIDE * SIDE):
                 raise ValueError('not the digits of MNIST')
         except FileNotFoundError:
             return None
-        except MemoryError:
-            raise
-        except Exception as error:      # whatever zipfile and NumPy make of a damaged file
-            print(f'warning: {path} is damaged ({files.describe(error)}); fetching MNIST again',
+        except (OSError, ValueError) as error:
+            print(f'warning: {path} cannot be read ({files.describe(error)}); fetching MNIST again',
                   file=sys.stderr)
             return None
         arrays += [pixels, labels]
@@ -268,7 +180,7 @@ def download():
     """Fetch MNIST from the first mirror that serves it whole, and keep it in Chainer's cache.
 
     Returns:
-        tuple: As from `read_folder`.
+        tuple: As from `idx.read_folder`.
 
     Raises:
         DatasetError: If no mirror does, with the cause for each.
@@ -280,7 +192,7 @@ def download():
             with tempfile.TemporaryDirectory() as folder:
                 cause = fetch(mirror, folder)
                 if not cause:
-                    arrays = read_folder(folder)
+                    arrays = idx.read_folder(folder)
                     keep(arrays)
                     return arrays
         causes.append(f'{mirror.split("/")[2]} {cause}')
@@ -355,7 +267,7 @@ def keep(arrays):
     """Put MNIST into Chainer's cache, each file written whole under another name and renamed.
 
     Args:
-        arrays (tuple): As from `read_folder`.
+        arrays (tuple): As from `idx.read_folder`.
     """
     try:
         for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 
-from support import files  # lets chainer import
+from support import files, npz  # lets chainer import
 
 from chainer import serializers
 from chainer.training.extensions import snapshot_writers
@@ -191,7 +191,7 @@ def read_iteration(path):
 
 
 def read(path, only=None):
-    """Read an npz of arrays, as `files.read_npz` does.
+    """Read an npz of arrays, as `npz.read` does.
 
     Args:
         path (str): A snapshot, or a model saved by `chainer.serializers.save_npz`.
@@ -201,21 +201,15 @@ def read(path, only=None):
         dict: The arrays by name.
 
     Raises:
-        SnapshotError: If it is missing or damaged.
+        SnapshotError: If it is missing, damaged, or something else.
     """
-    if os.path.isdir(path):
-        raise SnapshotError(f'{path} is a folder; name a snapshot in it; to go on from its newest '
-                            'or draw that, name it with -o')
     try:
-        return files.read_npz(path, only)
-    except MemoryError:
-        raise
+        return npz.read(path, only)
     except OSError as error:
-        raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror}); '
+        raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror or error}); '
                             'name a file that a run left') from None
-    except Exception as error:      # whatever zipfile and NumPy make of a damaged file
-        raise SnapshotError(f'{path} is not a snapshot, or damaged ({files.describe(error)}); '
-                            'use another') from None
+    except ValueError as error:
+        raise SnapshotError(f'{path} is {npz.instead(path, error)}') from None
 
 
 # The settings of a run --------------------------------------------------------------------------
@@ -234,6 +228,11 @@ def read_settings(arrays, path):
     Raises:
         SnapshotError: If there are none, or they do not fit the arrays beside them.
     """
+    if SETTINGS_KEY not in arrays:
+        layer = prefix_of(arrays) + 'le1/W'
+        raise SnapshotError(f'{path} is ' + (
+            'of no run of train_vae.py; start one from its weights, with -m' if layer in arrays
+            else npz.of_another_network(arrays, layer)))
     try:
         # what the first snapshots lack
         found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
@@ -321,6 +320,11 @@ def describe_step(batch_size, ranks):
 # Its weights ------------------------------------------------------------------------------------
 
 
+def prefix_of(arrays):
+    """Return what comes before the names of weights: in a snapshot something, alone nothing."""
+    return MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
+
+
 def load_model(arrays, model, path, mend='use it with the net.py that trained it'):
     """Copy weights into `model`.
 
@@ -334,7 +338,10 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
         SnapshotError: If they are the weights of another model, or not finite; `model` is then as
             it was.
     """
-    prefix = MODEL_PREFIX if any(key.startswith(MODEL_PREFIX) for key in arrays) else ''
+    prefix = prefix_of(arrays)
+    names = [prefix + name[1:] for name, _ in model.namedparams()]
+    if arrays.keys().isdisjoint(names):
+        raise SnapshotError(f'{path} is {npz.of_another_network(arrays, names[0])}')
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
         shape = getattr(found, 'shape', None) if weights.array is None else weights.shape

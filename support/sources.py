@@ -7,7 +7,7 @@ Their sizes follow from the arrays; activation and digits are the command line's
 import argparse
 import os
 
-from support import compat, files, mnist, models, snapshot  # lets chainer import
+from support import compat, files, kinds, mnist, models, npz, snapshot  # lets chainer import
 
 import chainer.functions as F
 
@@ -36,7 +36,7 @@ def read_run(args):
     device = compat.get_device(args.gpu)
     path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else
                     snapshot.read_newest(args.out))
-    is_run = snapshot.SETTINGS_KEY in arrays or 'le1/W' not in arrays
+    is_run = snapshot.SETTINGS_KEY in arrays
     settings = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
     if is_run and (args.dataset or args.activation):
         raise compat.UserError(f'{path} is the snapshot of a run, which tells its activation and '
@@ -56,7 +56,7 @@ def read_run(args):
     model.to_device(device)
     return model, digits, settings | models.sizes_of(model) | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
-        'path': path, 'log': snapshot.read_log(arrays)}
+        'path': path, 'log': snapshot.read_log(arrays) if is_run else []}
 
 
 def guess(arrays, args, path):
@@ -73,16 +73,20 @@ def guess(arrays, args, path):
     Raises:
         snapshot.SnapshotError: If they are not the weights of such a model.
     """
-    try:
-        (dim_h, n_in), (dim_z, _) = (arrays[f'{link}/W'].shape for link in ('le1', 'le3_mu'))
-        if not all(0 < size <= snapshot.MOST for size in (n_in, dim_h, dim_z)):
-            raise ValueError
-    except (KeyError, ValueError):
-        raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; use a snapshot, '
-                                     'or a model saved by chainer.serializers.save_npz') from None
-    snapshot.check_memory(arrays, '', n_in, dim_h, dim_z, path)
+    prefix = snapshot.prefix_of(arrays)     # also of a Trainer without settings, as Chainer's own
+    layers = [f'{prefix}{link}/W' for link in ('le1', 'le3_mu')]
+    for layer in layers:
+        if layer not in arrays:
+            raise snapshot.SnapshotError(f'{path} is {npz.of_another_network(arrays, layer)}')
+    shapes = [arrays[layer].shape for layer in layers]
+    if not all(len(shape) == 2 and 0 < min(shape) <= max(shape) <= snapshot.MOST
+               for shape in shapes):
+        raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; {kinds.OURS}')
+    (dim_h, n_in), (dim_z, _) = shapes
+    snapshot.check_memory(arrays, prefix, n_in, dim_h, dim_z, path)
     return OF_WEIGHTS | {
-        'autoencoder': 'le3_ln_var/W' not in arrays, 'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
+        'autoencoder': prefix + 'le3_ln_var/W' not in arrays,
+        'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
         'activation': args.activation or 'softplus', 'dataset': args.dataset or 'auto',
         'data_dir': args.data_dir}
 

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import os
+import pickle
 import shutil
 import signal
 import struct
@@ -25,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from test_mnist import Marker, check_tiny, fill_cache, npy
+from test_mnist import Marker, check_tiny, fill_cache, npy, zipped
 from test_resume import state_of
 from test_snapshot import last
 
@@ -386,6 +387,9 @@ def make_bombs(marker):
     zeros = header((2**24,)) + bytes(2**26)
     yield 'a pickle', npz({key: np.array([Marker(marker)])})
     yield 'a pickle alone', npy(np.array([Marker(marker)]))
+    yield 'a pickle of no array', pickle.dumps(Marker(marker))
+    yield 'a file of PyTorch', zipped({'vae/data.pkl': pickle.dumps(Marker(marker))})
+    yield 'a pickle for no value', member(header((), '|O') + pickle.dumps(Marker(marker), 0))
     yield 'a zip bomb', member(zeros)
     yield 'a zip bomb by bzip2', member(zeros, zipfile.ZIP_BZIP2)
     yield 'a zip bomb by LZMA', member(zeros, zipfile.ZIP_LZMA)
@@ -429,6 +433,15 @@ def test_bombs(ways, way, marker):
         assert status == 2, name
         check_line(err)
         assert memory.peak < ways.peaks[way] + MEMORY, name
+
+
+@WAYS
+def test_what_it_is_instead(ways, way):
+    for content, name in ((b'\x89HDF\r\n\x1a\n' + bytes(88), 'is an HDF5 file; '),
+                          (npz({'l1/W': np.zeros((3, 3), 'f')}), 'is of another network: ')):
+        status, _, err, _ = ways.use(way, content)
+        assert (status, name in err, 'chainer.serializers.save_npz' in err) == (2, True, True)
+        check_line(err)
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
@@ -547,7 +560,7 @@ def test_damaged_caches(capsys, data):
     arrays = mnist.read_cache()
     err = capsys.readouterr().err
     if arrays is None:
-        assert err.startswith(f'warning: {path} is damaged (')
+        assert err.startswith(f'warning: {path} cannot be read (')
         assert err.count('\n') == 1
     else:
         assert err == ''

@@ -6,7 +6,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import io
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import threading
@@ -38,17 +37,6 @@ def check_tiny(digits):
 # Folders of IDX files -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('plain', [False, True])
-def test_folder(data_dir, plain):
-    if plain:
-        for path in data_dir.iterdir():
-            path.with_suffix('').write_bytes(gzip.decompress(path.read_bytes()))
-            path.unlink()
-    digits = mnist.get_digits(data_dir=str(data_dir))
-    check_tiny(digits)
-    assert (digits.dataset, digits.data_dir) == ('mnist', str(data_dir))
-
-
 def test_folder_is_kept_as_an_absolute_path(data_dir, monkeypatch):
     monkeypatch.chdir(data_dir.parent)
     assert mnist.get_digits(data_dir='data').data_dir == str(data_dir)
@@ -61,43 +49,6 @@ def test_checksum_tells_datasets_apart(data_dir):
     pictures[3, 20, 20] ^= 1
     (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(gzip.compress(idx(pictures)))
     assert mnist.get_digits(data_dir=str(data_dir)).checksum != before
-
-
-PICTURES = make_digits(60, 0)[0]
-GOOD = gzip.compress(idx(PICTURES))
-DAMAGES = {
-    'empty': (b'', 'empty or cut short'),
-    'empty inside': (gzip.compress(b''), 'empty or cut short'),
-    'truncated gzip': (GOOD[:len(GOOD) // 2], 'cannot be read'),
-    'flipped bit': (GOOD[:200] + bytes([GOOD[200] ^ 4]) + GOOD[201:], 'cannot be read'),
-    'not gzip': (idx(PICTURES), 'cannot be read'),
-    'truncated body': (gzip.compress(idx(PICTURES)[:-1]), 'cut short'),
-    'longer body': (gzip.compress(idx(PICTURES) + b'0'), 'longer than its header'),
-    'labels': (gzip.compress(idx(PICTURES[:, 0, 0])), 'magic number 2049, not 2051'),
-    'int32': (gzip.compress(b'\0\0\x0c\3' + idx(PICTURES)[4:]), 'magic number 3075'),
-    'little endian': (gzip.compress(struct.pack('<4I', 2051, 60, 28, 28)), 'magic number'),
-    '27x28': (gzip.compress(idx(PICTURES[:, 1:])), 'claims the shape 60x27x28'),
-    'no digits': (gzip.compress(idx(PICTURES[:0])), 'claims the shape 0x28x28'),
-    'huge': (gzip.compress(struct.pack('>4I', 2051, 2**32 - 1, 28, 28)), 'claims the shape'),
-    'fewer images': (gzip.compress(idx(PICTURES[:59])), '59 train images, but 60 labels'),
-}
-
-
-@pytest.mark.parametrize('damage', DAMAGES)
-def test_damaged_folder(data_dir, damage):
-    content, message = DAMAGES[damage]
-    (data_dir / 'train-images-idx3-ubyte.gz').write_bytes(content)
-    with pytest.raises(mnist.DatasetError, match=message) as error:
-        mnist.get_digits(data_dir=str(data_dir))
-    assert '\n' not in str(error.value)
-
-
-def test_missing_folder_and_files(tmp_path, data_dir):
-    with pytest.raises(mnist.DatasetError, match='is not a folder'):
-        mnist.get_digits(data_dir=str(tmp_path / 'nowhere'))
-    (data_dir / 't10k-labels-idx1-ubyte.gz').unlink()
-    with pytest.raises(mnist.DatasetError, match='neither t10k-labels-idx1-ubyte nor '):
-        mnist.get_digits(data_dir=str(data_dir))
 
 
 # The bundled digits -------------------------------------------------------------------------
@@ -218,7 +169,7 @@ def test_damaged_cache_is_never_used(tmp_path, capsys):
             file.write(content)
         with pytest.raises(mnist.DatasetError, match='could not be downloaded'):
             mnist.get_digits('mnist')
-        assert f'{path} is damaged' in capsys.readouterr().err, name
+        assert f'{path} cannot be read (' in capsys.readouterr().err, name
     assert not (tmp_path / 'marker').exists()
 
 

@@ -2,16 +2,19 @@
 
 import contextlib
 import errno
+import gzip
 import json
 import os
+import pickle
 import zipfile
 
-from support import files, mnist, models, snapshot  # lets chainer import
+from support import files, mnist, models, npz, snapshot  # lets chainer import
 
 import chainer
 import numpy as np
 import pytest
-from test_mnist import Marker
+from test_idx import paste
+from test_mnist import Marker, npy, zipped
 from test_net import Article
 
 import net
@@ -171,7 +174,7 @@ def test_a_pickle_is_not_run(tmp_path):
     np.savez(tmp_path / 'bad.npz', x=np.array([Marker(str(marker))]))
     np.save(tmp_path / 'bad.npy', np.array([Marker(str(marker))]))
     for name, says in (('bad.npz', 'it holds Python objects, which could run code'),
-                       ('bad.npy', 'it is no whole npz file')):
+                       ('bad.npy', 'is a single array')):
         with pytest.raises(snapshot.SnapshotError, match=says) as error:
             snapshot.read(str(tmp_path / name))
         assert 'allow_pickle=True' not in str(error.value)      # no advice to trust it
@@ -181,10 +184,9 @@ def test_a_pickle_is_not_run(tmp_path):
 
 
 DAMAGES = {
-    'empty': lambda good: b'',
-    'text': lambda good: b'not a snapshot',
     'half': lambda good: good[:len(good) // 2],
     'no end': lambda good: good[:-10],
+    'no start': lambda good: b'?' + good[1:],
     'flipped': lambda good: good[:5000] + bytes([good[5000] ^ 1]) + good[5001:],
 }
 
@@ -194,15 +196,68 @@ def test_damaged(small_run, tmp_path, damage):
     bad = tmp_path / 'bad'
     with open(last(small_run), 'rb') as file:
         bad.write_bytes(DAMAGES[damage](file.read()))
-    with pytest.raises(snapshot.SnapshotError, match='not a snapshot, or damaged') as error:
+    with pytest.raises(snapshot.SnapshotError, match=r'bad is damaged \(.+\); use an') as error:
         snapshot.read(str(bad))
     assert '\n' not in str(error.value)
 
 
-def test_an_array_alone_is_not_a_snapshot(tmp_path):
-    np.save(tmp_path / 'a.npy', np.zeros(3))
-    with pytest.raises(snapshot.SnapshotError, match='not a snapshot'):
-        snapshot.read(str(tmp_path / 'a.npy'))
+OTHERS = {
+    'HDF5': (b'\x89HDF\r\n\x1a\n', 'load_hdf5, if save_hdf5 made it, and save .*save_npz'),
+    'pickle': (pickle.dumps({'a': np.ones(3)}), 'a pickle, which could run code; .* by .*save_npz'),
+    'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'PyTorch.*; copy .* net.VAE, .*save_npz'),
+    'npy': (npy(np.zeros(3)), 'a single array .*; save the whole model by .*save_npz'),
+    'zip': (zipped({'snapshot_epoch_1': zipped({})}), 'a zip archive; unpack it'),
+    'gzip': (gzip.compress(b''), 'a gzip archive; unpack it by gunzip'),
+    'empty': (b'', 'is empty; fetch it again'),
+    'Git LFS': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
+                'a pointer of Git LFS, and not the file itself; fetch that by: git lfs pull'),
+    'HTML': (b'<!doctype html>', 'a web page'),
+    'JSON': (b'{"dim_z": 2}', 'a JSON file; use a snapshot of train_vae.py, or a net.VAE saved by'),
+    'text': (b'not a snapshot', 'a text file; use a snapshot'),
+    'unknown': (b'\1\2\3\4', r'is not a snapshot, or damaged \(it is no whole npz file\); use an'),
+}
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_what_is_no_npz_is_named(tmp_path, kind):
+    content, message = OTHERS[kind]
+    (tmp_path / 'other').write_bytes(content)
+    with pytest.raises(snapshot.SnapshotError, match=message) as error:
+        snapshot.read(str(tmp_path / 'other'))
+    assert str(error.value).isprintable()
+    assert kind == 'unknown' or 'damaged' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['unpacked', "Bob's run"])
+def test_an_unpacked_npz_is_packed_again_by_the_command_that_is_named(small_run, tmp_path, name):
+    good = snapshot.read(last(small_run))
+    with zipfile.ZipFile(last(small_run)) as archive:
+        archive.extractall(tmp_path / name)
+    with pytest.raises(snapshot.SnapshotError, match=' is an unpacked npz; pack it again') as error:
+        snapshot.read(str(tmp_path / name))
+    paste(str(error.value))
+    again = snapshot.read(str(tmp_path / name) + '.npz')
+    assert again.keys() == good.keys()
+    assert all(np.array_equal(again[key], array) for key, array in good.items())
+    with pytest.raises(snapshot.SnapshotError, match=' is a folder; name a snapshot in it'):
+        snapshot.read(str(small_run))
+
+
+def test_the_npz_of_another_network_is_named_by_its_weights(tmp_path):
+    other = chainer.Sequential(chainer.links.Linear(784, 10), chainer.links.Linear(10, 10))
+    chainer.serializers.save_npz(str(tmp_path / 'other'), other)
+    arrays = snapshot.read(str(tmp_path / 'other'))
+    for use in (lambda: snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE'),
+                lambda: snapshot.read_settings(arrays, 'FILE')):
+        with pytest.raises(snapshot.SnapshotError, match=(
+                r'FILE is of another network: it holds 0/W, 1/W, and no l.1/W; .*save_npz')):
+            use()
+
+
+def test_weights_alone_are_no_run(tmp_path):
+    chainer.serializers.save_npz(str(tmp_path / 'model'), net.VAE(784, 2, 16))
+    with pytest.raises(snapshot.SnapshotError, match=r'of no run .*; start .*, with -m'):
+        snapshot.read_settings(snapshot.read(str(tmp_path / 'model')), 'FILE')
 
 
 @pytest.mark.parametrize('change', [
@@ -297,7 +352,7 @@ def test_no_memory_is_not_taken_for_damage(small_run, monkeypatch):
     def fail(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr(files, 'check_claims', fail)
+    monkeypatch.setattr(npz, 'read_array', fail)
     with pytest.raises(MemoryError):
         snapshot.newest(str(small_run))
 

@@ -48,6 +48,17 @@ def test_weights_alone_as_the_notebook_saves_them(data_dir, tmp_path, kind, flag
     assert digits.dataset == 'digits'
 
 
+def test_weights_in_a_trainer_without_settings(finished, data_dir, tmp_path):
+    # as another script's Trainer saves them, by Chainer's own extension
+    arrays = {key: array for key, array in snapshot.read(last(finished)).items()
+              if not key.startswith('extensions/run/')}
+    np.savez(tmp_path / 'other.npz', **arrays)
+    model, digits, settings = read('-s', tmp_path / 'other.npz', '--data-dir', data_dir)
+    same, _, _ = read('-o', finished)
+    assert np.array_equal(model(digits.test).array, same(digits.test).array)
+    assert (settings['dim_z'], settings['dim_h'], settings['autoencoder']) == (2, 16, False)
+
+
 def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
     path = tmp_path / 'mlp_2.model'
     chainer.serializers.save_npz(str(path), net.VAE(784, 2, 9))
@@ -58,7 +69,7 @@ def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize('arrays, line', [
-    ({'le1/W': np.zeros((3, 784), 'f')}, 'does not hold the weights of a VAE'),
+    ({'le1/W': np.zeros((3, 784), 'f')}, 'another network: it holds le1/W, and no le3_mu/W; '),
     ({'le1/W': np.zeros(3, 'f'), 'le3_mu/W': np.zeros((2, 3), 'f')},
      'does not hold the weights of a VAE'),
     ({'le1/W': np.zeros((3, 784), 'f'), 'le2/W': np.zeros((3, 3)),
@@ -67,7 +78,11 @@ def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
      'asks for a model of 16,200,900,000 weights'),     # le2 would take 32 GB
     ({'le1/W': np.zeros((0, 784), 'f'), 'le2/W': np.zeros((0, 0), 'f'),
       'le3_mu/W': np.zeros((2, 0), 'f')}, 'does not hold the weights of a VAE'),
-    ({'W': np.zeros((3, 784), 'f')}, 'does not hold a run of train_vae.py'),
+    ({'l1/W': np.zeros((3, 784), 'f'), 'l1/b': np.zeros(3, 'f')},
+     'is of another network: it holds l1/W, and no le1/W; use a snapshot of train_vae.py, or a '),
+    ({'x_train': np.zeros(3)}, 'it holds x_train, and no le1/W; '),
+    ({f'updater/model:main/{layer}/W': np.zeros((3, 3), 'f') for layer in 'abcd'},
+     'it holds updater/model:main/a/W, updater/model:main/b/W, updater/model:main/c/W, ..., and '),
 ])
 def test_what_is_no_model(draw, data_dir, tmp_path, arrays, line):
     np.savez(tmp_path / 'other.npz', **arrays)

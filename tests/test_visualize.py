@@ -793,7 +793,7 @@ def test_bad_snapshots(draw, small_run, finished, tmp_path):
     weights = good[snapshot.MODEL_PREFIX + 'ld3/b'] * np.nan
     infinite = rewrite(last(finished), tmp_path / 'nan',
                        **{snapshot.MODEL_PREFIX + 'ld3/b': weights})
-    for path, part in ((corrupt, 'is not a snapshot, or damaged'),
+    for path, part in ((corrupt, 'is damaged'),
                        (altered('a', activation='swish'), 'swish, and this net.py has softplus'),
                        (altered('b', checksum='0'), 'was trained on other digits'),
                        (altered('c', dim_z=5), 'is of another model'),
@@ -824,7 +824,7 @@ def test_a_damaged_snapshot_is_passed_over(draw, small_run):
     path.write_bytes(path.read_bytes()[:-1])
     status, out, err = draw('reconstruction', '-o', small_run)
     assert (status, out) == (0, f'{small_run / "reconstruction.png"}\n')
-    assert err.startswith(f'warning: passed over: {path} is not a snapshot')
+    assert err.startswith(f'warning: passed over: {path} is damaged (')
     damaged = (small_run / 'reconstruction.png').read_bytes()
     assert draw('reconstruction', '-s', small_run / 'snapshot_epoch_1', '-o', small_run)[0] == 0
     assert (small_run / 'reconstruction.png').read_bytes() == damaged
