@@ -48,7 +48,7 @@ KINDS = {                   # by the first bytes; of those that fit, the first o
     rb'PK(\x03\x04|\x05\x06)': Kind('a zip archive', 'unpack it by unzip'),
     rb'.{257}ustar': Kind('a tar archive', 'unpack it by tar -xf'),
     rb'\x1f\x8b': GZIP,
-    rb'BZh\d1AY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!': Kind(
+    rb'\x1f\x9d|x[\x01\x9c\xda]|BZh\d1AY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!': Kind(
         'a compressed archive', 'unpack it'),
     rb'\0\0[\x08\x09\x0b-\x0e][\x01-\x04]': IDX,
     rb'MATLAB ': Kind('a MATLAB file'),

@@ -114,7 +114,8 @@ def instead(path, error):
         error (ValueError): By which it did.
     """
     if os.path.isdir(path):
-        if not any(glob.glob(os.path.join(glob.escape(path), deep, '*.npy')) for deep in ('', '*')):
+        arrays = (glob.glob(os.path.join(glob.escape(path), deep, '*.npy')) for deep in ('', '*'))
+        if files.find_snapshots(path) or not any(arrays):
             return ('a folder; name a snapshot in it; to go on from its newest or draw that, name '
                     'it with -o')
         name = path.rstrip(os.sep)

@@ -9,6 +9,7 @@ import lzma
 import pickle
 import tarfile
 import zipfile
+import zlib
 
 from support import kinds
 
@@ -61,7 +62,9 @@ MADE = {
     'a zip archive': [zipped({'a': b''}), written(lambda file: zipfile.ZipFile(file, 'w').close())],
     'a tar archive': [written(tar)],
     'a gzip archive': [gzip.compress(b'')],
-    'a compressed archive': [bz2.compress(b'a'), lzma.compress(b'')],
+    'a compressed archive': [
+        bz2.compress(b'a'), lzma.compress(b''),
+        *(zlib.compress(bytes(99), level) for level in (1, 6, 9))],
     'an IDX file of digits or labels': [idx(np.zeros((2, 28, 28))), idx(np.zeros(3))],
     'a picture': [written(lambda file, kind=kind: Image.new('L', (2, 2)).save(file, kind))
                   for kind in ('PNG', 'JPEG', 'GIF')],

@@ -239,6 +239,7 @@ def test_an_unpacked_npz_is_packed_again_by_the_command_that_is_named(small_run,
     again = snapshot.read(str(tmp_path / name) + '.npz')
     assert again.keys() == good.keys()
     assert all(np.array_equal(again[key], array) for key, array in good.items())
+    np.save(small_run / 'codes.npy', np.ones(3))        # somebody's own, beside the snapshots
     with pytest.raises(snapshot.SnapshotError, match=' is a folder; name a snapshot in it'):
         snapshot.read(str(small_run))
 
