@@ -16,7 +16,7 @@ import re
 import textwrap
 import zlib
 
-from support import evidence, files, pictures, plots, proof, step  # lets chainer import
+from support import evidence, files, losses, pictures, plots, proof, step  # lets chainer import
 
 from chainer.backends import cuda
 import chainer.functions as F
@@ -67,8 +67,8 @@ def save(model, digits, path, run):
         'labels': labels.tolist(), 'classes': classes.tolist(),
         'colors': [to_hex(color) for color in plots.CLASS_COLORS],
         'components': components(codes), 'kl': kl.tolist(), 'kl_digits': len(digits.test),
-        'beta': run['beta'], 'settings': in_words(run), 'log': curves(run['log'], run['beta']),
-        'source': source()}
+        'beta': run['beta'], 'settings': in_words(run),
+        'log': curves(run['log'], run.get('kl_weight')), 'source': source()}
     with files.replacing(path) as file:
         file.write(page(about, packed, np.round(x * 255).astype(np.uint8).tobytes()).encode())
 
@@ -95,16 +95,16 @@ def components(codes):
     return None if codes.shape[1] < 3 else plots.principal(codes)[0].tolist()
 
 
-def curves(log, beta):
+def curves(log, C):
     """Return [epoch, training loss, test loss] of each row of a log that has them.
 
-    As the test loss is, the training loss is made the negative ELBO, whatever beta weighed in it.
+    As the test loss is, the training loss is made the negative ELBO, whatever C weighed in it.
+    Where C is None, as `losses.kl_weight` has it, there are no two curves of one quantity.
     """
-    keys = 'epoch', 'main/rec_loss', 'main/latent_loss', 'validation/main/loss'
-    rows = [[row[key] for key in keys] for row in log if all(
-        isinstance(row.get(key), (int, float)) and np.isfinite(row[key]) for key in keys)]
-    return [[epoch, rec_loss + latent_loss / beta, test]
-            for epoch, rec_loss, latent_loss, test in rows]
+    found = losses.curves(log, C)
+    rows = np.stack([losses.column(log, 'epoch'), found['main/loss'],
+                     found['validation/main/loss']], axis=1)                # (rows, 3)
+    return [] if C is None else rows[np.isfinite(rows).all(axis=1)].tolist()
 
 
 def in_words(run):

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from support import compat, files, models, resume, snapshot, terminal  # lets chainer import
+from support import compat, files, losses, models, resume, snapshot, terminal  # lets chainer import
 
 from chainer import training
 from chainer.training import extensions, triggers
@@ -101,7 +101,9 @@ def check_finite(resumed):
         at = trainer.updater
         for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
             loss = trainer.observation.get(key)
-            if loss is not None and not math.isfinite(float(getattr(loss, 'array', loss))):
+            loss = loss[0] if isinstance(loss, tuple) else loss         # which has a weight, too
+            is_one = np.isscalar(loss) or getattr(loss, 'ndim', None) == 0
+            if is_one and not math.isfinite(float(getattr(loss, 'array', loss))):
                 raise snapshot.not_finite(name, int(at.previous_epoch_detail) + 1, at.iteration,
                                           trainer.out, resumed)
 
@@ -109,19 +111,25 @@ def check_finite(resumed):
 
 
 class LogReport(extensions.LogReport):
-    """Chainer's log of the epochs, which replaces OUT/log only when it is whole."""
+    """Chainer's log of the epochs, which replaces OUT/log only when it is whole.
 
-    def __init__(self):
-        super().__init__(log_name=None)     # its own writing may leave a folder behind
+    Args:
+        keys, trigger, postprocess: As for Chainer's; by default a row an epoch, of all losses.
+        filename (str): In OUT.
+    """
+
+    def __init__(self, keys=None, trigger=(1, 'epoch'), postprocess=None, filename='log'):
+        super().__init__(keys, trigger, postprocess, log_name=None)     # it may leave a folder
+        self.filename = filename
 
     def __call__(self, trainer):
-        """Add up the losses, and after an epoch write their means."""
+        """Add up the losses, and where a row is due write their means."""
         rows = len(self.log)
         super().__call__(trainer)
         if len(self.log) > rows:
             files.make_again(trainer.out)
-            files.write_text(trainer.out, 'log', json.dumps(self.log, indent=4) + '\n',
-                             mend=files.go_on(trainer.out))
+            files.write_text(trainer.out, self.filename.format(**self.log[-1]),
+                             json.dumps(self.log, indent=4) + '\n', mend=files.go_on(trainer.out))
 
 
 class PlotReport(training.Extension):
@@ -130,20 +138,24 @@ class PlotReport(training.Extension):
     priority = -200         # after the snapshot, which is worth more where the run is killed
     seconds = 30
     due = -math.inf
+    drawn = 0               # rows of the log
 
     def trigger(self, trainer):
         """Fire after an epoch; without a state, which the snapshot before would hold too early."""
         return trainer.updater.is_new_epoch
 
     def __call__(self, trainer):
-        """Draw, if that is due."""
-        if time.monotonic() >= self.due and not trainer.stop_trigger(trainer):
+        """Draw, if that is due; after a signal, work is kept first."""
+        is_stopped = getattr(trainer.stop_trigger, 'signum', None) is not None
+        if time.monotonic() >= self.due and not is_stopped:
             self.draw(trainer)
 
     def draw(self, trainer):
-        """Draw; where that fails, warn and do without from now on: training is worth more."""
-        if self.due == math.inf:
+        """Draw what is new; where that fails, warn and do without: training is worth more."""
+        log = terminal.log_of(trainer)
+        if self.due == math.inf or not log or len(log) == self.drawn:
             return
+        self.drawn = len(log)
         try:
             plot_losses(trainer)
             self.due = time.monotonic() + self.seconds
@@ -154,41 +166,11 @@ class PlotReport(training.Extension):
 
 
 def plot_losses(trainer):
-    """Draw OUT/loss.png from the log: the loss and its two terms, in training and test.
-
-    Of four epochs or more from the second on, since the first would flatten all that follows.
-    """
-    from support import pictures
-
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    log = trainer.get_extension('LogReport').log
-    log = log[1:] if len(log) > 3 else log
-    if not log:
-        return
-    epochs = [row['epoch'] for row in log]
-    loss = trainer.get_extension('run').settings['loss'].split(',')[0]
-    titles = f'loss ({loss})', 'reconstruction error', 'latent loss (KL divergence)'
-    if not any(row['main/latent_loss'] for row in log):         # of an autoencoder
-        titles = titles[:1]
-    unit = {'negative ELBO': 'nats per digit', 'squared error': 'squared error per digit'}.get(
-        loss, 'per digit')
-    with pictures.style():
-        figure = Figure(figsize=(10 if len(titles) > 1 else 4.4, 3.4), layout='constrained')
-        panels = figure.subplots(1, len(titles), squeeze=False)[0]
-        for axes, title, name in zip(panels, titles, snapshot.LOSSES, strict=False):
-            for label, prefix, color in (('training', 'main/', pictures.PALETTE[0]),
-                                         ('test', 'validation/main/', pictures.PALETTE[2])):
-                losses = [row[prefix + name] for row in log]
-                axes.plot(epochs, losses, marker='.' if len(log) < 20 else None, color=color,
-                          label=f'{label}: {losses[-1]:.2f} in epoch {epochs[-1]}')
-            axes.set(title=title, xlabel='epoch')
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10],
-                                                       min_n_ticks=1))
-            axes.legend()
-        figure.axes[0].set_ylabel(unit)
-        pictures.save(figure, os.path.join(trainer.out, 'loss.png'))
+    """Draw OUT/loss.png from the log of a trainer, as `losses.plot` does."""
+    settings, updater = trainer.get_extension('run').settings, trainer.updater
+    losses.plot(terminal.log_of(trainer), settings['loss'], settings['kl_weight'],
+                updater.epoch_detail / max(1, updater.iteration),
+                os.path.join(trainer.out, 'loss.png'))
 
 
 # First and last words ---------------------------------------------------------------------------
@@ -270,23 +252,47 @@ def report_no_more(trainer, args):
 
 def print_header(trainer, args, digits):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
-    settings = trainer.get_extension('run').settings
+    settings, updater = trainer.get_extension('run').settings, trainer.updater
     where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
-    batch = snapshot.describe_step(args.batch_size, args.comm.size)
+    iterator, evaluator = updater.get_iterator('main'), terminal.find(trainer, extensions.Evaluator)
+    batch = snapshot.describe_step(getattr(iterator, 'batch_size', args.batch_size), args.comm.size)
     pixels = '' if not args.binary else ', binary'
-    model = trainer.updater.get_optimizer('main').target
+    model = updater.get_optimizer('main').target
     z = models.sizes_of(model).get('dim_z', args.dim_z)
-    start = '' if not args.resume else f', from {trainer.updater.epoch_detail:.4g} of {args.resume}'
+    test = 'none' if evaluator is None else digits_of(
+        evaluator.get_iterator('main'), digits.test, args.comm.size)
+    length, unit = terminal.length_of(trainer.stop_trigger)
+    epochs = {'epoch': f'{length}', 'iteration': f'as many as {length} iterations take'}.get(
+        unit, 'until its stop trigger fires')
+    start = '' if not args.resume else f', from {updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
 device   {where}
-updater  {resume.kind_of(trainer.updater)}
-digits   {digits.title}: {len(digits.train)} to train, {len(digits.test)} to test{pixels}
+updater  {resume.kind_of(updater)}
+digits   {digits.title}: {digits_of(iterator, digits.train, args.comm.size)} to train, {test} to \
+test{pixels}
 model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
 {', no noise' * args.autoencoder}
 loss     {settings['loss']}, {batch}, {settings['optimizer']}, seed {args.seed}
-epochs   {args.epoch}{start}
+epochs   {epochs}{start}
 results  {args.out}
 """, flush=True)
+    lacking = [name for name, kind in (('the table', terminal.PrintReport),
+                                       ('loss.png', PlotReport)) if terminal.find(trainer, kind)]
+    if terminal.log_of(trainer) is None and lacking:
+        print(f'warning: {" and ".join(lacking)} need a LogReport, which train_vae.py does not '
+              'extend the trainer with; the run does without', file=sys.stderr)
+
+
+def digits_of(iterator, digits, ranks):
+    """Return of how many digits an iterator yields a rank's share.
+
+    Args:
+        iterator (Iterator): That of this rank.
+        digits (ndarray): All that the run has, (N, D).
+        ranks (int): How many share them; shares may differ by one.
+    """
+    share = len(getattr(iterator, 'dataset', digits))
+    return len(digits) if abs(share * ranks - len(digits)) < ranks else share * ranks
 
 
 def report_end(trainer, args):

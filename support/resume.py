@@ -9,7 +9,7 @@ import json
 import sys
 import warnings
 
-from support import files, models, snapshot  # lets chainer import
+from support import files, losses, models, snapshot, watch  # lets chainer import
 
 import chainer
 from chainer import serializers, training
@@ -292,8 +292,10 @@ def make_exact(trainer, args, digits):
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
         'ranks_changed': False, 'trained_on': '', 'methods': models.notes_of_net(),
         'loss': models.describe_loss(updater.loss_func, model),
+        'kl_weight': losses.kl_weight(updater.loss_func, model),
         'optimizer': models.describe_optimizer(updater.get_optimizer('main'))}
     trainer.extend(RunState(settings, updater, comm))
+    trainer.extend(watch.Watch(settings))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
     if hasattr(updater, 'prove') and updater.epoch < args.epoch:
@@ -302,6 +304,8 @@ def make_exact(trainer, args, digits):
         warn_of_changes(had, trainer.get_extension('run').now(), args.resume)
         models.warn_of_edits(had, args.resume)
         settings['methods'] = models.both(had['methods'])
+        if had['kl_weight'] != settings['kl_weight']:
+            settings['kl_weight'] = None
 
 
 def go_on(trainer, digits, arrays, path):

@@ -33,7 +33,7 @@ SETTING_TYPES = {
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
     'device': str, 'updater': str, 'trained_by': str, 'trained_on': str, 'ranks': int,
     'ranks_changed': bool, 'methods': dict,
-    'optimizer': str, 'loss': str}
+    'optimizer': str, 'loss': str, 'kl_weight': (float, type(None))}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 
 
@@ -240,12 +240,15 @@ def read_settings(arrays, path):
                  'ranks': 1, 'ranks_changed': False, 'methods': {}, 'optimizer': '',
                  'loss': ''}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
+        is_edited = str(found['loss']).startswith('of ')
+        found.setdefault('kl_weight', None if is_edited else found['beta'])
         found = {key: found[key] for key in SETTING_TYPES}
         n_in, dim_h, dim_z = (found[key] for key in ('n_in', 'dim_h', 'dim_z'))
         fits = (all(has_type(found[key], kind) for key, kind in SETTING_TYPES.items())
                 and all(0 < value <= MOST for key, value in found.items()
                         if SETTING_TYPES[key] is int and key != 'seed')
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
+                and math.isfinite(found['kl_weight'] or 0)
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
                 and found['trained_by'] in ('fast', 'standard')

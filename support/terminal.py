@@ -5,19 +5,42 @@ import math
 import shutil
 import sys
 
-from support import compat
+from support import compat, losses  # lets chainer import
 
 from chainer import training
+from chainer.training import extensions
 from tqdm import tqdm
 
 RESUMED = 3             # earlier rows with which the table of a resumed run begins
+
+
+def find(trainer, kind):
+    """Return the extension of a trainer that is of a class, whatever its name; None without one.
+
+    Of several it is the one whose class is nearest: ours before Chainer's, of which it is made.
+    """
+    found = [entry.extension for entry in trainer._extensions.values()
+             if isinstance(entry.extension, kind)]
+    return max(found, key=lambda extension: len(type(extension).__mro__), default=None)
+
+
+def length_of(stop_trigger):
+    """Return how long a run is to be, as a number and `epoch` or `iteration`; or None and None."""
+    tell = getattr(stop_trigger, 'get_training_length', None)
+    return (None, None) if tell is None else tell()
+
+
+def log_of(trainer):
+    """Return the rows of a trainer's LogReport, ours or Chainer's; None where it has none."""
+    report = find(trainer, extensions.LogReport)
+    return None if report is None else report.log
 
 
 class PrintReport(training.Extension):
     """The table of the log, as Chainer's extension of this name prints it, but in 80 columns.
 
     In a narrower terminal it has only what `narrow` names. In a terminal its headings come again
-    with every screenful.
+    with every screenful. The iteration stands in it once the log has several rows an epoch.
     """
 
     columns = {                                     # of the log: group, heading, width, format
@@ -29,30 +52,39 @@ class PrintReport(training.Extension):
         'validation/main/rec_loss': ('', 'rec_loss', 10, '.3f'),
         'validation/main/latent_loss': ('', 'latent_loss', 13, '.3f'),
         'elapsed_time': ('elapsed', 'seconds', 9, '.1f')}
-    narrow = 'epoch', 'main/loss', 'validation/main/loss', 'elapsed_time'
-    trigger = 1, 'epoch'
+    narrow = 'epoch', 'iteration', 'main/loss', 'validation/main/loss', 'elapsed_time'
+    trigger = 1, 'iteration'
+    priority = training.PRIORITY_READER - 1         # after the log, whichever stands first
 
     def __init__(self):
-        self.printed = None                         # rows
+        self.printed = 0                            # rows
         self.rows_left = 0                          # until the headings come again
+        self.is_finer = False
+
+    def initialize(self, trainer):
+        """Leave out what an earlier run has printed, but its last rows."""
+        self.printed = max(0, len(log_of(trainer) or ()) - RESUMED)
 
     def __call__(self, trainer):
         """Print the rows that are new in the log."""
-        log = trainer.get_extension('LogReport').log
-        if self.printed is None:
-            self.printed = max(0, len(log) - 1 - RESUMED)
-        for row in log[self.printed:]:
+        log = log_of(trainer) or ()
+        for i in range(self.printed, len(log)):
+            if not self.is_finer and losses.is_finer(log[max(0, i - 1):i + 1]):
+                self.is_finer, self.rows_left = True, 0
             if self.rows_left == 0:
                 self.print_headings()
             self.rows_left -= 1
-            tqdm.write(''.join(self.field(row.get(key), width, form)
+            tqdm.write(''.join(self.field(log[i].get(key), width, form)
                                for key, (_, _, width, form) in self.shown.items()))
-        self.printed = len(log)
-        sys.stdout.flush()
+        if self.printed < len(log):
+            self.printed = len(log)
+            sys.stdout.flush()
 
     def field(self, value, width, form):
         """Return a number so wide, blank where the log has none; a large one as 2.3e+07."""
-        text = '' if value is None else f'{value:{form}}'
+        if not isinstance(value, (int, float)):
+            return ' ' * width
+        text = f'{value:{form if form != "d" or isinstance(value, int) else "g"}}'
         if len(text) >= width and form != 'd':
             text = f'{value:.2g}'
         return f'{text:>{width}}'
@@ -60,32 +92,46 @@ class PrintReport(training.Extension):
     def print_headings(self):
         """Print the headings of the columns that there is room for."""
         self.shown, self.rows_left = self.columns, -1
+        if self.is_finer:                           # each wide column gives it a place
+            self.shown = {'epoch': self.columns['epoch'], 'iteration': ('', 'iter', 7, 'd')} | {
+                key: (*heads, width - (width > 9 or key == 'elapsed_time'), form)
+                for key, (*heads, width, form) in self.columns.items()}
         if sys.stdout.isatty():
             room, lines = shutil.get_terminal_size()
-            if room < sum(width for _, _, width, _ in self.columns.values()):
-                self.shown = {key: self.columns[key] for key in self.narrow}
+            if room < sum(width for _, _, width, _ in self.shown.values()):
+                self.shown = {key: self.shown[key] for key in self.narrow if key in self.shown}
             self.rows_left = max(1, lines - 3)      # with both lines of headings, and the progress
         for line in (0, 1):
             tqdm.write(''.join(f'{column[line]:>{column[2]}}' for column in self.shown.values()))
 
 
 class ProgressBar(training.Extension):
-    """A line below the table: the epoch, how much is done, how fast, and what time is left."""
+    """A line below the table: the epoch, how much is done, how fast, and what time is left.
+
+    Where the stop trigger does not tell how long the run is to be, only the epoch and how fast.
+    """
 
     bar = None
 
     def __call__(self, trainer):
         """Count the iterations."""
-        updater, epochs = trainer.updater, trainer.stop_trigger.period
+        updater = trainer.updater
+        length, unit = length_of(trainer.stop_trigger)
         if self.bar is None:
-            iterator = updater.get_iterator('main')
-            left = (epochs - updater.epoch_detail) * len(iterator.dataset) / iterator.batch_size
+            left = None if length is None else length - updater.iteration
+            if unit == 'epoch':
+                rate = updater.epoch_detail - updater.previous_epoch_detail     # an iteration
+                left = round((length - updater.epoch_detail) / rate, 3)
             self.bar = tqdm(
-                total=updater.iteration + math.ceil(left), initial=updater.iteration, leave=False,
+                total=None if left is None else updater.iteration + max(0, math.ceil(left)),
+                initial=updater.iteration, leave=False,
                 file=sys.stdout, dynamic_ncols=True, mininterval=0.2, delay=0.2,
-                bar_format='epoch {desc}, {percentage:.0f} %, {rate_fmt}, {remaining} left')
-        epoch = min(updater.epoch + 1, epochs)
-        self.bar.set_description_str(f'{epoch}/{epochs}', refresh=False)
+                bar_format='epoch {desc}, ' + '{percentage:.0f} %, ' * (left is not None)
+                           + '{rate_fmt}' + ', {remaining} left' * (left is not None))
+        epoch, of = updater.epoch + 1, ''
+        if unit == 'epoch':
+            epoch, of = min(epoch, math.ceil(length)), f'/{length:g}'
+        self.bar.set_description_str(f'{epoch}{of}', refresh=False)
         self.bar.update(updater.iteration - self.bar.n)
 
     def finalize(self):
