@@ -92,7 +92,8 @@ def score_func(model, k):
         seen = chainer.get_current_reporter().observation
         if not seen:                    # a loss that is not reported may be on the model
             chainer.report({name: getattr(model, name, None) for name in snapshot.LOSSES}, model)
-        seen.update({key: (loss, len(x)) for key, loss in seen.items()})
+        seen.update({key: (loss, len(x)) for key, loss in seen.items()
+                     if not isinstance(loss, tuple)})
 
     return score
 

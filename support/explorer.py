@@ -68,7 +68,7 @@ def save(model, digits, path, run):
         'colors': [to_hex(color) for color in plots.CLASS_COLORS],
         'components': components(codes), 'kl': kl.tolist(), 'kl_digits': len(digits.test),
         'beta': run['beta'], 'settings': in_words(run),
-        'log': curves(run['log'], run.get('kl_weight')), 'source': source()}
+        'log': curves(run['log'], run.get('kl_weight', run['beta'])), 'source': source()}
     with files.replacing(path) as file:
         file.write(page(about, packed, np.round(x * 255).astype(np.uint8).tobytes()).encode())
 

@@ -102,8 +102,8 @@ def check_finite(resumed):
         for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
             loss = trainer.observation.get(key)
             loss = loss[0] if isinstance(loss, tuple) else loss         # which has a weight, too
-            is_one = np.isscalar(loss) or getattr(loss, 'ndim', None) == 0
-            if is_one and not math.isfinite(float(getattr(loss, 'array', loss))):
+            is_number = isinstance(loss, (int, float)) or getattr(loss, 'ndim', None) == 0
+            if is_number and not math.isfinite(float(getattr(loss, 'array', loss))):
                 raise snapshot.not_finite(name, int(at.previous_epoch_detail) + 1, at.iteration,
                                           trainer.out, resumed)
 
@@ -261,9 +261,6 @@ def print_header(trainer, args, digits):
     z = models.sizes_of(model).get('dim_z', args.dim_z)
     test = 'none' if evaluator is None else digits_of(
         evaluator.get_iterator('main'), digits.test, args.comm.size)
-    length, unit = terminal.length_of(trainer.stop_trigger)
-    epochs = {'epoch': f'{length}', 'iteration': f'as many as {length} iterations take'}.get(
-        unit, 'until its stop trigger fires')
     start = '' if not args.resume else f', from {updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
 device   {where}
@@ -273,14 +270,14 @@ test{pixels}
 model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
 {', no noise' * args.autoencoder}
 loss     {settings['loss']}, {batch}, {settings['optimizer']}, seed {args.seed}
-epochs   {epochs}{start}
+epochs   {terminal.length_in_words(trainer.stop_trigger)}{start}
 results  {args.out}
 """, flush=True)
     lacking = [name for name, kind in (('the table', terminal.PrintReport),
                                        ('loss.png', PlotReport)) if terminal.find(trainer, kind)]
     if terminal.log_of(trainer) is None and lacking:
-        print(f'warning: {" and ".join(lacking)} need a LogReport, which train_vae.py does not '
-              'extend the trainer with; the run does without', file=sys.stderr)
+        print(f'warning: {" and ".join(lacking)} need a LogReport, which the trainer does not '
+              'have; the run does without', file=sys.stderr)
 
 
 def digits_of(iterator, digits, ranks):

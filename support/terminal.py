@@ -8,7 +8,7 @@ import sys
 from support import compat, losses  # lets chainer import
 
 from chainer import training
-from chainer.training import extensions
+from chainer.training import extensions, triggers
 from tqdm import tqdm
 
 RESUMED = 3             # earlier rows with which the table of a resumed run begins
@@ -28,6 +28,16 @@ def length_of(stop_trigger):
     """Return how long a run is to be, as a number and `epoch` or `iteration`; or None and None."""
     tell = getattr(stop_trigger, 'get_training_length', None)
     return (None, None) if tell is None else tell()
+
+
+def length_in_words(stop_trigger):
+    """Return how many epochs a run is to have, in words, as far as its stop trigger tells."""
+    length, unit = length_of(stop_trigger)
+    if length is None:
+        return 'until the stop trigger fires'
+    inner = getattr(stop_trigger, 'inner', stop_trigger)        # which a signal may forestall
+    most = '' if isinstance(inner, triggers.IntervalTrigger) else 'at most '
+    return most + (f'{length}' if unit == 'epoch' else f'as many as {length} iterations take')
 
 
 def log_of(trainer):

@@ -56,11 +56,12 @@ class Watch(training.Extension):
                    if name.split('/')[-1] not in reported and value != at_start.get(name)]
         if changed:
             name, is_number = changed[0].split('/')[-1], isinstance(now[changed[0]], str)
-            first, as_what = ('0', '') if is_number else ('...', ' as an array')
+            first = '0' if is_number else 'its first array'
             print(compat.printable(
                 f'warning: snapshots lack {", ".join(changed)} of the model, which training '
                 f'changes: a run that resumes does not get it back; self.add_persistent({name!r}, '
-                f'{first}) in __init__ keeps it{as_what}'), file=sys.stderr)
+                f'{first}) in __init__, in the place of self.{name} = ..., keeps it'),
+                file=sys.stderr)
 
 
 def model_of(trainer):

@@ -102,6 +102,9 @@ def test_curves_leave_out_what_is_no_number():
     row = {'epoch': 1, 'main/rec_loss': 3.0, 'main/latent_loss': 8.0, 'validation/main/loss': 2}
     others = [row | {'main/rec_loss': value} for value in ('x', float('nan'), None)]
     assert explorer.curves([row, *others, {}], 4.0) == [[1, 5.0, 2]]        # 8 is 4 times the KL
+    assert explorer.curves([row | {'main/loss': 11.0}], 1.0) == [[1, 11.0, 2]]
+    for unknown in (0.0, None):             # of which the log does not tell the KL
+        assert explorer.curves([row], unknown) == []
 
 
 def test_a_page_from_a_checkout_of_windows_is_the_same(make, monkeypatch, tmp_path):
@@ -565,8 +568,8 @@ def test_a_hostile_name_stays_text(make, visit):
 def test_a_phone_has_nothing_to_scroll_sideways(make, visit, chromium):
     for dims in (1, 20):
         path, *_ = make(dims, log=[
-            {'epoch': i, 'main/rec_loss': 9 / i, 'main/latent_loss': 1,
-             'validation/main/loss': 10 / i} for i in range(1, 6)])
+            {'epoch': i, 'main/loss': 1 + 9 / i, 'validation/main/loss': 10 / i}
+            for i in range(1, 6)])
         chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
             'width': 360, 'height': 740, 'deviceScaleFactor': 2, 'mobile': True})
         try:

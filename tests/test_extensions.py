@@ -7,10 +7,12 @@ import os
 import signal
 from types import SimpleNamespace
 
-from support import compat, extensions, files, snapshot  # lets chainer import
-import support.pictures
+from support import compat, extensions, files, losses, snapshot, terminal  # lets chainer import
+from support.terminal import PrintReport
 
 import chainer
+from chainer import training
+from chainer.iterators import SerialIterator
 from conftest import SMALL
 import numpy as np
 from PIL import Image
@@ -19,6 +21,7 @@ from test_snapshot import last
 from test_train_vae import STOPPING
 
 import net
+import train_vae
 
 # When it stops, and when it writes --------------------------------------------------------------
 
@@ -103,7 +106,32 @@ def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, 
     assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
 
 
-# The learning curves ----------------------------------------------------------------------------
+# The log and the learning curves ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('value', [
+    (np.float32(np.inf), 100), np.ones(3, 'f'), None, 'x', chainer.Variable(np.ones(3, 'f'))])
+def test_a_loss_that_is_no_number_is_none_to_check_but_a_weighted_one_is(tmp_path, value):
+    trainer = SimpleNamespace(out=str(tmp_path), observation={'main/loss': value},
+                              updater=SimpleNamespace(iteration=7, previous_epoch_detail=2.0))
+    with (pytest.raises(FloatingPointError) if isinstance(value, tuple) else
+          contextlib.nullcontext()):
+        extensions.check_finite(None)(trainer)
+
+
+def test_a_log_takes_what_chainers_takes(cli, data_dir, tmp_path, monkeypatch):
+    def postprocess(row):
+        row['twice'] = 2 * row['main/loss']
+
+    monkeypatch.setattr(train_vae, 'LogReport', lambda: extensions.LogReport(
+        ['main/loss'], (2, 'iteration'), postprocess, 'log_to_{iteration}'))
+    assert cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)[0] == 0      # of 6
+    logs = {int(path.name[7:]): json.loads(path.read_text())
+            for path in (tmp_path / 'run').glob('log_to_*')}
+    assert [len(logs[iteration]) for iteration in (2, 4, 6)] == [1, 2, 3]
+    for row in logs[6]:
+        assert set(row) == {'main/loss', 'twice', 'epoch', 'iteration', 'elapsed_time'}
+        assert row['twice'] == 2 * row['main/loss']
 
 
 def test_loss_png_shows_both_curves_in_three_panels(finished):
@@ -116,50 +144,42 @@ def test_loss_png_shows_both_curves_in_three_panels(finished):
                    for third in (slice(0, 333), slice(333, 666), slice(666, 1000)))
 
 
-def trainer_of(loss, out, log):
-    """Return what `plot_losses` looks at of a Trainer."""
-    return SimpleNamespace(out=str(out), get_extension=lambda name: SimpleNamespace(
-        log=log, settings={'loss': loss}))
+@pytest.mark.parametrize('changes, weight', [(False, 0.25), (True, None)])
+def test_loss_png_knows_the_weight_that_trained_and_a_resumed_run_too(
+        cli, data_dir, tmp_path, monkeypatch, pictures, changes, weight):
+    """What anneals stands in the place of the table; it weighs 0.25 again before the end."""
+    @training.make_extension(trigger=(1, 'iteration'))
+    def anneal(trainer):
+        at = trainer.updater.iteration
+        trainer.updater.loss_func = trainer.updater.get_optimizer('main').target.get_loss_func(
+            0.5 if at == 2 and changes else 0.25)
+
+    given = []
+    monkeypatch.setattr(losses, 'plot', lambda log, loss, C, *others: given.append(C))
+    monkeypatch.setattr(train_vae, 'PrintReport', lambda: anneal)
+    flags = '--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '--beta', 0.25
+    assert cli(*flags, '--updater', 'standard')[0] == 0
+    monkeypatch.setattr(train_vae, 'PrintReport', PrintReport)
+    assert cli('--resume', '-o', tmp_path / 'run', '-e', 3)[0] == 0
+    assert given[0] == given[-1] == weight
+    arrays = snapshot.read(last(tmp_path / 'run'))
+    assert snapshot.read_settings(arrays, '')['kl_weight'] == weight
 
 
-@pytest.mark.parametrize('epochs, first', [(1, 1), (3, 1), (4, 2), (30, 2)])
-def test_the_curves_leave_out_the_first_epoch_and_say_the_last_losses(
-        tmp_path, monkeypatch, epochs, first, pictures):
-    seen = []
-    monkeypatch.setattr(support.pictures, 'save', lambda figure, path: seen.append((figure, path)))
-    names = [prefix + name for name in ('loss', 'rec_loss', 'latent_loss')
-             for prefix in ('main/', 'validation/main/')]
-    log = [{'epoch': epoch, **{name: 90 + i + 500 / epoch ** 2 for i, name in enumerate(names)}}
-           for epoch in range(1, epochs + 1)]
-    extensions.plot_losses(trainer_of('negative ELBO, k = 2', tmp_path, log))
-    (figure, path), = seen
-    assert (figure.axes[0].get_title(), figure.axes[0].get_ylabel()) == (
-        'loss (negative ELBO)', 'nats per digit')
-    assert path == str(tmp_path / 'loss.png')
-    for i, axes in enumerate(figure.axes):
-        for name, line in zip(names[2 * i:], axes.lines, strict=False):
-            np.testing.assert_array_equal(line.get_xdata(), range(first, epochs + 1))
-            np.testing.assert_array_equal(line.get_ydata(),
-                                          [row[name] for row in log[first - 1:]])
-        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-            f'{label}: {log[-1][name]:.2f} in epoch {epochs}'
-            for label, name in zip(('training', 'test'), names[2 * i:], strict=False)]
-        assert not axes.spines['top'].get_visible()         # as in the other figures
-        assert all(tick == round(tick) for tick in axes.get_xticks())
-
-
-@pytest.mark.parametrize('loss, unit', [
-    ('squared error', 'squared error per digit'), ('of an edited train_vae.py', 'per digit')])
-def test_the_curve_of_an_autoencoder_is_one_of_squared_errors(
-        tmp_path, monkeypatch, pictures, loss, unit):
-    seen = []
-    monkeypatch.setattr(support.pictures, 'save', lambda figure, path: seen.append(figure))
-    row = {f'{of}main/{name}': 30.0 * (name != 'latent_loss') for of in ('', 'validation/')
-           for name in ('loss', 'rec_loss', 'latent_loss')}
-    log = [row | {'epoch': 1}, row | {'epoch': 2}]
-    extensions.plot_losses(trainer_of(loss, tmp_path, log))
-    (axes,) = seen[0].axes
-    assert (axes.get_title(), axes.get_ylabel()) == (f'loss ({loss})', unit)
+@pytest.mark.parametrize('signum, drawn', [(None, [3]), (signal.SIGTERM, [])])
+def test_loss_png_asks_no_stop_trigger_and_waits_after_a_signal(monkeypatch, signum, drawn):
+    seen, log = [], [{'epoch': 1}] * 3
+    monkeypatch.setattr(extensions, 'plot_losses', lambda trainer: seen.append(len(log)))
+    report = chainer.training.extensions.LogReport()
+    report._log = log
+    stop = SimpleNamespace(signum=signum)           # which cannot be called
+    trainer = SimpleNamespace(stop_trigger=stop, _extensions={
+        'x': SimpleNamespace(extension=report)})
+    plot = extensions.PlotReport()
+    monkeypatch.setattr(plot, 'seconds', 0)
+    plot(trainer)
+    plot(trainer)                                   # which has nothing new
+    assert seen == drawn
 
 
 @pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
@@ -168,7 +188,7 @@ def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
     rows, snapshots = [], []
 
     def plot_losses(trainer):
-        rows.append(len(trainer.get_extension('LogReport').log))
+        rows.append(len(terminal.log_of(trainer)))
         snapshots.append(len(list((tmp_path / 'run').glob('snapshot_epoch_*'))))
 
     monkeypatch.setattr(extensions.PlotReport, 'seconds', seconds)
@@ -195,6 +215,64 @@ def test_a_picture_that_fails_is_told_once_and_the_run_goes_on(cli, data_dir, tm
 
 
 # First words ------------------------------------------------------------------------------------
+
+
+def replaced(monkeypatch, name, *others):
+    """Let the script extend its Trainer with other extensions than this one, if with any."""
+    def nothing():
+        return others[0]() if others else training.make_extension(trigger=lambda trainer: False)(
+            lambda trainer: None)
+
+    monkeypatch.setattr(train_vae, name, nothing)
+
+
+def test_the_header_counts_what_trains_and_what_is_scored(cli, data_dir, tmp_path, monkeypatch):
+    """As where the script trains on one class, scores others, and has a batch size of its own."""
+    monkeypatch.setattr(train_vae, 'iterators', SimpleNamespace(
+        SerialIterator=lambda digits, size, **options: SerialIterator(digits[:5], 3, **options)))
+    out = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)[1]
+    assert ': 5 to train, 5 to test\n' in out
+    assert ', minibatches of 3, Adam' in out
+    assert '\nepochs   2\n' in out
+
+
+@pytest.mark.parametrize('share, ranks, counted', [
+    (60, 1, 60), (15, 4, 60), (34, 3, 100), (33, 3, 100), (6, 1, 6), (2, 3, 6)])
+def test_the_header_counts_for_all_ranks(share, ranks, counted):
+    digits = np.zeros((60 if share in (60, 15, 6, 2) else 100, 1))
+    assert extensions.digits_of(SimpleNamespace(dataset=range(share)), digits, ranks) == counted
+    assert extensions.digits_of(object(), digits, 1) == len(digits)
+
+
+def test_without_a_log_a_line_says_what_lacks_it_and_the_run_goes_on(
+        cli, data_dir, tmp_path, monkeypatch, pictures):
+    replaced(monkeypatch, 'LogReport')
+    status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
+    assert (status, err) == (0, 'warning: the table and loss.png need a LogReport, which the '
+                                'trainer does not have; the run does without\n')
+    assert 'rec_loss' not in out
+    assert not (tmp_path / 'run' / 'loss.png').exists()
+    assert snapshot.read_iteration(last(tmp_path / 'run')) == 6
+
+
+@pytest.mark.parametrize('name', ['mine', 'LogReport'])
+def test_chainers_log_of_whatever_name_is_shown_and_drawn(
+        cli, data_dir, tmp_path, monkeypatch, pictures, name):
+    """By iteration: 6 of them, 3 in an epoch, and test losses after each."""
+    def log():
+        report = training.extensions.LogReport(trigger=(1, 'iteration'))
+        report.name = name
+        return report
+
+    replaced(monkeypatch, 'LogReport', log)
+    status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
+    assert (status, err) == (0, '')
+    rows = [line.split() for line in out.partition('seconds\n')[2].splitlines()[:6]]
+    assert [row[:2] for row in rows] == [[str(i // 3), str(i)] for i in range(1, 7)]
+    assert [len(row) for row in rows] == [6, 6, 9] * 2
+    logged = json.loads((tmp_path / 'run' / 'log').read_text())
+    assert [row[2] for row in rows] == [f'{row["main/loss"]:.3f}' for row in logged]
+    assert (tmp_path / 'run' / 'loss.png').exists()
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import sys
 import threading
 from types import SimpleNamespace
 
-from support import snapshot, terminal
+from support import snapshot, terminal  # lets chainer import
+from support.extensions import LogReport
 
+from chainer.training import extensions, triggers
 from conftest import SMALL
 import pytest
 from test_resume import check_same
@@ -46,13 +48,25 @@ def printed(monkeypatch, rows, stream, size=(80, 24), earlier=0):
     """Return the lines that the table has of a log, whose first rows are of an earlier run."""
     monkeypatch.setattr(sys, 'stdout', stream)
     monkeypatch.setattr(shutil, 'get_terminal_size', lambda: size)
-    log = [ROW | {'epoch': epoch} for epoch in range(1, earlier + 1)]
-    trainer = SimpleNamespace(get_extension=lambda name: SimpleNamespace(log=log))
+    return print_rows([ROW | {'epoch': epoch} for epoch in range(1, rows + 1)], earlier)
+
+
+def print_rows(rows, earlier=0):
+    """Return the lines that the table has of a log that grows to these rows, from the earlier."""
+    trainer, log = trainer_with(extensions.LogReport()), rows[:earlier]
+    terminal.find(trainer, extensions.LogReport)._log = log
     report = terminal.PrintReport()
-    for epoch in range(earlier + 1, rows + 1):
-        log.append(ROW | {'epoch': epoch})
+    report.initialize(trainer)
+    for row in [None, *rows[earlier:]]:             # the first iteration may log nothing
+        log += [row] * (row is not None)
         report(trainer)
-    return stream.getvalue().splitlines()
+    return sys.stdout.getvalue().splitlines()
+
+
+def trainer_with(*those, **others):
+    """Return what is looked at of a Trainer with these extensions."""
+    return SimpleNamespace(**others, _extensions={
+        i: SimpleNamespace(extension=extension) for i, extension in enumerate(those)})
 
 
 @pytest.mark.parametrize('width', [79, 78, 77, 40, 32])
@@ -94,6 +108,81 @@ def test_headings_come_again_with_every_screenful(monkeypatch):
 def test_a_resumed_run_shows_three_rows_of_before(monkeypatch, earlier, first):
     lines = printed(monkeypatch, earlier + 2, io.StringIO(), earlier=earlier)
     assert [int(line.split()[0]) for line in lines[2:]] == list(range(first, earlier + 3))
+
+
+def by_iteration(n, per_epoch=3):
+    """Return n rows, one an iteration, of which those that end an epoch have test losses."""
+    return [{key: value for key, value in ROW.items()
+             if i % per_epoch == 0 or not key.startswith('validation')}
+            | {'epoch': i // per_epoch, 'iteration': i} for i in range(1, n + 1)]
+
+
+@pytest.mark.parametrize('width', [80, 79, 39])
+def test_a_log_of_several_rows_an_epoch_shows_the_iteration_in_80_columns(monkeypatch, width):
+    monkeypatch.setattr(sys, 'stdout', Screen())
+    monkeypatch.setattr(shutil, 'get_terminal_size', lambda: (width, 24))
+    lines = print_rows(by_iteration(4))
+    assert max(map(len, lines)) <= width
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ['epoch', 'iter'], ['0', '1'], ['0', '2'], ['1', '3'], ['1', '4']]
+    assert [len(line.split()) for line in lines[1:]] == (
+        [9, 6, 6, 9, 6] if width == 80 else [5, 4, 4, 5, 4])
+
+
+@pytest.mark.parametrize('earlier', [0, 2])
+def test_the_iteration_comes_in_once_rows_share_an_epoch(monkeypatch, earlier):
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    rows = [ROW | {'epoch': epoch, 'iteration': 10 * epoch} for epoch in (1, 2)]
+    rows += [ROW | {'epoch': 2, 'iteration': 25}, ROW | {'epoch': 3, 'iteration': 30}]
+    lines = [line.split()[:2] for line in print_rows(rows, earlier)]
+    assert lines == [['training', 'test'], ['epoch', 'loss'], ['1', '1234.568'], ['2', '1234.568'],
+                     ['training', 'test'], ['epoch', 'iter'], ['2', '25'], ['3', '30']]
+
+
+@pytest.mark.parametrize(('change', 'shown'), [
+    ({'epoch': None}, ['10', '1234.568']), ({'epoch': 'first'}, ['1', '10']),
+    ({'epoch': 0.5, 'main/loss': None}, ['0.5', '1234.568']),
+    ({'main/loss': [1]}, ['1', '1234.568'])])
+def test_a_log_that_lacks_what_others_have_is_shown_as_far_as_it_goes(monkeypatch, change, shown):
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    row = ROW | {'iteration': 10} | change
+    lines = print_rows([{key: value for key, value in row.items() if value is not None}])
+    if change != {'epoch': 'first'}:
+        assert lines[2].split()[:2] == shown
+    assert len(lines) == 3
+
+
+def test_the_log_is_found_by_what_it_is(monkeypatch):
+    theirs, ours = extensions.LogReport(), LogReport()
+    for others in ([theirs, ours], [ours, theirs]):
+        assert terminal.log_of(trainer_with(terminal.PrintReport(), *others)) is ours.log
+    assert terminal.log_of(trainer_with(theirs)) is theirs.log
+    assert terminal.log_of(trainer_with()) is None
+    assert terminal.find(trainer_with(theirs), terminal.PrintReport) is None
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    report = terminal.PrintReport()
+    report.initialize(trainer_with())
+    report(trainer_with())
+    assert sys.stdout.getvalue() == ''
+
+
+@pytest.mark.parametrize(('trigger', 'words', 'total', 'shown'), [
+    (triggers.IntervalTrigger(4, 'epoch'), '4', 12, '2/4, 42 %'),
+    (triggers.IntervalTrigger(2.5, 'epoch'), '2.5', 8, '2/2.5, 62 %'),
+    (triggers.IntervalTrigger(10, 'iteration'), 'as many as 10 iterations take', 10, '2, 50 %'),
+    (triggers.EarlyStoppingTrigger(max_trigger=(4, 'epoch')), 'at most 4', 12, '2/4, 42 %'),
+    (triggers.TimeTrigger(9), 'until the stop trigger fires', None, '2'),
+    (lambda trainer: False, 'until the stop trigger fires', None, '2')])
+def test_a_run_is_as_long_as_its_stop_trigger_tells(monkeypatch, trigger, words, total, shown):
+    monkeypatch.setattr(sys, 'stdout', Screen())
+    bar = terminal.ProgressBar()
+    for iteration in range(1, 6):                       # three an epoch
+        bar(SimpleNamespace(stop_trigger=trigger, updater=SimpleNamespace(
+            iteration=iteration, epoch=iteration // 3, epoch_detail=iteration / 3,
+            previous_epoch_detail=(iteration - 1) / 3)))
+    assert (terminal.length_in_words(trigger), bar.bar.total) == (words, total)
+    assert str(bar.bar).startswith(f'epoch {shown}, ')
+    bar.finalize()
 
 
 def on_a_terminal(*argv, size=(80, 24)):

@@ -1,5 +1,6 @@
 """The command line: what each flag does, what a run leaves behind, and what bad input gets."""
 
+import inspect
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from types import SimpleNamespace
 
@@ -105,6 +107,80 @@ def test_validation_is_the_elbo_mean_over_digits(cli, data_dir, tmp_path):
             samples.append(float(model.rec_loss.array))
     spread = np.std(samples) / 10 ** 0.5
     assert abs(row['validation/main/rec_loss'] - np.mean(samples)) < 5 * spread
+
+
+REPORT = """\
+            chainer.report({'rec_loss': self.rec_loss, 'latent_loss': self.latent_loss,
+                            'loss': self.loss}, self)
+"""
+LOSSES = {              # what get_loss_func reports, and of that: training's keys, and the scores'
+    'only loss': ("""\
+            self.total = self.rec_loss + self.latent_loss
+            del self.rec_loss, self.latent_loss, self.loss
+            chainer.report({'loss': self.total}, self)
+            return self.total
+""", {'main/loss'}, {'main/loss'}),
+    'kl': ("""\
+            self.kl = self.latent_loss
+            del self.latent_loss
+            chainer.report({'loss': self.loss, 'kl': self.kl}, self)
+""", {'main/loss', 'main/kl'}, {'main/loss', 'main/kl'}),
+    'weighted': ("""\
+            chainer.report({'loss': (self.loss, batchsize), 'kl': self.latent_loss.array}, self)
+""", {'main/loss', 'main/kl'}, {'main/loss', 'main/kl'}),
+    'set': ('', set(), {'main/loss', 'main/rec_loss', 'main/latent_loss'}),
+    'returned': ("""\
+            del self.rec_loss, self.latent_loss
+            loss, self.loss = self.loss, None
+            return loss
+""", set(), set()),
+}
+
+
+@pytest.fixture
+def lf_of(monkeypatch):
+    """Return a function that lets the lf of net.py's VAE end in other lines than its report."""
+    def edit(lines):
+        text = textwrap.dedent(inspect.getsource(net.VAE.get_loss_func))
+        report = textwrap.indent(textwrap.dedent(REPORT), ' ' * 8)
+        assert report in text
+        scope = dict(vars(net))
+        exec(text.replace(report, textwrap.indent(textwrap.dedent(lines), ' ' * 8)), scope)
+        monkeypatch.setattr(net.VAE, 'get_loss_func', scope['get_loss_func'])
+    return edit
+
+
+@pytest.mark.parametrize('what', LOSSES)
+def test_a_loss_of_other_names_trains_and_is_scored_by_what_it_reports(
+        cli, data_dir, tmp_path, lf_of, what):
+    """It is net.py's, so that it leaves the same weights; each score is the mean over digits."""
+    lines, trained, scored = LOSSES[what]
+    flags = '--data-dir', data_dir, *SMALL, '--updater', 'standard'
+    assert cli(*flags, '-o', tmp_path / 'plain')[0] == 0
+    lf_of(lines)
+    status, _, err = cli(*flags, '-o', tmp_path / 'run')
+    assert (status, err) == (0, '')
+    path = 'snapshot_epoch_2'
+    assert weights(tmp_path / 'run' / path) == weights(tmp_path / 'plain' / path)
+    for row, plain in zip(*(log_of(tmp_path / of) for of in ('run', 'plain')), strict=True):
+        assert row.keys() - {'epoch', 'iteration'} == trained | {
+            f'validation/{key}' for key in scored}
+        for key in row:
+            assert row[key] == pytest.approx(plain[key.replace('/kl', '/latent_loss')], rel=1e-6)
+
+
+def test_what_another_loss_left_on_the_model_is_no_score():
+    class Model(chainer.Chain):
+        def get_loss_func(self, k):
+            return lambda x: chainer.report({'loss': x.mean()}, self)
+
+    model = Model()
+    model.rec_loss = np.float32(7)              # as of training by another function
+    reporter, seen = chainer.Reporter(), {}
+    reporter.add_observer('main', model)
+    with reporter.scope(seen):
+        train_vae.score_func(model, 1)(np.full((5, 2), 3.0))
+    assert seen == {'main/loss': (3.0, 5)}
 
 
 @pytest.mark.parametrize('flags, kept', [

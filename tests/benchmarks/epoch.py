@@ -115,7 +115,8 @@ class Ours:
         from support import extensions, resume, snapshot
 
         trainer = self.trainer()
-        trainer.extend(resume.RunState({'loss': 'negative ELBO'}, self.updater, comm=None))
+        trainer.extend(resume.RunState({'loss': 'negative ELBO', 'kl_weight': 1.0}, self.updater,
+                                        comm=None))
         trainer.extend(extensions.LogReport())
         trainer.get_extension('LogReport').log.extend(
             {'epoch': epoch, **{f'{of}main/{name}': 100.0 for of in ('', 'validation/')
