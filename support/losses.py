@@ -27,7 +27,8 @@ def kl_weight(function, model):
     """
     C = models.given_to_loss(function, model).get('C')
     is_elbo = models.describe_loss(function, model).startswith(ELBO)
-    return float(C) if is_elbo and isinstance(C, (int, float)) else None
+    is_number = isinstance(C, (int, float, np.integer, np.floating))
+    return float(C) if is_elbo and is_number else None
 
 
 def column(log, key):

@@ -37,7 +37,7 @@ def rows(C, kls=(8.0, 4.0), test_kls=(6.0, 5.0)):
 
 
 @pytest.mark.parametrize(('given', 'C'), [
-    ((), 1.0), ((4,), 4.0), ((0, 2), 0.0), ((np.float64(0.5),), 0.5), ((np.array(0.5),), None)])
+    ((), 1.0), ((4,), 4.0), ((0, 2), 0.0), ((np.float32(0.5),), 0.5), ((np.array(0.5),), None)])
 def test_the_weight_is_that_of_the_loss_function(given, C):
     model = net.VAE(4, 2, 3)
     assert losses.kl_weight(model.get_loss_func(*given), model) == C
