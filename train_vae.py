@@ -89,11 +89,8 @@ def score_func(model, k):
 
     def score(x):
         lf(x)
-        seen = chainer.get_current_reporter().observation
-        if not seen:                    # a loss that is not reported may be on the model
-            chainer.report({name: getattr(model, name, None) for name in snapshot.LOSSES}, model)
-        seen.update({key: (loss, len(x)) for key, loss in seen.items()
-                     if not isinstance(loss, tuple)})
+        chainer.report({name: (getattr(model, name), len(x)) for name in snapshot.LOSSES
+                        if hasattr(model, name)}, model)
 
     return score
 

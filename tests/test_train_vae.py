@@ -124,10 +124,10 @@ LOSSES = {              # what get_loss_func reports, and of that: training's ke
             self.kl = self.latent_loss
             del self.latent_loss
             chainer.report({'loss': self.loss, 'kl': self.kl}, self)
-""", {'main/loss', 'main/kl'}, {'main/loss', 'main/kl'}),
+""", {'main/loss', 'main/kl'}, {'main/loss', 'main/rec_loss', 'main/kl'}),
     'weighted': ("""\
             chainer.report({'loss': (self.loss, batchsize), 'kl': self.latent_loss.array}, self)
-""", {'main/loss', 'main/kl'}, {'main/loss', 'main/kl'}),
+""", {'main/loss', 'main/kl'}, {'main/loss', 'main/rec_loss', 'main/latent_loss', 'main/kl'}),
     'set': ('', set(), {'main/loss', 'main/rec_loss', 'main/latent_loss'}),
     'returned': ("""\
             del self.rec_loss, self.latent_loss
@@ -153,7 +153,10 @@ def lf_of(monkeypatch):
 @pytest.mark.parametrize('what', LOSSES)
 def test_a_loss_of_other_names_trains_and_is_scored_by_what_it_reports(
         cli, data_dir, tmp_path, lf_of, what):
-    """It is net.py's, so that it leaves the same weights; each score is the mean over digits."""
+    """It is net.py's, so that it leaves the same weights.
+
+    A score that is not on the model is the mean over minibatches, of which the last is shorter.
+    """
     lines, trained, scored = LOSSES[what]
     flags = '--data-dir', data_dir, *SMALL, '--updater', 'standard'
     assert cli(*flags, '-o', tmp_path / 'plain')[0] == 0
@@ -166,21 +169,9 @@ def test_a_loss_of_other_names_trains_and_is_scored_by_what_it_reports(
         assert row.keys() - {'epoch', 'iteration'} == trained | {
             f'validation/{key}' for key in scored}
         for key in row:
-            assert row[key] == pytest.approx(plain[key.replace('/kl', '/latent_loss')], rel=1e-6)
-
-
-def test_what_another_loss_left_on_the_model_is_no_score():
-    class Model(chainer.Chain):
-        def get_loss_func(self, k):
-            return lambda x: chainer.report({'loss': x.mean()}, self)
-
-    model = Model()
-    model.rec_loss = np.float32(7)              # as of training by another function
-    reporter, seen = chainer.Reporter(), {}
-    reporter.add_observer('main', model)
-    with reporter.scope(seen):
-        train_vae.score_func(model, 1)(np.full((5, 2), 3.0))
-    assert seen == {'main/loss': (3.0, 5)}
+            exact = 'validation' not in key or (what != 'only loss' and not key.endswith('/kl'))
+            assert row[key] == pytest.approx(plain[key.replace('/kl', '/latent_loss')],
+                                             rel=1e-6 if exact else 1e-2)
 
 
 @pytest.mark.parametrize('flags, kept', [
