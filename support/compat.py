@@ -126,12 +126,11 @@ def unchanged(model):
     same = [*links, *(value for _, before in own for value in before.values()
                       if isinstance(value, chainer.Variable))]
     copied = {id(each): each for each in same}          # as deepcopy keeps what it has copied
-    state = np.random.get_state()
-    on_gpu = getattr(model, 'xp', np) is not np
-    generator = cuda.cupy.random.get_random_state() if on_gpu else None
+    xp, state = getattr(model, 'xp', np), np.random.get_state()
+    generator = None if xp is np else xp.random.get_random_state()
     try:
-        if on_gpu:                                      # one cannot be copied
-            cuda.cupy.random.set_random_state(cuda.cupy.random.RandomState(seed=0))
+        if generator is not None:                       # it cannot be copied: one for the block
+            xp.random.set_random_state(xp.random.RandomState(seed=0))
         for now, before in own:
             for name, value in before.items():
                 with contextlib.suppress(Exception):
@@ -142,8 +141,8 @@ def unchanged(model):
             now.clear()
             now.update(before)
         np.random.set_state(state)
-        if on_gpu:
-            cuda.cupy.random.set_random_state(generator)
+        if generator is not None:
+            xp.random.set_random_state(generator)
 
 
 class UserError(Exception):
