@@ -7,7 +7,7 @@ Encoder and decoder are multi-layer perceptrons of two hidden layers each. After
 D = 784 pixels, H hidden units, Z latent dimensions.
 """
 
-from support import compat  # noqa: F401  (lets chainer import)
+from support import compat  # lets chainer import
 
 import chainer
 from chainer import computational_graph
@@ -201,10 +201,9 @@ def draw_graph(model, x, C=1.0, k=1):
         C (float), k (int): As for `VAE.get_loss_func`.
 
     Returns:
-        str: The graph in Graphviz's DOT language. NumPy's random state stays as it was.
+        str: The graph in Graphviz's DOT language. Model and random state stay as they were.
     """
-    state = np.random.get_state()
-    with np.errstate(all='ignore'):         # the graph matters here, not the value
+    with (compat.unchanged(model), chainer.using_config('train', True),
+          chainer.force_backprop_mode(), np.errstate(all='ignore')):    # its value does not matter
         loss = model.get_loss_func(C, k)(x)
-    np.random.set_state(state)
     return computational_graph.build_computational_graph([loss]).dump()

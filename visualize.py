@@ -68,7 +68,8 @@ def first_digits(model, digits, path):
 
 def samples(model, digits, path):
     """Digits decoded from z ~ N(0, I)."""
-    z = np.random.RandomState(0).standard_normal((100, model.le3_mu.out_size))
+    dims = encode(model, digits.test[:1]).shape[1]
+    z = np.random.RandomState(0).standard_normal((100, dims))
     heading = 'decoded from z ~ N(0, I)'
     pictures.save(pictures.sheet(decode(model, z), 10, heading=heading, gap=3), path)
 
@@ -76,8 +77,8 @@ def samples(model, digits, path):
 # Section 1-2: the latent space ------------------------------------------------------------------
 
 
-def endpoints(model, digits, start, end):
-    """Return the codes (2, Z) between which the walk goes: of the first `start` and `end`.
+def ends_of(digits, start, end):
+    """Return the test digits (2, D) between which the walk goes: the first `start` and `end`.
 
     Raises:
         pictures.FigureError: If the test digits lack one of them.
@@ -88,7 +89,12 @@ def endpoints(model, digits, start, end):
             raise pictures.FigureError(
                 f'there is no {label} among the test digits; choose --{flag} from '
                 f'{", ".join(map(str, places))}')
-    return encode(model, digits.test[[places[start], places[end]]])
+    return digits.test[[places[start], places[end]]]
+
+
+def endpoints(model, digits, start, end):
+    """Return the codes (2, Z) of those digits."""
+    return encode(model, ends_of(digits, start, end))
 
 
 def draw_scatter(model, digits, arrow=None):
@@ -217,7 +223,8 @@ def graph(model, digits, path, beta, k, batch_size):
     """The computational graph of the loss, by Graphviz (section 2)."""
     if k > 3:
         print(f'{path} shows 3 of the {k} samples of z, which are all alike')
-    dot = net.draw_graph(model, model.xp.asarray(digits.train[:batch_size]), beta, min(k, 3))
+    x = model.xp.asarray(digits.train[:batch_size])
+    dot = net.draw_graph(model, x, C=beta, k=min(k, 3))
     graphs.save(dot, graphs.names_of(model), path)
 
 
@@ -495,7 +502,7 @@ def main(argv=None):
     if any(recipe.dims for recipe in args.files.values()):
         model, digits, settings = sources.read_run(args)
         if args.ends_given:
-            endpoints(model, digits, args.start, args.end)
+            ends_of(digits, args.start, args.end)
     misfits = {file: misfit(file, recipe, settings, args)
                for file, recipe in args.files.items()}
     for file, reason in misfits.items():
@@ -507,6 +514,7 @@ def main(argv=None):
     files.make_folder(args.out, '' if args.snapshot or not settings else
                       f'-s {shlex.quote(settings["path"])} and ')
     files.sweep(args.out, args.files)
+    status, failed = 0, {}          # of figures asked for by name: why, and which
     with pictures.style():
         for file, recipe in args.files.items():
             path = os.path.join(args.out, file)
@@ -515,13 +523,21 @@ def main(argv=None):
                     raise pictures.FigureError(misfits[file])
                 written = recipe.draw(model, digits, path,
                                       **{key: values[key] for key in recipe.keywords})
-            except pictures.FigureError as error:
+            except Exception as error:          # of net.py's, which may be edited, or of ours
+                why = pictures.why(error, recipe.dims and model)
                 if args.figure:
-                    raise pictures.FigureError(f'{file}: {error}') from None
-                print(f'skipped {file}:', *str(error).splitlines(), flush=True)
+                    failed.setdefault(why, []).append(file)
+                elif isinstance(error, pictures.FigureError):
+                    print(f'skipped {file}: {why}', flush=True)
+                else:
+                    status = 1
+                    print(compat.printable(f'visualize.py: error: {file}: {why}'), file=sys.stderr)
             else:
                 print(*written or [path], sep='\n', flush=True)
-    return 0
+    if failed:
+        raise pictures.FigureError('; '.join(''.join([f'{first}: {why}', *(
+            f'; {file}: the same' for file in rest)]) for why, (first, *rest) in failed.items()))
+    return status
 
 
 def cli(argv=None):

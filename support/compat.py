@@ -5,12 +5,14 @@ imports chainer imports this one first. It makes the repairs below, each with th
 that needs it, and imports chainer once with its import-time warnings silenced. Whatever the
 installed NumPy still has is left as it is.
 
-Below stands what both commands, train_vae.py and visualize.py, need to meet their user:
-`get_device`, which says which CuPy a GPU needs, `Parser` and `command`, whose errors are one line.
+Below stands `unchanged`, within which a model is called for a look at it alone, and what both
+commands, train_vae.py and visualize.py, need to meet their user: `get_device`, which says which
+CuPy a GPU needs, `Parser` and `command`, whose errors are one line.
 """
 
 import argparse
 import contextlib
+import copy
 import os
 import signal
 import sys
@@ -106,6 +108,41 @@ cuda.raw = lambda code, name, *args, **kwargs: _raw(
 
 CUPY = ('pip install "cupy-cuda13x[ctk]" for a driver of CUDA 13, "cupy-cuda12x[ctk]" for one of '
         'CUDA 12 (nvidia-smi shows which), or leave out --gpu')
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    """Within a `with` block, call a model for a look at it alone: all is then as before.
+
+    A call may draw random numbers, count, or set an attribute such as `model.loss`, and in training
+    it moves running statistics. So for the block each link has copies of its attributes, but for
+    its parameters, which no call changes, and what cannot be copied, as an open file.
+
+    Args:
+        model: A chainer.Link; of anything else, the generators alone are kept.
+    """
+    links = list(model.links()) if isinstance(model, chainer.Link) else []
+    own = [(vars(link), dict(vars(link))) for link in links]
+    same = [*links, *(value for _, before in own for value in before.values()
+                      if isinstance(value, chainer.Variable))]
+    copied = {id(each): each for each in same}          # as deepcopy keeps what it has copied
+    xp, state = getattr(model, 'xp', np), np.random.get_state()
+    generator = None if xp is np else xp.random.get_random_state()
+    try:
+        if generator is not None:                       # it cannot be copied: one for the block
+            xp.random.set_random_state(xp.random.RandomState(seed=0))
+        for now, before in own:
+            for name, value in before.items():
+                with contextlib.suppress(Exception):
+                    now[name] = copy.deepcopy(value, copied)
+        yield
+    finally:
+        for now, before in own:
+            now.clear()
+            now.update(before)
+        np.random.set_state(state)
+        if generator is not None:
+            xp.random.set_random_state(generator)
 
 
 class UserError(Exception):

@@ -15,6 +15,7 @@ from support import pictures, proof, step  # lets chainer import
 
 import chainer
 from chainer.backends import cuda
+import chainer.functions as F
 import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import logsumexp
@@ -30,6 +31,34 @@ FEW = range(1, 3)       # numbers of latent dimensions that a grid is good for
 # The densities ----------------------------------------------------------------------------------
 
 
+def one_draw(model, x):
+    """Let net.py's loss draw z once for some digits, and draw it here from the same noise.
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): Digits, (N, D).
+
+    Returns:
+        tuple: Of net.py, the losses by name, and a list of what it decoded; then, (N, Z) each, mu
+        and ln_var, and z = mu + eps * sigma.
+    """
+    decoded = []
+    with pictures.as_tested(model), proof.same_noise(model.xp) as rewind:
+        decode = model.decode
+
+        def watched(*given, **named):
+            decoded.append(cuda.to_cpu(chainer.as_variable([*given, *named.values()][0]).array))
+            return decode(*given, **named)
+
+        model.decode = watched          # within this block
+        _, losses = proof.observe(model.get_loss_func(), model.xp.asarray(x), model)
+        rewind()
+        mu, ln_var = infer(model, x)
+        eps = model.xp.zeros(mu.shape, np.float32)
+        step.draw(eps, 1)
+    return losses, decoded, mu, ln_var, mu + cuda.to_cpu(eps) * np.exp(ln_var / 2)
+
+
 def check_loss(model, x):
     """Make sure that what is measured here is what net.py's loss is made of.
 
@@ -40,23 +69,37 @@ def check_loss(model, x):
     Raises:
         pictures.FigureError: If net.py has been edited so that it is another.
     """
+    why = ''
     try:
-        with proof.same_noise(model.xp) as rewind, chainer.no_backprop_mode():
-            _, theirs = proof.observe(model.get_loss_func(), model.xp.asarray(x), model)
-            rewind()
-            mu, ln_var = infer(model, x)
-            eps = model.xp.zeros(mu.shape, np.float32)
-            step.draw(eps, 1)
-        z = mu + cuda.to_cpu(eps) * np.exp(ln_var / 2)
+        theirs, _, mu, ln_var, z = one_draw(model, x)
         ours = {'rec_loss': -np.diag(log_likelihood(model, x, z)).mean(),
                 'latent_loss': kl_to_prior(mu, ln_var).sum(axis=1).mean()}
-        same = all(np.isclose(theirs[name], ours[name], rtol=1e-3, atol=1e-2) for name in ours)
-    except (TypeError, ValueError, LookupError, AttributeError):       # an edit may take other
-        same = False                                                    # arguments, say
+        lacking = [name for name in ours if name not in theirs]
+        why = f'the loss of this net.py reports no {lacking[0]}; ' if lacking else ''
+        same = not lacking and all(
+            np.isclose(theirs[name], ours[name], rtol=1e-3, atol=1e-2) for name in ours)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:   # an edit may take
+        same, why = False, f'{pictures.cause_of(error)}; '                  # other arguments, say
     if not same:
         raise pictures.FigureError(
-            'it measures the loss that net.py had when both were written: of a Bernoulli '
+            f'{why}it measures the loss that net.py had when both were written: of a Bernoulli '
             'likelihood, a normal q(z|x) and the prior N(0, I); the one of this net.py is another')
+
+
+def check_noise(model, x):
+    """Make sure that net.py's loss decodes z = mu + eps * sigma, of what its `encode` returns.
+
+    Args:
+        model, x: As for `check_loss`.
+
+    Raises:
+        pictures.FigureError: If net.py has been edited so that it does not.
+    """
+    _, decoded, *_, z = one_draw(model, x)
+    if not any(each.shape == z.shape and np.allclose(each, z, 1e-3, 1e-3) for each in decoded):
+        raise pictures.FigureError(
+            'it shows z = µ + ε·σ, of the µ and log σ² that encode returned when both were '
+            'written; the loss of this net.py decodes another z')
 
 
 def log_normal(z, mu=0.0, ln_var=0.0):
@@ -85,7 +128,7 @@ def log_likelihood(model, x, z):
         total = model.xp.maximum(logits, 0).sum(axis=1, keepdims=True, dtype=np.float64)
         total += model.xp.log((1 + model.xp.exp(-abs(logits))).prod(
             axis=1, keepdims=True, dtype=np.float64))
-        return chainer.as_variable(logits.astype(np.float64) @ x.T - total)
+        return logits.astype(np.float64) @ x.T - total
 
     return pictures.in_batches(model, of_batch, z).T
 
@@ -97,9 +140,13 @@ def log_joint(model, x, z):
 
 def infer(model, x):
     """Return mu and ln_var of q(z|x), (N, Z) float64 each, of digits (N, D)."""
-    both = pictures.in_batches(
-        model, lambda x: chainer.functions.concat(model.encode(x)), x).astype(np.float64)
-    return np.split(both, 2, axis=1)
+    def both(x):
+        found = model.encode(x)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise ValueError('encode does not return mu and ln_var')
+        return F.concat(found)
+
+    return np.split(pictures.in_batches(model, both, x).astype(np.float64), 2, axis=1)
 
 
 def kl_to_prior(mu, ln_var):

@@ -6,6 +6,7 @@ all labels the font of the other figures; Graphviz does the rest. A graph is `la
 each node's number to its label, and `edges`, a set of pairs of numbers.
 """
 
+import collections
 import hashlib
 import re
 import shutil
@@ -15,7 +16,7 @@ from support import files, pictures
 
 NOTHING = ('_ * 1.0', '_ + 0', '_ / 1.0', '_ - 0')     # functions that change nothing
 PNG = b'\x89PNG'           # how such a file begins
-FRAMES = {'le': 'encoder', 'ld': 'decoder'}      # by how their layers' names begin
+FRAMES = {'encoder': ('le', 'enc'), 'decoder': ('ld', 'dec')}   # how their layers' names begin
 HEAD = """\
 digraph {
   graph [rankdir=TB, nodesep=0.1, ranksep=0.2, fontname="DejaVu Sans", fontsize=13, dpi=96]
@@ -73,6 +74,37 @@ def framed(edges, params):
     return params | within | neighbours(edges, layers, forward=True)
 
 
+def ordered(labels, edges):
+    """Return the nodes in an order that is the same each time, whatever their numbers."""
+    before, after = ({node: sorted(neighbours(edges, {node}, forward)) for node in labels}
+                     for forward in (False, True))
+    keys = {}                                       # of each node, by all that goes into it
+
+    def key(node):
+        if node not in keys:
+            keys[node] = digest(labels[node], *sorted(map(key, before[node])))
+        return keys[node]
+
+    marks = {node: key(node) for node in labels}    # and by all around it, for those alike
+    kinds = collections.Counter(marks.values())
+    while len(kinds) < len(labels):
+        marks = {node: digest(marks[node], *(' '.join(sorted(map(marks.get, near)))
+                                             for near in (before[node], after[node])))
+                 for node in labels}
+        known, kinds = len(kinds), collections.Counter(marks.values())
+        if known == len(kinds) < len(labels):       # as of two samples of z: one is made the first
+            alike = (node for node in labels if kinds[marks[node]] > 1)
+            marks[min(alike, key=marks.get)] += ' first'
+            kinds = collections.Counter(marks.values())
+    depths = {node: len(reached(edges, {node}, False)) for node in labels}
+    return sorted(labels, key=lambda node: (depths[node], keys[node], marks[node]))
+
+
+def digest(*texts):
+    """Return a short text that stands for some."""
+    return hashlib.md5('|'.join(texts).encode()).hexdigest()
+
+
 def tidy(label):
     """Return a label in two lines, without the type that all have: le1/W, (500, 784)."""
     label = re.sub(r',? ?float(16|32|64)$', '', label).removesuffix(':')
@@ -95,16 +127,7 @@ def draw(dot, names):
         if node in labels:
             labels[node] = f'{name}: {labels[node].partition(": ")[2]}'
 
-    keys = {}                                       # of each node, by all that goes into it
-
-    def key(node):
-        if node not in keys:
-            parts = sorted(map(key, neighbours(edges, {node}, forward=False)))
-            keys[node] = hashlib.md5('|'.join([labels[node], *parts]).encode()).hexdigest()
-        return keys[node]
-
-    depths = {node: len(reached(edges, {node}, False)) for node in labels}
-    order = sorted(labels, key=lambda node: (depths[node], key(node)))
+    order = ordered(labels, edges)
     number = {node: f'n{i}' for i, node in enumerate(order)}
     lines = []
     for node in order:
@@ -114,10 +137,10 @@ def draw(dot, names):
         lines.append(f'  {number[node]} [label="{tidy(labels[node])}", shape={shape}, '
                      f'fillcolor="{color}"]')
     lines += sorted(f'  {number[a]} -> {number[b]}' for a, b in edges)
-    for prefix, title in FRAMES.items():
-        params = {node for node in labels if names.get(node, '').startswith(prefix)}
+    for title, prefixes in FRAMES.items():
+        params = {node for node in labels if names.get(node, '').startswith(prefixes)}
         inside = ' '.join(sorted(number[node] for node in framed(edges, params)))
-        lines.append(f'  subgraph cluster_{prefix} {{ label="{title}"; labeljust=l; '
+        lines.append(f'  subgraph cluster_{prefixes[0]} {{ label="{title}"; labeljust=l; '
                      f'color="#3f90da"; penwidth=1.5; style=rounded; {inside} }}')
     return HEAD + '\n'.join(lines) + '\n}\n'
 

@@ -5,10 +5,12 @@ matplotlib Figure, a picture an array (height, width) of pixels in [0, 1]. Shape
 N digits of D = 784 pixels, Z latent dimensions.
 """
 
+import contextlib
 import os
 import sys
+import traceback
 
-from support import compat, files, mnist, snapshot  # lets chainer import
+from support import compat, files, mnist, original, snapshot  # lets chainer import
 
 try:
     import matplotlib
@@ -27,6 +29,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+import net
+
 BATCH = 1000            # digits encoded or decoded at once
 HOLD = 1000             # milliseconds that a GIF rests at both ends
 DPI = 100               # pixels per inch
@@ -38,6 +42,32 @@ STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
 
 class FigureError(compat.UserError):
     """A figure cannot be drawn of this snapshot, or on this machine."""
+
+
+def cause_of(error):
+    """Return in one line what an exception of net.py's says, with its kind: TypeError: ..."""
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'.removesuffix(': ')
+
+
+def why(error, model):
+    """Return in one line why a figure cannot be drawn. CHAINER_DEBUG=1 shows the traceback, too.
+
+    Args:
+        error (Exception): What ended it.
+        model (VAE): Whose net.py may be edited; None where the figure needs no model.
+
+    Raises:
+        Exception: This error, where it ends the command: no memory, a file that cannot be written.
+    """
+    if isinstance(error, (FigureError, snapshot.SnapshotError)):
+        return ' '.join(str(error).splitlines())
+    if isinstance(error, (files.FileError, MemoryError, BrokenPipeError)):
+        raise error
+    if chainer.is_debug():
+        traceback.print_exception(error)
+    edited = [] if model is None or isinstance(model, net.Autoencoder) else original.edited(model)
+    where = f'net.py is edited in {", ".join(edited)}; ' if edited else ''
+    return f'{cause_of(error)}; {where}CHAINER_DEBUG=1 shows the traceback'
 
 
 def style():
@@ -65,12 +95,24 @@ def spaced(digits, most):
     return digits.test[places], digits.test_labels[places]
 
 
+@contextlib.contextmanager
+def as_tested(model):
+    """Within a `with` block, call a model as test digits meet it: no dropout, running statistics.
+
+    Nothing is kept for backprop, noise is the same each time, and the model is then as before.
+    """
+    with (compat.unchanged(model), chainer.using_config('train', False),
+          chainer.no_backprop_mode(), np.errstate(all='ignore')):
+        np.random.seed(0)
+        yield
+
+
 def in_batches(model, function, inputs):
     """Apply a function of Chainer's to an array, some rows at once, on the model's device.
 
     Args:
-        model (VAE): Says which device.
-        function (callable): From (N, ...) float32 to a Variable (N, ...).
+        model (VAE): Says which device; it is called `as_tested`.
+        function (callable): From (N, ...) float32 to a Variable or array (N, ...).
         inputs (ndarray): (N, ...).
 
     Returns:
@@ -80,9 +122,9 @@ def in_batches(model, function, inputs):
         snapshot.SnapshotError: If it is not finite.
     """
     inputs = np.asarray(inputs, np.float32)
-    with chainer.no_backprop_mode(), np.errstate(all='ignore'):
+    with as_tested(model):
         outputs = np.concatenate([
-            cuda.to_cpu(function(model.xp.asarray(inputs[i:i + BATCH])).array)
+            cuda.to_cpu(chainer.as_variable(function(model.xp.asarray(inputs[i:i + BATCH]))).array)
             for i in range(0, len(inputs), BATCH)])
     if not np.isfinite(outputs).all():
         raise snapshot.SnapshotError('what the model makes of its input is not finite; use another '
@@ -91,13 +133,17 @@ def in_batches(model, function, inputs):
 
 
 def encode(model, x):
-    """Return the means of q(z|x), (N, Z), of digits (N, D)."""
-    return in_batches(model, lambda x: model.encode(x)[0], x)
+    """Return the means of q(z|x), (N, Z), of digits (N, D), or what `encode` returns alone."""
+    def codes(x):
+        found = model.encode(x)
+        return found[0] if isinstance(found, (tuple, list)) else found
+
+    return in_batches(model, codes, x)
 
 
 def name_codes(model):
     """Return what `encode` returns, in words."""
-    return 'means of q(z|x)' if hasattr(model, 'le3_ln_var') else 'codes'
+    return 'codes' if isinstance(model, net.Autoencoder) else 'means of q(z|x)'
 
 
 def decode(model, z):

@@ -20,6 +20,7 @@ def animation(model, digits, path):
     """One digit, and z = µ + ε·σ drawn again and again (section 3)."""
     places = pictures.first_of_each(digits)
     x = digits.test[list(places.values())]
+    evidence.check_noise(model, x)
     mu, ln_var = evidence.infer(model, x)
     i = ln_var.sum(axis=1).argmax()                             # the widest q(z|x)
     mu, sigma = mu[i], np.exp(ln_var[i] / 2)

@@ -113,7 +113,7 @@ def put_bars(axes, lower, upper, name):
 def bound(model, digits, path):
     """The gap between log p(x) and the lower bound L, measured (section 3)."""
     evidence.check_loss(model, digits.test[:ROWS])
-    if model.le3_mu.out_size in evidence.FEW:
+    if pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW:
         pictures.save(draw_exact_gap(model, digits), path)
     else:
         pictures.save(draw_sampled_gap(model, digits), path)

@@ -5,10 +5,21 @@ Their sizes follow from the arrays; activation and digits are the command line's
 """
 
 import argparse
+import contextlib
 import os
 
-from support import compat, files, kinds, mnist, models, npz, snapshot  # lets chainer import
+from support import (  # lets chainer import
+    compat,
+    files,
+    kinds,
+    mnist,
+    models,
+    npz,
+    pictures,
+    snapshot,
+)
 
+import chainer
 import chainer.functions as F
 
 import net
@@ -46,15 +57,25 @@ def read_run(args):
     if is_run:
         snapshot.check_digits(settings, digits, path)
     model_class = net.Autoencoder if settings['autoencoder'] else net.VAE
-    model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
-                        net.ACTIVATIONS.get(settings['activation'], F.softplus))
+    try:
+        model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
+                            net.ACTIVATIONS.get(settings['activation'], F.softplus))
+    except Exception as error:      # whatever an edited __init__ makes of these arguments
+        if chainer.is_debug() or isinstance(error, MemoryError):
+            raise
+        raise snapshot.SnapshotError(
+            f'this net.py does not make the model of {path} ({pictures.cause_of(error)}); use the '
+            'net.py that trained it') from None
     if is_run:
         models.check_activation(settings, model, path)
     snapshot.load_model(arrays, model, path)
     models.warn_of_edits(settings, path)
     device.use()
     model.to_device(device)
-    return model, digits, settings | models.sizes_of(model) | {
+    sizes = models.sizes_of(model)
+    with contextlib.suppress(Exception):        # which each figure will tell that calls `encode`
+        sizes['dim_z'] = pictures.encode(model, digits.test[:1]).shape[1]
+    return model, digits, settings | sizes | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'path': path, 'log': snapshot.read_log(arrays) if is_run else []}
 

@@ -9,8 +9,8 @@ import os
 
 from support import files, mnist, pictures, proof  # lets chainer import
 
-import chainer
 import chainer.functions as F
+from chainer.utils import type_check
 import numpy as np
 from PIL import Image
 
@@ -53,16 +53,17 @@ def losses(model, x):
         latent_loss = F.gaussian_kl_divergence(mu, ln_var, 'no')                    # (N, Z)
         return F.sum(rec_loss, axis=1) + F.sum(latent_loss, axis=1)
 
-    found, lf = pictures.in_batches(model, loss, x), model.get_loss_func()
-
     def by_net_py(x):
-        np.random.seed(0)
-        return float(proof.observe(lf, model.xp.asarray(x), model)[0].array)
+        with pictures.as_tested(model):                 # anew for each call, as it may count them
+            lf = model.get_loss_func()
+            return float(proof.observe(lf, model.xp.asarray(x), model)[0].array)
 
-    with proof.same_noise(model.xp), chainer.no_backprop_mode():
-        if not np.isclose(by_net_py(x[:10]), found[:10].mean(), rtol=1e-3):
-            found = np.array([by_net_py(digit[None]) for digit in x], np.float32)
-    return found
+    try:
+        found = pictures.in_batches(model, loss, x)
+        same = np.isclose(by_net_py(x[:10]), found[:10].mean(), rtol=1e-3)
+    except (TypeError, ValueError, AttributeError, type_check.InvalidType):
+        same = False                                    # encode or decode is edited
+    return found if same else np.array([by_net_py(digit[None]) for digit in x], np.float32)
 
 
 def padded(mu):

@@ -7,6 +7,7 @@ from support import evidence, pictures  # lets chainer import
 import chainer
 import chainer.functions as F
 from chainer.functions import bernoulli_nll
+import chainer.links as L
 import numpy as np
 import pytest
 from scipy import integrate, stats
@@ -261,3 +262,103 @@ def test_another_loss_than_the_one_measured_is_refused(kind):
         with pytest.raises(pictures.FigureError, match=r'is another$'):
             evidence.check_loss(model, x)
     np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+class OtherNames(net.VAE):
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            mu, ln_var = self.encode(x)
+            logits = self.decode(F.gaussian(mu, ln_var), sigmoid=False)
+            self.loss = (F.bernoulli_nll(x, logits) + F.gaussian_kl_divergence(mu, ln_var)) / len(x)
+            chainer.report({'loss': self.loss}, self)
+            return self.loss
+        return lf
+
+
+class Conditional(net.VAE):
+    def encode(self, x, t):
+        return super().encode(x + t)
+
+
+def test_what_an_edited_loss_lacks_is_told():
+    x = np.random.RandomState(0).uniform(size=(8, 9)).astype(np.float32)
+    with pytest.raises(pictures.FigureError, match=r'^the loss .* reports no rec_loss; '):
+        evidence.check_loss(OtherNames(9, 2, 12), x)
+    with pytest.raises(pictures.FigureError, match=r"^TypeError: .* argument: 't'; it measures"):
+        evidence.check_loss(Conditional(9, 2, 12), x)
+
+
+class Regular(net.VAE):
+    """A VAE with dropout and batch normalization, and a loss that counts."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        with self.init_scope():
+            self.bn = L.BatchNormalization(2)
+
+    def encode(self, x):
+        self.calls = getattr(self, 'calls', 0) + 1
+        return [self.bn(F.dropout(part)) for part in super().encode(x)]
+
+
+def test_a_regularized_model_is_measured_as_it_is_tested():
+    model, x = Regular(9, 2, 12), np.random.RandomState(0).uniform(size=(8, 9)).astype(np.float32)
+    model.encode(x)                         # moves the running mean
+    mean = model.bn.avg_mean.copy()
+    evidence.check_loss(model, x)
+    with chainer.using_config('train', False):
+        wanted = [part.array for part in model.encode(x)]
+    np.testing.assert_allclose(evidence.infer(model, x), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(model.bn.avg_mean, mean)
+    assert (model.calls, hasattr(model, 'loss'), 'decode' in vars(model)) == (2, False, False)
+
+
+class Sigma(net.VAE):
+    """A VAE whose encoder returns sigma, and whose loss takes it so."""
+
+    def encode(self, x):
+        mu, ln_var = super().encode(x)
+        return mu, F.exp(ln_var / 2)
+
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            mu, sigma = self.encode(x)
+            z = F.gaussian(mu, 2 * F.log(sigma))
+            return F.sum((self.decode(z) - x) ** 2)
+        return lf
+
+
+class Squared(net.VAE):
+    """A VAE of another likelihood, whose decoder gives no logits."""
+
+    def decode(self, z):
+        return super().decode(z)
+
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            mu, ln_var = self.encode(x)
+            return F.sum((self.decode(z=F.gaussian(mu, ln_var)) - x) ** 2) + 4 * (
+                F.gaussian_kl_divergence(mu, ln_var))
+        return lf
+
+
+@pytest.mark.parametrize('kind, passes', [(net.VAE, True), (Squared, True), (OtherPrior, True),
+                                          (Sigma, False)])
+def test_the_trick_is_shown_where_z_is_mu_plus_eps_times_sigma(kind, passes):
+    np.random.seed(1)
+    model = kind(9, 2, 12, F.softplus)
+    x = np.random.uniform(size=(8, 9)).astype(np.float32)
+    if passes:
+        evidence.check_noise(model, x)
+    else:
+        with pytest.raises(pictures.FigureError, match=r'decodes another z$'):
+            evidence.check_noise(model, x)
+
+
+@pytest.mark.parametrize('pack', [lambda mu, ln_var: (mu, ln_var, ln_var), lambda mu, _: mu])
+def test_mu_and_ln_var_are_not_cut_out_of_something_else(pack):
+    model = net.VAE(9, 2, 12)
+    encode = model.encode
+    model.encode = lambda x: pack(*encode(x))
+    with pytest.raises(ValueError, match='encode does not return mu and ln_var'):
+        evidence.infer(model, np.zeros((2, 9), np.float32))

@@ -5,6 +5,9 @@ import re
 
 from support import graphs, pictures  # lets chainer import
 
+import chainer
+import chainer.functions as F
+import chainer.links as L
 import numpy as np
 import pytest
 
@@ -62,6 +65,85 @@ def test_encoder_and_decoder_are_framed(model):
     assert {'dec_h1', 'dec_h2', 'dec_h3'} < names['decoder']
     assert not names['encoder'] & {'x', 'z', 'loss', 'Gaussian'}
     assert not names['decoder'] & {'x', 'z', 'loss', 'Gaussian', 'z_mu'}
+
+
+class Parts(chainer.Chain):
+    """Two layers in a chain of their own."""
+
+    def __init__(self, n_in, n_h, *n_out):
+        super().__init__()
+        with self.init_scope():
+            self.first = L.Linear(n_in, n_h)
+            self.bn = L.BatchNormalization(n_h)
+            self.heads = chainer.ChainList(*(L.Linear(n_h, n) for n in n_out))
+
+    def forward(self, x):
+        h = F.dropout(F.relu(self.bn(self.first(x))))
+        return [head(h) for head in self.heads]
+
+
+class InParts(net.VAE):
+    """A VAE whose encoder and decoder are chains of their own, and whose loss counts its calls."""
+
+    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
+        chainer.Chain.__init__(self)
+        with self.init_scope():
+            self.encoder, self.decoder = Parts(n_in, n_h, n_latent, n_latent), Parts(
+                n_latent, n_h, n_in)
+        self.add_persistent('steps', 0)
+
+    def encode(self, x):
+        return tuple(self.encoder(x))
+
+    def decode(self, z, sigmoid=True):
+        logits, = self.decoder(z)
+        return F.sigmoid(logits) if sigmoid else logits
+
+    def get_loss_func(self, C=1.0, k=1):
+        lf = super().get_loss_func(C, k)
+
+        def counted(x):
+            self.steps += 1
+            return lf(x)
+        return counted
+
+
+def test_chains_of_their_own_are_framed():
+    model = InParts(784, 2, 5)
+    labels, _, frames = drawn(model)
+    for title in ('encoder', 'decoder'):
+        names = {label.split(r'\n')[0] for label in frames[title] if '/' in label}
+        assert names == {name[1:] for name, _ in model.namedparams() if name[1:].startswith(title)}
+    assert 'z_mu' not in labels.values()
+
+
+def test_the_graph_is_of_training_and_leaves_the_model_as_it_was():
+    model = InParts(784, 2, 5)
+    state = np.random.get_state()[1].copy()
+    with chainer.using_config('train', False), chainer.no_backprop_mode():      # as in a notebook
+        labels, _, _ = drawn(model)
+    assert {'Dropout', 'BatchNormalization'} <= set(labels.values())    # and not the fixed one
+    assert (model.steps, hasattr(model, 'loss')) == (0, False)
+    for part in (model.encoder, model.decoder):
+        assert not part.bn.avg_mean.any() and (part.bn.avg_var == 1).all()
+    assert all(param.grad is None or not np.nan_to_num(param.grad).any()
+               for param in model.params())
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+@pytest.mark.parametrize('k', [1, 3])
+def test_the_same_graph_gives_the_same_picture_whatever_its_numbers_and_their_order(model, k):
+    dot = net.draw_graph(model, np.zeros((10, 784), np.float32), 1.0, k)
+    head, *lines = re.split(r'(?<=;)', dot.removesuffix('}'))
+    nodes, names = [*graphs.parse(dot)[0]], graphs.names_of(model)
+    rng, texts = np.random.RandomState(0), set()
+    for _ in range(5):
+        text = head + ''.join(rng.permutation(lines)) + '}'
+        number = dict(zip(nodes, rng.permutation(len(nodes)).astype(str), strict=True))
+        for node in nodes:
+            text = text.replace(node, f'9999{number[node]}')
+        texts.add(graphs.draw(text, {f'9999{number[node]}': name for node, name in names.items()}))
+    assert len(texts) == 1
 
 
 def test_a_named_variable_stays_where_what_follows_it_goes():

@@ -5,14 +5,19 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from support import pictures, plots, snapshot  # lets chainer import
+from support import files, pictures, plots, snapshot  # lets chainer import
 
+import chainer
 from chainer import functions as F
+from chainer import links as L
+from chainer.utils import type_check
 from conftest import ROOT
 import numpy as np
 from PIL import Image
 import pytest
 from scipy import ndimage
+
+import net
 
 
 def frames(path):
@@ -79,6 +84,91 @@ def test_batches_give_what_all_rows_at_once_give(digits, monkeypatch):
 def test_an_output_that_is_not_finite_is_refused():
     with pytest.raises(snapshot.SnapshotError, match='not finite'):
         pictures.in_batches(SimpleNamespace(xp=np), F.exp, [[0.0], [1000.0]])
+
+
+class Edited(net.VAE):
+    """A VAE with dropout and batch normalization, whose decoder counts its calls."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        with self.init_scope():
+            self.bn = L.BatchNormalization(self.le1.b.size)
+        self.add_persistent('calls', 0)
+
+    def encode(self, x):
+        h = F.dropout(self.act_func(self.bn(self.le1(x))))
+        return self.le3_mu(h), self.le3_ln_var(h)
+
+    def decode(self, z, sigmoid=True):
+        self.calls += 1
+        self.last = super().decode(F.dropout(z, 0.2), sigmoid)
+        return self.last
+
+
+@pytest.fixture
+def edited(digits):
+    """Return such a model, as some steps of training leave it."""
+    np.random.seed(0)
+    model = Edited(784, 2, 8, F.softplus)
+    for _ in range(3):
+        model.bn(model.le1(digits.test.astype(np.float32)))
+    return model
+
+
+def test_codes_and_pictures_are_those_of_test_mode(edited, digits):
+    mean = edited.bn.avg_mean.copy()
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        x = digits.test.astype(np.float32)
+        codes = edited.encode(x)[0].array
+        wanted = net.VAE.decode(edited, codes).array
+    for _ in range(2):
+        np.testing.assert_array_equal(pictures.encode(edited, digits.test), codes)
+        np.testing.assert_array_equal(pictures.decode(edited, codes).reshape(-1, 784), wanted)
+    alone = [pictures.decode(edited, code[None]) for code in codes]
+    np.testing.assert_allclose(np.reshape(alone, (-1, 784)), wanted, atol=1e-6)
+    np.testing.assert_array_equal(edited.bn.avg_mean, mean)
+    assert (edited.calls, hasattr(edited, 'last')) == (0, False)
+
+
+def test_noise_in_a_model_is_the_same_each_time(digits):
+    model = net.VAE(784, 2, 8)
+    model.encode = lambda x: (x[:, :2] + np.random.normal(size=(len(x), 2)).astype(np.float32), 0)
+    np.random.seed(3)
+    codes = pictures.encode(model, digits.test)
+    following = np.random.uniform()
+    np.testing.assert_array_equal(codes, pictures.encode(model, digits.test))
+    np.random.seed(3)
+    assert np.random.uniform() == following
+
+
+@pytest.mark.parametrize('pack', [lambda mu, ln_var: (mu, ln_var, ln_var), lambda mu, _: mu,
+                                  lambda mu, ln_var: [mu, ln_var]])
+def test_codes_are_what_encode_returns_first_or_alone(digits, pack):
+    model = net.VAE(784, 2, 8)
+    encode = model.encode
+    wanted = encode(digits.test.astype(np.float32))[0].array
+    model.encode = lambda x: pack(*encode(x))
+    np.testing.assert_array_equal(pictures.encode(model, digits.test), wanted)
+
+
+# Why a figure is not drawn ------------------------------------------------------------------------
+
+
+def test_an_error_is_one_line_that_says_where_net_py_is_edited(edited):
+    debug = 'CHAINER_DEBUG=1 shows the traceback'
+    error = type_check.InvalidType('x.shape[1] == 3', 'x.shape[1] == 2')
+    assert pictures.why(error, net.VAE(784, 2, 8)) == (
+        f'InvalidType: {" ".join(str(error).split())}; {debug}')
+    assert pictures.why(KeyError(), edited) == (
+        f'KeyError; net.py is edited in Edited.encode, Edited.decode; {debug}')
+    assert pictures.why(OSError('no table'), None) == f'OSError: no table; {debug}'
+    assert pictures.why(pictures.FigureError('needs\nz = 2'), edited) == 'needs z = 2'
+
+
+@pytest.mark.parametrize('error', [MemoryError(), BrokenPipeError(), files.FileError('full')])
+def test_what_ends_a_command_is_not_about_a_figure(error):
+    with pytest.raises(type(error)):
+        pictures.why(error, None)
 
 
 # Sheets and files -------------------------------------------------------------------------------

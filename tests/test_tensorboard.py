@@ -10,6 +10,8 @@ import urllib.request
 
 from support import tensorboard  # lets chainer import
 
+import chainer
+import chainer.functions as F
 from conftest import make_digits, open_chromium
 import numpy as np
 import pytest
@@ -62,6 +64,34 @@ def test_the_loss_of_a_digit_is_that_of_the_model():
     wanted = [float(model.get_loss_func()(x[None]).array) for x in DIGITS]
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)
     np.testing.assert_array_equal(losses, tensorboard.losses(model, DIGITS))
+
+
+class Annealed(net.VAE):
+    """A VAE with dropout, whose decoder gives no logits, and whose loss grows with each call."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.add_persistent('calls', 7)
+
+    def decode(self, z):
+        return super().decode(F.dropout(z))
+
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            self.calls += 1
+            mu, _ = self.encode(x)
+            self.loss = self.calls * F.sum((x - self.decode(mu)) ** 2) / len(x)
+            return self.loss
+        return lf
+
+
+def test_the_losses_of_an_edited_model_are_its_own():
+    model = Annealed(784, 2, 8)
+    losses = tensorboard.losses(model, DIGITS)
+    assert (model.calls, hasattr(model, 'loss')) == (7, False)
+    with chainer.using_config('train', False):
+        wanted = ((DIGITS - model.decode(model.encode(DIGITS)[0]).array) ** 2).sum(axis=1)
+    np.testing.assert_allclose(losses, 8 * wanted, rtol=1e-5)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 import re
 import shutil
 import signal
@@ -9,27 +10,35 @@ import subprocess
 import sys
 
 from support import (  # lets chainer import
+    evidence,
+    files,
     graphs,
     manifold,
     mnist,
     pictures,
     plots,
+    reparameterization,
+    section3,
     snapshot,
     sources,
 )
 
 from chainer import functions as F
+from chainer import using_config
+from chainer.serializers import DictionarySerializer
 from conftest import SMALL, idx, make_digits, needs_gpu, train, write_files
 from matplotlib.text import Text
 import numpy as np
 from PIL import Image
 import pytest
 from scipy import integrate, ndimage, stats
+from test_graphs import InParts
 from test_net import Reference
-from test_pictures import check_colors, frames, tiles
+from test_pictures import Edited, check_colors, frames, tiles
 from test_snapshot import last, rewrite
 from test_train_vae import check_refused
 
+import net
 import visualize
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -168,6 +177,168 @@ def captured(monkeypatch):
         draw(model, digits, '', **keywords)
         return seen
     return run
+
+
+# A drawing changes nothing ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Let figures be of few frames and samples; and of the graph, what Graphviz is given."""
+    turning = manifold.turning
+    for where, name, value in (
+            (visualize, 'STEPS', 3), (visualize, 'TURN', 2), (reparameterization, 'DRAWS', 2),
+            (evidence, 'NODES', 31), (evidence, 'CELLS', 150), (section3, 'CANDIDATES', 12),
+            (section3, 'KS', (1, 10)), (section3, 'WINDOW', 20),
+            (manifold, 'tsne', lambda mu, dims: mu[:, [0, 1, 0]][:, :dims]),
+            (manifold, 'turning', lambda *args, **options: [*turning(*args, **options)][:2]),
+            (graphs, 'save', lambda dot, names, path: Path(path).write_text(
+                graphs.draw(dot, names)))):
+        monkeypatch.setattr(where, name, value)
+
+
+def held(model):
+    """Return what a model holds, to be compared: its arrays, and all attributes by name."""
+    serializer = DictionarySerializer()
+    model.serialize(serializer)
+    return ({key: array.tobytes() for key, array in serializer.target.items()},
+            {name: {key: repr(value) for key, value in vars(link).items()}
+             for name, link in model.namedlinks()})
+
+
+@pytest.mark.parametrize('file', [
+    file for file, recipe in visualize.FIGURES.items() if recipe.dims])
+def test_a_figure_leaves_the_model_as_it_was_and_is_the_same_again(finished, quick, tmp_path, file):
+    args = visualize.parse_arguments(['-o', str(finished)])
+    plain, digits, settings = sources.read_run(args)
+    np.random.seed(1)
+    model = plain if file == 'explorer.html' else Edited(784, 2, 8, F.softplus)
+    model.get_loss_func(k=2)(digits.train)              # sets attributes, and moves the mean
+    values = settings | {'run': settings, 'start': 0, 'end': 7, 'k': 3,
+                         'beside': net.Autoencoder(784, 2, 8)}
+    recipe, drawn = visualize.FIGURES[file], []
+    before = held(model), held(values['beside'])
+    for name in ('one', 'two'):
+        (tmp_path / name).mkdir()
+        with pictures.style():
+            recipe.draw(model, digits, str(tmp_path / name / file),
+                        **{key: values[key] for key in recipe.keywords})
+        drawn.append({path.name: path.read_bytes().replace(b'"one"', b'"two"')
+                      for path in (tmp_path / name).rglob('*') if path.is_file()})
+    assert drawn[0] and drawn[0] == drawn[1]
+    assert (held(model), held(values['beside'])) == before
+
+
+def test_figures_of_a_run_show_the_model_in_test_mode(draw, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(net, 'VAE', Edited)
+    train(data_dir, tmp_path / 'run', *SMALL)
+    assert draw('reconstruction', 'samples', '-o', tmp_path / 'run')[::2] == (0, '')
+    model, digits = read_run(tmp_path / 'run')
+    with np.load(last(tmp_path / 'run')) as npz, using_config('train', False):
+        mean = npz[snapshot.MODEL_PREFIX + 'bn/avg_mean']
+        x = digits.test[first_places(digits)]
+        z = np.random.RandomState(0).standard_normal((100, 2)).astype(np.float32)
+        shown = [np.concatenate([x, model(x).array]), model.decode(z).array]
+    assert mean.any() and np.array_equal(model.bn.avg_mean, mean)
+    for name, wanted in zip(('reconstruction.png', 'samples.png'), shown, strict=True):
+        check_tiles(frames(tmp_path / 'run' / name)[0][0], 3, wanted)
+
+
+class FixedSize(InParts):
+    """A VAE of no le1 and no le3_mu, whose sizes are not those of the flags."""
+
+    def __init__(self, n_in, n_latent, n_h, act_func):
+        super().__init__(n_in, 3, 7, act_func)
+
+
+def test_sizes_are_those_that_encode_returns(draw, data_dir, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(net, 'VAE', FixedSize)
+    out = tmp_path / 'run'
+    train(data_dir, out, *SMALL)                        # of -z 2
+    status, text, err = draw('samples', 'scatter', 'bound', 'dimensions', 'graph', 'projector',
+                             'reparameterization.gif', '-o', out)
+    assert (status, err, len(text.split())) == (0, '', 11)
+    model, _ = read_run(out)
+    z = np.random.RandomState(0).standard_normal((100, 3)).astype(np.float32)
+    with using_config('train', False):
+        check_tiles(frames(out / 'samples.png')[0][0], 3, model.decode(z).array)
+    refused(draw('map', '-o', out), 'map.png: needs z = 2, and the snapshot has z = 3')
+
+
+# A figure that fails ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Let there be two figures that encode, one that decodes alone, and one without a model."""
+    monkeypatch.setattr(visualize, 'FIGURES', {key: visualize.FIGURES[key] for key in (
+        'reconstruction.png', 'digits.png', 'map_wide.png', 'reparameterization.png')})
+
+
+def raising(error):
+    """Return an `encode` that fails."""
+    def encode(self, x):
+        raise type(error)(*error.args)
+    return encode
+
+
+@pytest.mark.parametrize('encode, told', [
+    (lambda self, x, t: None, "TypeError: .*missing 1 required positional argument: 't'"),
+    (lambda self, x: (self, x), 'TypeError: .*VAE'),
+    (raising(OSError('no\ntable')), 'OSError: no table'),
+    (raising(KeyError('h1')), "KeyError: 'h1'"), (raising(Exception()), 'Exception')])
+def test_a_figure_that_fails_is_told_and_the_others_are_drawn(draw, small_run, few, monkeypatch,
+                                                              encode, told):
+    monkeypatch.setattr(net.VAE, 'encode', encode)
+    status, out, err = draw('-o', small_run)
+    _, *lines = err.splitlines()                        # first, that net.py has changed
+    assert (status, out.splitlines()) == (1, [
+        str(small_run / name) for name in ('map_wide.png', 'reparameterization.png')])
+    for name, line in zip(('reconstruction', 'digits'), lines, strict=True):
+        assert re.fullmatch(rf'visualize\.py: error: {name}\.png: {told}.*; net.py is edited in '
+                            'VAE.encode; CHAINER_DEBUG=1 shows the traceback', line)
+
+
+def test_a_figure_asked_for_that_fails(draw, small_run, few, monkeypatch):
+    monkeypatch.setattr(net.VAE, 'encode', raising(ValueError('no')))
+    told = 'ValueError: no; net.py is edited in VAE.encode; CHAINER_DEBUG=1 shows the traceback'
+    status, out, err = draw('digits', 'map_wide', 'reconstruction', '-o', small_run)
+    assert (status, out) == (2, f'{small_run / "map_wide.png"}\n')
+    assert err.splitlines()[1:] == [
+        f'visualize.py: error: reconstruction.png: {told}; digits.png: the same']
+    assert draw('reparameterization', '--start', '3', '-o', small_run)[0] == 0  # encodes nothing
+    with using_config('debug', True):
+        status, _, err = draw('digits', '-o', small_run)
+    assert (status, err.count('Traceback'), err.count('raise type(error)')) == (2, 1, 1)
+    assert err.splitlines()[-1] == f'visualize.py: error: digits.png: {told}'
+
+
+@pytest.mark.parametrize('error, status, told', [
+    (MemoryError('64 GB'), 2, 'not enough memory'), (KeyboardInterrupt(), 130, 'interrupted'),
+    (files.FileError('cannot write a (No space left on device); make room'), 2, 'cannot write a')])
+def test_what_ends_the_command_ends_it(draw, small_run, few, monkeypatch, error, status, told):
+    monkeypatch.setattr(net.VAE, 'encode', raising(error))
+    for named in ([], ['digits', 'map_wide']):
+        found, out, err = draw(*named, '-o', small_run)
+        assert (found, out) == (status, '')
+        assert told in err.splitlines()[-1]
+
+
+def test_numbers_that_are_not_finite_are_told_of_their_figure(draw, small_run, few, monkeypatch):
+    def decode(self, z, sigmoid=True):                  # infinite at the edge of the wide map
+        return plain(self, z, sigmoid) / (abs(z[:, :1]) < 4).astype(np.float32)
+
+    plain = net.VAE.decode
+    monkeypatch.setattr(net.VAE, 'decode', decode)
+    status, out, err = draw('-o', small_run)
+    assert (status, len(out.splitlines()), len(err.splitlines())) == (1, 3, 2)
+    assert 'map_wide.png: what the model makes of its input is not finite' in err
+
+
+def test_a_model_that_net_py_does_not_make(draw, small_run, monkeypatch):
+    monkeypatch.setattr(net.VAE, '__init__', lambda self, n_in, n_latent: None)
+    refused(draw('digits', '-o', small_run), 'this net.py does not make the model of', 'TypeError',
+            'use the net.py that trained it')
 
 
 # Digits -----------------------------------------------------------------------------------------
