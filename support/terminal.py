@@ -13,6 +13,16 @@ from tqdm import tqdm
 RESUMED = 3             # earlier rows with which the table of a resumed run begins
 
 
+def find(trainer, kind):
+    """Return the extension of a trainer that is of a class, whatever its name; None without one.
+
+    Of several it is the one whose class is nearest: ours before Chainer's, of which it is made.
+    """
+    found = [entry.extension for entry in trainer._extensions.values()
+             if isinstance(entry.extension, kind)]
+    return max(found, key=lambda extension: len(type(extension).__mro__), default=None)
+
+
 class PrintReport(training.Extension):
     """The table of the log, as Chainer's extension of this name prints it, but in 80 columns.
 
