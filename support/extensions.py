@@ -78,8 +78,9 @@ class PlotReport(training.Extension):
         return trainer.updater.is_new_epoch
 
     def __call__(self, trainer):
-        """Draw, if that is due."""
-        if time.monotonic() >= self.due and not trainer.stop_trigger(trainer):
+        """Draw, if that is due; after a signal, work is kept first."""
+        is_stopped = getattr(trainer.stop_trigger, 'signum', None) is not None
+        if time.monotonic() >= self.due and not is_stopped:
             self.draw(trainer)
 
     def draw(self, trainer):
