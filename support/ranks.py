@@ -200,6 +200,10 @@ class Ranks:
         """Return the values of all ranks as a list, on each of them."""
         return self.comm.bcast_obj(self.comm.gather_obj(value))
 
+    def of_root(self, value):
+        """Return the value of rank 0, on all."""
+        return self.comm.bcast_obj(None if self.rank else value)
+
     def get_device(self, gpu, communicator):
         """Return this rank's device, and let all talk as that wants it.
 
@@ -277,13 +281,12 @@ class Ranks:
 
         After each iteration what the model reports becomes its mean over all ranks, and the test
         losses those over all test digits, of which the ranks may have shares of different sizes.
-        Before a snapshot rank 0 hears from each other rank what that needs of it.
 
         Args:
             trainer (Trainer): That of this rank, with all its extensions.
         """
         stop, entries = stopping.until_stopped(trainer), trainer._extensions
-        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.comm.bcast_obj
+        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.of_root
         for name, entry in list(entries.items()):
             extension = entry.extension
             kinds = {name, *(kind.__name__ for kind in type(extension).__mro__)}
@@ -298,8 +301,7 @@ class Ranks:
         if self.rank > 0:
             self.scratch = tempfile.TemporaryDirectory()            # for whatever else writes
             trainer.out = self.scratch.name
-        trainer.extend(self.agree_on(stop), trigger=(1, 'iteration'), name='agree',
-                       priority=training.PRIORITY_EDITOR + 1)
+        trainer.extend(self.agree_on(stop), 'agree', (1, 'iteration'), training.PRIORITY_EDITOR + 1)
 
     def share(self, evaluator):
         """Let an evaluator tell what all ranks find together."""
@@ -321,13 +323,15 @@ class Ranks:
     def agreed(self, trigger):
         """Return a trigger that fires where that of rank 0 does."""
         def fires(trainer):
-            return self.comm.bcast_obj(bool(trigger(trainer)))
+            return self.of_root(bool(trigger(trainer)))
 
         fires.serialize = trigger.serialize
         return fires
 
     def agree_on(self, stop):
         """Make the extension that agrees on what the model reports, and by `stop` on signals."""
+        seen, keys = None, []
+
         def agree(trainer):
             nonlocal seen, keys
             here = {key: float(array) for key, array in stopping.scalars_of(
@@ -345,7 +349,6 @@ class Ranks:
             means = sums[len(sums) - len(keys):] / self.size
             trainer.observation.update(zip(keys, means, strict=True))
 
-        seen, keys = None, []
         return agree
 
 

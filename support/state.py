@@ -43,6 +43,7 @@ def load(arrays, trainer, path):
     Raises:
         SnapshotError: If they do not fit a part of it.
     """
+    check_places(arrays, trainer.updater.get_iterator('main'), path)
     loader, cause = Loader(completed(arrays, trainer, path)), None
     try:
         with warnings.catch_warnings():
@@ -153,11 +154,22 @@ def check(arrays, updater, path):
         if not holds:
             raise snapshot.SnapshotError(
                 f'{path} is damaged: its {what} cannot be; use another snapshot')
-    iterator = updater.get_iterator('main')
+
+
+def check_places(arrays, iterator, path):
+    """Make sure that the place and the order of an iterator are of the digits that it has.
+
+    Args:
+        arrays (dict): As from `snapshot.read`, of this rank.
+        iterator (Iterator): Fresh.
+        path (str): Where they come from, for the message.
+
+    Raises:
+        SnapshotError: If they are not.
+    """
     n = len(iterator.dataset) if hasattr(iterator, 'dataset') else MOST
     for key in (POSITION_KEY, *ORDER_KEYS):
-        array = arrays.get(key, none)
-        last = n if key == POSITION_KEY else n - 1
+        array, last = arrays.get(key, np.array(None)), n if key == POSITION_KEY else n - 1
         if array.dtype.kind in 'iu' and array.size and not 0 <= array.min() <= array.max() <= last:
             raise unfit(path, key, f'not of {n} digits')
 
