@@ -14,14 +14,8 @@ import argparse
 import sys
 
 from support import compat, mnist, models, options, resume, snapshot  # lets chainer import
-from support.extensions import (
-    LogReport,
-    PlotReport,
-    UntilStopped,
-    check_finite,
-    every,
-    whole_run,
-)
+from support.extensions import LogReport, PlotReport, check_finite, whole_run
+from support.stopping import UntilStopped, every
 from support.terminal import PrintReport, ProgressBar
 
 import chainer
@@ -157,9 +151,9 @@ def train_vae(args):
     resume.make_exact(trainer, args, digits)    # with --resume, go to where a snapshot was taken
 
     # run; around it the first and last words, and Ctrl-C that keeps the work done
-    with whole_run(trainer, args, digits, graph):
+    with whole_run(trainer, args, digits, graph) as run:
         trainer.run(show_loop_exception_msg=False)
-    return trainer.stop_trigger.status
+    return run.status
 
 
 def main(argv=None):

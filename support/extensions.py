@@ -9,80 +9,23 @@ import json
 import math
 import os
 import shlex
-import signal
 import sys
 import time
 
-from support import compat, files, losses, models, resume, snapshot, terminal  # lets chainer import
+from support import (  # lets chainer import
+    compat,
+    files,
+    losses,
+    models,
+    resume,
+    snapshot,
+    stopping,
+    terminal,
+)
 
 from chainer import training
-from chainer.training import extensions, triggers
+from chainer.training import extensions
 import numpy as np
-
-SIGHUP = getattr(signal, 'SIGHUP', None)        # Windows has none
-
-
-class UntilStopped(triggers.IntervalTrigger):
-    """Stop trigger: after so many epochs, or after the iteration in which a signal came.
-
-    A subclass of IntervalTrigger because ProgressBar asks its stop trigger for the length.
-
-    Args:
-        epochs (int): After which the run ends.
-
-    Attributes:
-        caught (int): The signal that came to this process, or None.
-        signum (int): The one that stops the run, or None.
-        is_agreed (bool): Whether `signum` is set by others, once all ranks know of it.
-        rank (int): This process's; rank 0 speaks.
-        status (int): Exit status of the run.
-    """
-
-    signals = compat.ENDING
-    caught = signum = None
-    is_agreed, rank, status = False, 0, 0
-
-    def __init__(self, epochs):
-        super().__init__(epochs, 'epoch')
-
-    def __call__(self, trainer):
-        """Tell whether the run is over."""
-        return self.signum is not None or trainer.updater.epoch >= self.period
-
-    def on_signal(self, signum, frame):
-        """Remember the signal; the same again has its default effect, at once."""
-        self.stop(signum)
-        # a terminal that closes says so twice
-        signal.signal(signum, signal.SIG_IGN if signum == SIGHUP else signal.SIG_DFL)
-        if self.rank > 0:
-            return
-        more = b'' if signum == SIGHUP else b'; once more quits at once'
-        with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
-            os.write(2, b'\n' * os.isatty(2) + b'stopping after this iteration' + more + b'\n')
-
-    def stop(self, signum):
-        """Let the run end after this iteration, as after this signal."""
-        self.caught = signum
-        if not self.is_agreed:
-            self.signum = signum
-
-
-def every(epochs, last):
-    """Make the trigger of snapshots: after every so many epochs, and after the last.
-
-    Args:
-        epochs (int): Epochs from one to the next.
-        last (int): The last epoch of the run.
-
-    Returns:
-        callable: Of the trainer, after an iteration; tells whether a snapshot is due.
-    """
-    def due(trainer):
-        epoch = trainer.updater.epoch
-        before = int(trainer.updater.previous_epoch_detail)
-        return before // epochs < epoch // epochs or epoch >= last
-
-    return due
 
 
 def check_finite(resumed):
@@ -181,7 +124,7 @@ def whole_run(trainer, args, digits, graph):
     """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
 
     Within, a first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its iteration, which
-    `snapshot_interrupted` then keeps. `trainer.stop_trigger.status` is the exit status afterwards.
+    `snapshot_interrupted` then keeps. A run that has nothing left to do writes nothing.
 
     Args:
         trainer (Trainer): That of this rank, which `resume.make_exact` has seen.
@@ -189,30 +132,70 @@ def whole_run(trainer, args, digits, graph):
         digits (mnist.Digits): Those that the run trains on.
         graph (str): What `cg.dot` is to tell.
 
+    Yields:
+        stopping.UntilStopped: Its `status` is the exit status afterwards.
+
     Raises:
         FileError: If the results have no room in OUT, or cannot be written.
     """
-    stop, comm = trainer.stop_trigger, args.comm
-    if trainer.updater.epoch >= args.epoch:
-        yield                               # nothing will be done
-        if comm.rank == 0:
-            report_no_more(trainer, args)
-        return
-    comm.on_root(prepare_folder, trainer, args, digits, graph)
-    with terminal.lasting(stop):
+    stop, comm = stopping.until_stopped(trainer), args.comm
+
+    def begin():
+        comm.on_root(prepare_folder, trainer, args, digits, graph)
         if comm.rank == 0:
             print_header(trainer, args, digits)
+
+    def end():
+        name = comm.on_root(name_unsaved, trainer)
+        if name:
+            trainer.get_extension('run').gather(trainer)
+            if comm.rank == 0:
+                writer = writer_of(trainer) or snapshot.Writer(args.keep, args.resume)
+                writer.save(name, trainer)
+
+    stop.begin, stop.end = begin, end
+    with terminal.lasting(stop):
         with (compat.handled(stop.signals, stop.on_signal),
               np.errstate(all='ignore')):               # check_finite looks for itself
-            yield
-            if stop.signum:
-                trainer.get_extension('run').gather(trainer)
-                if comm.rank == 0:
-                    trainer.get_extension('snapshot').writer.interrupt(trainer)
+            yield stop
             if comm.rank == 0:              # what mpiexec returns is rank 0's
                 stop.status = report_end(trainer, args)
-        if comm.rank == 0:
-            trainer.get_extension('PlotReport').draw(trainer)
+        plot = terminal.find(trainer, PlotReport)
+        if comm.rank == 0 and plot is not None and (stop.has_begun or args.is_newest):
+            plot.draw(trainer)              # a run's last file
+
+
+def name_unsaved(trainer):
+    """Return the name for a snapshot of the last iteration; '' where that is saved, or need not be.
+
+    Without `snapshot.Writer` the script saves what it wants, and here only what a signal ends.
+    """
+    stop, updater, writer = trainer.stop_trigger, trainer.updater, writer_of(trainer)
+    saved = 0 if writer is None else writer.iteration
+    if updater.iteration in (0, saved) or not (stop.has_begun or stop.signum):
+        return ''
+    if stop.signum and not stop.is_over:
+        return files.INTERRUPTED
+    if writer is None:
+        return ''
+    return (f'{files.EPOCH_PREFIX}{updater.epoch}' if updater.is_new_epoch else
+            f'{files.ITERATION_PREFIX}{updater.iteration}')
+
+
+def writer_of(trainer):
+    """Return the `snapshot.Writer` that a trainer's snapshots are written by, or None."""
+    writers = [getattr(entry.extension, 'writer', None) for entry in trainer._extensions.values()]
+    return next((writer for writer in writers if isinstance(writer, snapshot.Writer)), None)
+
+
+def last_in(out):
+    """Return the path and the iteration of the snapshot with the most in `out`; None without."""
+    found = []
+    for path in files.find_snapshots(out) if os.path.isdir(out) else []:
+        with contextlib.suppress(snapshot.SnapshotError):
+            found.append((snapshot.read_iteration(path), path))
+    iteration, path = max(found, default=(None, None))
+    return path, iteration
 
 
 def prepare_folder(trainer, args, digits, graph):
@@ -237,17 +220,6 @@ def prepare_folder(trainer, args, digits, graph):
     settings = trainer.get_extension('run').now()
     files.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
     files.write_text(args.out, 'cg.dot', graph)
-
-
-def report_no_more(trainer, args):
-    """Say that a resumed run has no epochs left, and do what a kill may have prevented."""
-    if args.is_newest:
-        writer = trainer.get_extension('snapshot').writer
-        writer.iteration = trainer.updater.iteration
-        writer.clean(args.out, trainer.updater.epoch)
-        trainer.get_extension('PlotReport').draw(trainer)       # a run's last file
-    print(f'{args.resume} is at epoch {trainer.updater.epoch} already; '
-          'go on with a larger --epoch')
 
 
 def print_header(trainer, args, digits):
@@ -294,19 +266,34 @@ def digits_of(iterator, digits, ranks):
 
 def report_end(trainer, args):
     """Say how the run ended and what comes next; return the exit status."""
-    updater, signum = trainer.updater, trainer.stop_trigger.signum
-    if updater.epoch >= args.epoch:
-        print(f'finished at epoch {updater.epoch}: '
-              f'{os.path.join(args.out, files.EPOCH_PREFIX + str(updater.epoch))}\n'
-              f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
+    stop, updater, writer = trainer.stop_trigger, trainer.updater, writer_of(trainer)
+    at = f'epoch {updater.epoch}' if updater.is_new_epoch else (
+        f'epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}')
+    if stop.is_over and not stop.has_begun:
+        if writer is not None and args.is_newest:       # what a kill may have prevented
+            writer.iteration = updater.iteration
+            writer.clean(args.out, args.resume)
+        is_past = stop.is_past(trainer) and stop.length() == (args.epoch, 'epoch')
+        mend = 'go on with a larger --epoch' if is_past else (
+            'to go on, let the stop trigger of train_vae.py wait for longer')
+        print(f'{args.resume or "a new run"} is at {at} already; {mend}')
+        return 0
+    if stop.is_over:
+        last, iteration = (writer.path, writer.iteration) if writer is not None else (
+            last_in(args.out))
+        where = '' if last is None else f': {last}' if iteration == updater.iteration else (
+            f'; its last snapshot is {last}')
+        print(f'finished at {at}{where}')
+        if last is not None:
+            print(f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
         return 0
     if updater.iteration == 0:
         print('interrupted before the first iteration; start it again')
-        return 128 + signum
+        return 128 + stop.signum
     gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
     mpiexec, communicator = ('', '') if args.communicator is None else (
         f'mpiexec -n {args.comm.size} ', f' --communicator {args.communicator}')
     print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
           f'with: {mpiexec}python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}'
           f'{communicator}')
-    return 128 + signum
+    return 128 + stop.signum

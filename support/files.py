@@ -22,6 +22,7 @@ import numpy as np
 
 INTERRUPTED = 'snapshot_interrupted'
 EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
+ITERATION_PREFIX = 'snapshot_iter_'         # Chainer's own name, by iterations
 LOCK = '.lock'                              # file that a running run holds
 STALE = 600                                 # seconds; no file takes as long to be written
 UNSUPPORTED = errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
@@ -133,18 +134,18 @@ def make_again(out):
 
 
 def find_snapshots(out):
-    """Return the paths of all snapshots in the folder `out`, by their epochs.
+    """Return the paths of all snapshots in the folder `out`, by their numbers.
 
     Raises:
         FileError: If the folder cannot be read.
     """
     try:
-        paths = [entry.path for entry in os.scandir(out) if entry.is_file()
-                 and (entry.name == INTERRUPTED or epoch_of(entry.name) >= 0)]
+        paths = [entry.path for entry in os.scandir(out)
+                 if entry.is_file() and folder_of(entry.path)]
     except OSError as error:
         raise FileError(f'cannot read the folder {shlex.quote(out)} ({error.strerror}); '
                         'give another with -o') from None
-    return sorted(paths, key=epoch_of)
+    return sorted(paths, key=lambda path: series_of(path)[::-1])
 
 
 def last_epoch(out):
@@ -152,15 +153,26 @@ def last_epoch(out):
     return max(map(epoch_of, find_snapshots(out)), default=-1) if os.path.isdir(out) else -1
 
 
+def series_of(path):
+    """Return the number in the name of a snapshot, after the rest of the name: `(str, int)`.
+
+    They are `snapshot_epoch_3`, `snapshot_iter_600` as Chainer names them, and what else is usual:
+    `snapshot_epoch-3`, `snapshot_600.npz`. Of another name it is `('', -1)`.
+    """
+    match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
+                         os.path.basename(path))
+    return (match[1] + match[3], int(match[2])) if match else ('', -1)
+
+
 def epoch_of(path):
     """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
-    match = re.fullmatch(EPOCH_PREFIX + '([0-9]+)', os.path.basename(path))
-    return int(match[1]) if match else -1
+    kind, number = series_of(path)
+    return number if 'epoch' in kind else -1
 
 
 def folder_of(path):
     """Return the folder of a run's snapshot; None where a path does not have the name of one."""
-    is_snapshot = path and (os.path.basename(path) == INTERRUPTED or epoch_of(path) >= 0)
+    is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
     return (os.path.dirname(path) or '.') if is_snapshot else None
 
 

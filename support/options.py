@@ -80,19 +80,17 @@ def parsed(parser, argv):
     """
     comm = ranks.start(argv)
     with comm.ending_together(), contextlib.ExitStack() as held:
-        args = comm.on_root(parse, parser, argv, comm.size)
+        args = comm.on_root(parse, parser, argv)
         args.comm, args.device = comm, comm.get_device(args.gpu, args.communicator)
         comm.on_root(held.enter_context, files.claim(args.out, args.overwrite, args.resume))
         yield args
 
 
-def parse(parser, argv, size=1):
+def parse(parser, argv):
     """Parse the command line; where it resumes, settings not given are the snapshot's own.
 
     Args:
         parser, argv: As for `parsed`.
-        size (int): How many processes train together. On another number of them than the
-            snapshot's, --batch-size may change, too.
 
     Returns:
         argparse.Namespace: The arguments; `resumed` has the arrays of the snapshot to go on from,
@@ -127,8 +125,7 @@ def parse(parser, argv, size=1):
         parser.set_defaults(dataset=settings['dataset'], data_dir=settings['data_dir'])
     fixed = ['autoencoder', 'dim_z', 'dim_h', 'beta', 'k', 'binary', 'test', 'seed']
     fixed += ['activation'] * (settings['activation'] in net.ACTIVATIONS)   # else net.py's own
-    free = ['epoch', 'snapshot_every', 'keep', 'updater']
-    (fixed if size == settings['ranks'] else free).append('batch_size')
+    free = ['epoch', 'snapshot_every', 'keep', 'updater', 'batch_size']
     parser.set_defaults(out=os.path.dirname(path) or '.',
                         **{name: settings[name] for name in fixed + free})
     args = parser.parse_args(argv)

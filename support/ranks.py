@@ -10,14 +10,18 @@ import argparse
 import contextlib
 import os
 import sys
+import tempfile
 import warnings
 
-from support import compat, snapshot  # lets chainer import
+from support import compat, snapshot, stopping  # lets chainer import
 
 from chainer import training
+from chainer.training import extensions, triggers
 import numpy as np
 
-REPORTS = {'check_finite', 'LogReport', 'PrintReport', 'PlotReport', 'ProgressBar', 'snapshot'}
+REPORTS = {                 # which rank 0 alone has, by name or class
+    'check_finite', 'FailOnNonNumber', 'LogReport', 'PrintReport', 'PlotReport', 'ProgressBar',
+    'DumpGraph', 'VariableStatisticsPlot'}
 
 
 def start(argv):
@@ -196,6 +200,10 @@ class Ranks:
         """Return the values of all ranks as a list, on each of them."""
         return self.comm.bcast_obj(self.comm.gather_obj(value))
 
+    def of_root(self, value):
+        """Return the value of rank 0, on all."""
+        return self.comm.bcast_obj(None if self.rank else value)
+
     def get_device(self, gpu, communicator):
         """Return this rank's device, and let all talk as that wants it.
 
@@ -271,46 +279,77 @@ class Ranks:
     def join(self, trainer):
         """Let what a trainer observes be of all ranks, a signal to any stop all, and rank 0 report.
 
-        After each iteration the losses become their means over all ranks, and the test losses those
-        over all test digits, of which the ranks may have shares of different sizes. Before a
-        snapshot rank 0 hears from each other rank what that needs of it.
+        After each iteration what the model reports becomes its mean over all ranks, and the test
+        losses those over all test digits, of which the ranks may have shares of different sizes.
 
         Args:
-            trainer (Trainer): That of this rank, with an evaluator, a snapshot extension and an
-                `extensions.UntilStopped`.
+            trainer (Trainer): That of this rank, with all its extensions.
         """
+        stop, entries = stopping.until_stopped(trainer), trainer._extensions
+        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.of_root
+        for name, entry in list(entries.items()):
+            extension = entry.extension
+            kinds = {name, *(kind.__name__ for kind in type(extension).__mro__)}
+            if self.rank > 0 and kinds & REPORTS:
+                del entries[name]           # Chainer has no other way to take one out
+            elif hasattr(extension, 'condition'):       # a snapshot's
+                self.gather_before(extension, trainer)
+            elif isinstance(extension, extensions.Evaluator):
+                self.share(extension)
+            if isinstance(entry.trigger, triggers.TimeTrigger):     # clocks differ
+                entry.trigger = self.agreed(entry.trigger)
+        if self.rank > 0:
+            self.scratch = tempfile.TemporaryDirectory()            # for whatever else writes
+            trainer.out = self.scratch.name
+        trainer.extend(self.agree_on(stop), 'agree', (1, 'iteration'), training.PRIORITY_EDITOR + 1)
+
+    def share(self, evaluator):
+        """Let an evaluator tell what all ranks find together."""
         import chainermn
 
-        evaluator, stop = trainer.get_extension('validation'), trainer.stop_trigger
-        evaluate = evaluator.evaluate
-        share = len(evaluator.get_iterator('main').dataset)
+        evaluate, share = evaluator.evaluate, len(evaluator.get_iterator('main').dataset)
         weight = self.size * share / self.comm.allreduce_obj(share)
         evaluator.evaluate = lambda: {key: mean * weight for key, mean in evaluate().items()}
         chainermn.create_multi_node_evaluator(evaluator, self.comm)
 
+    def gather_before(self, extension, trainer):
+        """Let a snapshot extension gather what all ranks have, and write on rank 0 alone."""
+        def is_due():
+            trainer.get_extension('run').gather(trainer)
+            return self.rank == 0 and condition()
+
+        condition, extension.condition = extension.condition, is_due
+
+    def agreed(self, trigger):
+        """Return a trigger that fires where that of rank 0 does."""
+        def fires(trainer):
+            return self.of_root(bool(trigger(trainer)))
+
+        fires.serialize = trigger.serialize
+        return fires
+
+    def agree_on(self, stop):
+        """Make the extension that agrees on what the model reports, and by `stop` on signals."""
+        seen, keys = None, []
+
         def agree(trainer):
-            keys = [f'main/{name}' for name in snapshot.LOSSES]
-            losses = (trainer.observation[key] for key in keys)
-            here = [float(getattr(loss, 'array', loss)) for loss in losses]
+            nonlocal seen, keys
+            here = {key: float(array) for key, array in stopping.scalars_of(
+                trainer.observation).items() if key.startswith('main/')}
             caught = [stop.caught == signum for signum in stop.signals]
-            sums = self.comm.allreduce(np.array(here + caught, np.float64))
-            trainer.observation.update(zip(keys, sums / self.size, strict=False))
-            for signum, count in zip(stop.signals, sums[len(keys):], strict=True):
+            sums = self.comm.allreduce(np.array(
+                [seen != here.keys(), *caught, *(here.get(key, 0) for key in keys)], np.float64))
+            for signum, count in zip(stop.signals, sums[1:], strict=False):
                 if count:
                     stop.signum = signum
+            if sums[0]:                     # some report others than before
+                seen = here.keys()
+                keys = sorted(set.intersection(*map(set, self.of_all([*seen]))))
+                sums = self.comm.allreduce(np.array([0, *(here[key] for key in keys)], np.float64))
+            means = sums[len(sums) - len(keys):] / self.size
+            trainer.observation.update(zip(keys, means, strict=True))
 
-        def gather(trainer):
-            trainer.get_extension('run').gather(trainer)
-
-        stop.rank, stop.is_agreed = self.rank, True
-        extensions = trainer._extensions            # Chainer has no other way to take one out
-        trainer.extend(gather, name='gather', trigger=extensions['snapshot'].trigger,
-                       priority=0)                  # after all else but the snapshot
-        if self.rank > 0:
-            trainer.out = os.curdir
-            for name in REPORTS & extensions.keys():
-                del extensions[name]
-        trainer.extend(agree, trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR + 1)
+        return agree
 
 
 def check_shares(n_train, n_test, ranks, batch_size):

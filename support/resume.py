@@ -2,33 +2,24 @@
 
 `RunState` adds the settings and the state of the random generator to a Trainer snapshot, of each of
 several ranks; `make_exact` gives it to a Trainer, and brings that to where a snapshot was taken.
+What Chainer's serializers can load into what train_vae.py builds, goes on.
 """
 
-import contextlib
 import json
 import sys
-import warnings
 
-from support import files, losses, models, snapshot, watch  # lets chainer import
+from support import losses, models, snapshot, state, stopping, watch  # lets chainer import
 
 import chainer
 from chainer import serializers, training
-from chainer.optimizers import adam
+from chainer.iterators import MultiprocessIterator
 import numpy as np
 
 # where things are in a Trainer snapshot
-ITERATOR_PREFIX = 'updater/iterator:main/'
-POSITION_KEY = ITERATOR_PREFIX + 'current_position'
-ORDER_KEY = ITERATOR_PREFIX + 'order'
-OPTIMIZER_PREFIX = 'updater/optimizer:main/'
-SUMMARY_PREFIX = 'extensions/LogReport/_summary/'
 RUN_PREFIX = 'extensions/run/'              # of RunState
-RANDOM_PREFIX = RUN_PREFIX + 'random_'
 RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself:
-OWN_KEYS = (ORDER_KEY, *(RANDOM_PREFIX + of for of in ('keys', 'position', 'has_gauss', 'cached')))
-LOG_TYPES = {'epoch': int, 'iteration': int, 'elapsed_time': (int, float)} | {
-    f'{of}main/{name}': (int, float) for of in ('', 'validation/') for name in snapshot.LOSSES}
-MOST_LOSS = 1e30                            # float32 ends at 3e38, and pictures of it before
+OWN_KEYS = (*state.ORDER_KEYS, *(state.RANDOM_PREFIX + of for of in (
+    'keys', 'position', 'has_gauss', 'cached')))
 
 
 class RunState(training.Extension):
@@ -85,8 +76,8 @@ class RunState(training.Extension):
         """Save the settings and the other ranks' states; save or restore NumPy's generator."""
         is_saved = isinstance(serializer, chainer.Serializer)
         serializer('settings', json.dumps(self.now()) if is_saved else None)
-        for rank, state in enumerate(self.others, 1):
-            for key, array in state.items():
+        for rank, own in enumerate(self.others, 1):
+            for key, array in own.items():
                 serializer(RANK_PREFIX.format(rank) + key, array)
         _, keys, position, has_gauss, cached = np.random.get_state()
         np.random.set_state((
@@ -106,12 +97,13 @@ def state_of_rank(trainer):
         trainer (Trainer): That of this rank, extended with a `RunState`.
 
     Returns:
-        dict: Arrays, with the keys of `OWN_KEYS`. Its place in the order is that of all ranks.
+        dict: Arrays, with such of the keys of `OWN_KEYS` as it has. Its place in the order is that
+        of all ranks.
     """
     serializer = serializers.DictionarySerializer()
-    trainer.updater.get_iterator('main').serialize(serializer[ITERATOR_PREFIX[:-1]])
-    trainer.get_extension('run').serialize(serializer[RUN_PREFIX[:-1]])
-    return {key: serializer.target[key] for key in OWN_KEYS}
+    trainer.updater.get_iterator('main').serialize(serializer[state.ITERATOR_PREFIX])
+    trainer.get_extension('run').serialize(serializer[RUN_PREFIX])
+    return {key: serializer.target[key] for key in OWN_KEYS if key in serializer.target}
 
 
 def of_rank(arrays, rank):
@@ -120,12 +112,11 @@ def of_rank(arrays, rank):
     Args:
         arrays (dict): As from `snapshot.read`; rank 0 wrote them, for as many ranks as now.
         rank (int): This process's.
-
-    Raises:
-        KeyError: If they lack it.
     """
     prefix = RUN_PREFIX + RANK_PREFIX.format(rank)
-    return of_root(arrays) | ({key: arrays[prefix + key] for key in OWN_KEYS} if rank else {})
+    own = {key: arrays[prefix + key] for key in OWN_KEYS if prefix + key in arrays}
+    return {key: array for key, array in of_root(arrays).items()
+            if rank == 0 or key not in OWN_KEYS} | own
 
 
 def of_root(arrays):
@@ -134,7 +125,7 @@ def of_root(arrays):
     return {key: array for key, array in arrays.items() if not key.startswith(others)}
 
 
-def share_anew(arrays, trainer):
+def share_anew(arrays, trainer, share):
     """Return the arrays of a snapshot for another number of ranks than it was taken on.
 
     Each rank begins its own share anew, as far in as the snapshot was, in an order and with noise
@@ -142,24 +133,22 @@ def share_anew(arrays, trainer):
     trainer's iterator reset.
 
     Args:
-        arrays (dict): As from `snapshot.read`.
+        arrays (dict): Rank 0's, as from `of_rank`, checked.
         trainer (Trainer): That of this rank, fresh.
-
-    Raises:
-        KeyError, TypeError, ValueError: If they are no snapshot's.
+        share (int): How many digits each rank had.
     """
     iterator = trainer.updater.get_iterator('main')
-    n, state = len(iterator.dataset), trainer.get_extension('run')
-    np.random.seed([state.settings['seed'], state.comm.rank, int(arrays[snapshot.ITERATION_KEY])])
+    n, run = len(iterator.dataset), trainer.get_extension('run')
+    np.random.seed([run.settings['seed'], run.comm.rank, int(arrays[snapshot.ITERATION_KEY])])
     iterator.reset()            # to a new order
-    position = int(arrays[POSITION_KEY]) * n // len(arrays[ORDER_KEY])
+    position = min(int(arrays[state.POSITION_KEY]) * n // share, n - 1)
     detail = np.array(int(arrays[snapshot.EPOCH_KEY]) + position / n)
-    return of_root(arrays) | state_of_rank(trainer) | {POSITION_KEY: np.array(position)} | {
-        key: detail for key in of_root(arrays)
+    return arrays | state_of_rank(trainer) | {state.POSITION_KEY: np.array(position)} | {
+        key: detail for key in arrays
         if key.startswith('extension') and key.endswith('/previous_epoch_detail')}
 
 
-def load_trainer(arrays, had, trainer, path):
+def load_trainer(arrays, had, trainer, digits, path):
     """Bring a Trainer, random state included, to where a snapshot was taken.
 
     Where that was on another number of ranks, it comes only near to there, and its `RunState` keeps
@@ -168,109 +157,26 @@ def load_trainer(arrays, had, trainer, path):
     Args:
         arrays (dict): As from `snapshot.read`.
         had (dict): The settings in them, as from `snapshot.read_settings`.
-        trainer (Trainer): Trainer of the same model and extensions, with a `RunState`.
-        path (str): Where the arrays come from, for the message.
+        trainer (Trainer): That of this rank, extended with a `RunState`.
+        digits (mnist.Digits): Those of this run.
+        path (str): Where they come from, for the message.
 
     Raises:
-        snapshot.SnapshotError: If they do not fit the trainer.
+        SnapshotError: If they are damaged, or do not fit a part of the trainer.
     """
     snapshot.load_model(arrays, trainer.updater.get_optimizer('main').target, path)
-    state = trainer.get_extension('run')
-    same = had['ranks'] == state.settings['ranks']
-    try:
-        arrays = of_rank(arrays, state.comm.rank) if same else share_anew(arrays, trainer)
-        state.settings['ranks_changed'] = had['ranks_changed'] or not same
-        check_state(arrays, trainer.updater, state.settings['ranks_changed'])
-        with warnings.catch_warnings():
-            # of triggers of extensions that the run did not have, as a terminal's progress bar
-            warnings.simplefilter('ignore')
-            serializers.NpzDeserializer(arrays).load(trainer)
-        check_loaded(arrays, trainer)
-    except MemoryError:
-        raise
-    except Exception as error:      # whatever Chainer makes of arrays that do not fit
-        raise snapshot.SnapshotError(
-            f'{path} is damaged, or of another version ({files.describe(error)}); '
-            'use another snapshot') from None
-
-
-def check_state(arrays, updater, ranks_changed):
-    """Make sure that the arrays of a snapshot are a state that `updater` can be in.
-
-    Args:
-        arrays (dict): As from `snapshot.read`.
-        updater (Updater): Updater of the same model, digits and minibatches.
-        ranks_changed (bool): Whether the run was on another number of ranks for some time, so
-            that its iterations do not tell its epochs.
-
-    Raises:
-        ValueError, KeyError: If they are not.
-    """
-    iterator = updater.get_iterator('main')
-    n = len(iterator.dataset)
-    epoch, position, iteration = (int(arrays[key]) for key in (
-        snapshot.EPOCH_KEY, POSITION_KEY, snapshot.ITERATION_KEY))
-    optimizer = updater.get_optimizer('main')
-    actual = getattr(optimizer, 'actual_optimizer', optimizer)
-    params = {OPTIMIZER_PREFIX + name[1:]: param
-              for name, param in optimizer.target.namedparams() if param.update_rule.enabled}
-    log = json.loads(str(arrays[snapshot.LOG_KEY]))
-    keys = arrays[RANDOM_PREFIX + 'keys']
-    possible = {
-        'order of the digits': arrays[ORDER_KEY].shape == (n,) and np.array_equal(
-            np.sort(arrays[ORDER_KEY]), np.arange(n)),
-        'place in the digits': 0 <= position < n and epoch >= 0 and (
-            ranks_changed or epoch * n + position == iteration * iterator.batch_size),
-        'time of the optimizer': all(int(arrays[key]) == iteration for key in (
-            OPTIMIZER_PREFIX + 't', *(prefix + '/t' for prefix in params))),
-        'moments of Adam': not isinstance(actual, adam.Adam) or (all(
-            arrays[prefix + moment].shape == param.shape
-            and arrays[prefix + moment].dtype == param.dtype
-            for prefix, param in params.items() for moment in ('/m', '/v'))
-            and all((arrays[prefix + '/v'] >= 0).all() for prefix in params)),
-        'triggers': all(
-            array == (iteration if key.endswith('/previous_iteration') else epoch + position / n)
-            for key, array in arrays.items()
-            if key.startswith('extension') and '/previous_' in key),
-        # a row an epoch; where a minibatch is more than an epoch, a row an iteration
-        'log': isinstance(log, list) and (
-            len(log) == min(epoch, iteration) or (ranks_changed and len(log) <= epoch)) and all(
-            (row['epoch'] == max(i, i * iterator.batch_size // n) or ranks_changed)
-            and all(snapshot.has_type(row[key], kind) and abs(row[key]) < MOST_LOSS
-                    for key, kind in LOG_TYPES.items())
-            for i, row in enumerate(log, 1)),
-        # from zeros alone, the generator would never come to a number
-        'random state': (keys[1:].any() or keys[0] >= 2**31)
-            and 0 <= int(arrays[RANDOM_PREFIX + 'position']) <= 624
-            and int(arrays[RANDOM_PREFIX + 'has_gauss']) in (0, 1),
-        'count of losses': all(int(array) > 0 for key, array in arrays.items()
-                               if key.startswith(SUMMARY_PREFIX) and key.endswith('/_n')),
-        'numbers': all(np.isfinite(array).all() for array in arrays.values()
-                       if array.dtype.kind == 'f'),
-    }
-    for what, holds in possible.items():
-        if not holds:
-            raise ValueError(f'its {what} cannot be')
-
-
-def check_loaded(arrays, trainer):
-    """Make sure that a Trainer now holds what a snapshot says.
-
-    Args:
-        arrays (dict): As from `snapshot.read`.
-        trainer (Trainer): As it is after loading them.
-
-    Raises:
-        ValueError, KeyError: If it does not.
-    """
-    held = serializers.DictionarySerializer()
-    with contextlib.suppress(RuntimeError):     # the elapsed time, its last, needs a started run
-        trainer.serialize(held)
-    for key, array in held.target.items():
-        optional = key.startswith('extension_triggers/') and key not in arrays
-        if key != snapshot.SETTINGS_KEY and not optional and not (
-                arrays[key].shape == np.shape(array) and np.array_equal(arrays[key], array)):
-            raise ValueError(f'its {key} does not fit')
+    run = trainer.get_extension('run')
+    same = had['ranks'] == run.settings['ranks']
+    run.settings['ranks_changed'] = had['ranks_changed'] or not same
+    own = of_rank(arrays, run.comm.rank if same else 0)
+    state.check(own, trainer.updater, path)
+    if not same:
+        for key in (snapshot.ITERATION_KEY, snapshot.EPOCH_KEY, state.POSITION_KEY):
+            if key not in own:
+                raise state.unfit(path, key, 'it is not there')
+        orders = [own[key].size for key in state.ORDER_KEYS if key in own]
+        own = share_anew(own, trainer, *orders or [-(-len(digits.train) // had['ranks'])])
+    state.load(own, trainer, path)
 
 
 def make_exact(trainer, args, digits):
@@ -284,10 +190,15 @@ def make_exact(trainer, args, digits):
     Raises:
         SnapshotError: If the snapshot to resume from does not fit.
     """
-    comm, updater = args.comm, trainer.updater
-    model = updater.get_optimizer('main').target
+    comm, updater, stop = args.comm, trainer.updater, stopping.until_stopped(trainer)
+    model, iterator = updater.get_optimizer('main').target, updater.get_iterator('main')
+    if isinstance(iterator, MultiprocessIterator) and iterator.order_sampler is None:
+        # its serialize needs an order: shuffle=False, with the order that this stands for
+        iterator.order_sampler = iterator._prefetch_loop.order_sampler = lambda order, _: order
+        iterator.reset()
     settings = {key: getattr(args, key, None) for key in snapshot.SETTING_TYPES} | {
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
+        'batch_size': getattr(iterator, 'batch_size', args.batch_size),
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
         'ranks_changed': False, 'trained_on': '', 'methods': models.notes_of_net(),
@@ -298,7 +209,7 @@ def make_exact(trainer, args, digits):
     trainer.extend(watch.Watch(settings))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
-    if hasattr(updater, 'prove') and updater.epoch < args.epoch:
+    if hasattr(updater, 'prove') and not stop.is_past(trainer):
         updater.prove()                         # the fast one, on the minibatch that comes now
     if args.resumed is not None and comm.rank == 0:
         warn_of_changes(had, trainer.get_extension('run').now(), args.resume)
@@ -327,7 +238,7 @@ def go_on(trainer, digits, arrays, path):
     snapshot.check_digits(had, digits, path)
     models.check_activation(had, trainer.updater.get_optimizer('main').target, path)
     models.check_optimizer(had, trainer.get_extension('run').settings, path)
-    load_trainer(arrays, had, trainer, path)
+    load_trainer(arrays, had, trainer, digits, path)
     return had
 
 

@@ -47,22 +47,22 @@ class SnapshotError(files.FileError):
 class Writer(snapshot_writers.Writer):
     """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only.
 
-    Of the snapshots up to the epoch just written it keeps the newest, and deletes a
-    `snapshot_interrupted` of no more iterations.
+    Of the snapshots of one kind of name, up to the one just written, it keeps the newest, and
+    deletes a `snapshot_interrupted` of no more iterations.
 
     Args:
         keep (int): How many to keep.
         resumed (str): The snapshot that the run goes on from, if it does.
 
     Attributes:
-        iteration (int): At which the last snapshot was taken, or None.
+        path (str), iteration (int): Of the last snapshot, and at which it was taken; or None.
     """
 
     def __init__(self, keep, resumed=None):
         super().__init__()
         self.keep = keep
         self.resumed = resumed
-        self.iteration = None
+        self.path = self.iteration = None
 
     def __call__(self, filename, outdir, target):
         """Write the arrays `target` as OUT/filename.
@@ -70,21 +70,32 @@ class Writer(snapshot_writers.Writer):
         Raises:
             FloatingPointError: If a weight of the model is not finite; nothing is written then.
         """
-        for key, array in target.items():
-            if key.startswith(MODEL_PREFIX) and not np.isfinite(array).all():
-                epoch = int(target[EPOCH_KEY]) + (filename == files.INTERRUPTED)
+        arrays = {key: np.asarray(array) for key, array in target.items()}
+        for key, array in arrays.items():
+            if key.startswith(MODEL_PREFIX) and array.dtype.kind == 'f' and (
+                    not np.isfinite(array).all()):
+                epoch = int(arrays.get(EPOCH_KEY, 0)) + (filename == files.INTERRUPTED)
                 raise not_finite(f'weight {key[len(MODEL_PREFIX):]}', epoch,
-                                 target[ITERATION_KEY], outdir, self.resumed)
+                                 arrays[ITERATION_KEY], outdir, self.resumed)
         files.make_again(outdir)
-        files.write_npz(os.path.join(outdir, filename), target, files.go_on(outdir))
-        self.iteration = int(target[ITERATION_KEY])
-        if filename != files.INTERRUPTED:
-            self.clean(outdir, files.epoch_of(filename))
+        self.path = os.path.join(outdir, filename)
+        # Chainer's serializers make objects of nothing but None, which a load can do without
+        files.write_npz(self.path, {key: array for key, array in arrays.items()
+                                    if not array.dtype.hasobject}, files.go_on(outdir))
+        self.iteration = int(arrays[ITERATION_KEY])
+        self.clean(outdir, filename)
 
-    def clean(self, outdir, epoch):
-        """Delete what the snapshot of this epoch, now whole, makes superfluous."""
-        old = [path for path in files.find_snapshots(outdir)
-               if 0 <= files.epoch_of(path) <= epoch][:-self.keep]
+    def save(self, filename, trainer):
+        """Write a snapshot of a trainer as OUT/filename."""
+        self(filename, trainer.out, serializers.npz.serialize(trainer))
+
+    def clean(self, outdir, path):
+        """Delete what a snapshot, now whole, makes superfluous."""
+        if os.path.basename(path) == files.INTERRUPTED:
+            return
+        kind, number = files.series_of(path)
+        series = [(files.series_of(path), path) for path in files.find_snapshots(outdir)]
+        old = [path for (of, i), path in series if of == kind and i <= number][:-self.keep]
         interrupted = os.path.join(outdir, files.INTERRUPTED)
         if os.path.exists(interrupted):
             with contextlib.suppress(SnapshotError):
@@ -92,11 +103,6 @@ class Writer(snapshot_writers.Writer):
         for path in old:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
-
-    def interrupt(self, trainer):
-        """Write `snapshot_interrupted`, where a trainer stands at an iteration not yet written."""
-        if trainer.updater.iteration not in (0, self.iteration):
-            self(files.INTERRUPTED, trainer.out, serializers.npz.serialize(trainer))
 
 
 def not_finite(what, epoch, iteration, out, resumed):
@@ -168,7 +174,9 @@ def read_first(paths):
             iterations[path] = read_iteration(path)
         except SnapshotError as error:
             troubles[path] = error
-    for path in sorted(iterations, key=lambda path: (iterations[path], files.epoch_of(path)))[::-1]:
+    # of two with as many, not the interrupted one
+    for path in sorted(iterations, key=lambda path: (iterations[path], files.series_of(path)),
+                       reverse=True):
         try:
             arrays = read(path)
             read_settings(arrays, path)

@@ -5,7 +5,7 @@ import sys
 import types
 
 from support import proof, ranks  # lets chainer import
-from support.extensions import UntilStopped
+from support.stopping import UntilStopped
 from support.updater import fast
 
 import chainer

@@ -11,7 +11,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from support import extensions, files, ranks, resume, snapshot  # lets chainer import
+from support import files, ranks, resume, snapshot, stopping  # lets chainer import
 
 import chainer
 from conftest import ROOT, SMALL, needs_gpu, write_files
@@ -56,8 +56,8 @@ def stopping_at(iteration):
         return plain(self, trainer)
 
     with pytest.MonkeyPatch.context() as patch:
-        plain = extensions.UntilStopped.__call__
-        patch.setattr(extensions.UntilStopped, '__call__', call)
+        plain = stopping.UntilStopped.__call__
+        patch.setattr(stopping.UntilStopped, '__call__', call)
         yield
 
 
