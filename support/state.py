@@ -89,7 +89,7 @@ class Loader(serializers.NpzDeserializer):
             kinds = {'f': 'fiu', 'i': 'iu', 'u': 'iu'}.get(dtype.kind, dtype.kind)
             fits = (array.dtype.kind in kinds if np.ndim(value) == 0 else
                     array.dtype.kind == dtype.kind
-                    and (dtype.kind != 'f' or array.itemsize == dtype.itemsize))
+                    and (dtype.kind in 'iU' or array.itemsize == dtype.itemsize))
             if not fits or array.shape != np.shape(value):
                 raise ValueError(f'{array.dtype} of shape {array.shape}, not {dtype} of shape '
                                  f'{np.shape(value)}')
@@ -167,11 +167,16 @@ def check_places(arrays, iterator, path):
     Raises:
         SnapshotError: If they are not.
     """
-    n = len(iterator.dataset) if hasattr(iterator, 'dataset') else MOST
+    n = digits_of(iterator)
     for key in (POSITION_KEY, *ORDER_KEYS):
         array, last = arrays.get(key, np.array(None)), n if key == POSITION_KEY else n - 1
         if array.dtype.kind in 'iu' and array.size and not 0 <= array.min() <= array.max() <= last:
             raise unfit(path, key, f'not of {n} digits')
+
+
+def digits_of(iterator):
+    """Return how many digits an iterator has, as many as can be where it does not tell."""
+    return len(iterator.dataset) if hasattr(iterator, 'dataset') else MOST
 
 
 def is_number(array, kinds='fiu', least=-LARGEST, most=LARGEST):
@@ -222,23 +227,27 @@ def completed(arrays, trainer, path):
     held, iterator = serializers.DictionarySerializer(), trainer.updater.get_iterator('main')
     with contextlib.suppress(RuntimeError):     # the elapsed time, its last, needs a started run
         trainer.serialize(held)
-    now = {'previous_iteration': arrays.get(snapshot.ITERATION_KEY)}
-    if POSITION_KEY in arrays and snapshot.EPOCH_KEY in arrays:
-        now['previous_epoch_detail'] = (
-            arrays[snapshot.EPOCH_KEY] + arrays[POSITION_KEY] / len(iterator.dataset))
+    now = {}                                    # what triggers remember
+    if {snapshot.ITERATION_KEY, snapshot.EPOCH_KEY, POSITION_KEY} <= arrays.keys():
+        now = {'previous_iteration': arrays[snapshot.ITERATION_KEY],
+               'previous_epoch_detail':
+                   arrays[snapshot.EPOCH_KEY] + arrays[POSITION_KEY] / digits_of(iterator)}
     anew, named = {}, {}
     for key, held_value in held.target.items():
         value, (kind, *names) = np.asarray(held_value), key.split('/')
         is_lacking = key not in arrays
-        is_new = kind == 'extensions' and not any(
+        is_new = is_lacking and kind == 'extensions' and not any(
             other.startswith(f'extensions/{names[0]}/') for other in arrays)
+        is_stop = is_lacking and kind == 'stop_trigger'
         if value.dtype.hasobject:               # None, which snapshot.Writer leaves out
             if is_lacking or key.startswith(ITERATOR_PREFIX):
                 anew[key] = value
-        elif is_lacking and (is_new or kind in ('stop_trigger', 'extension_triggers')
-                             or (kind == 'extensions' and len(names) > 2)):     # a trigger there
+        elif is_stop and trainer.stop_trigger.is_plain:
+            anew[key] = value                   # of a trigger that nobody asks
+        elif is_new or is_stop or (is_lacking and (
+                kind == 'extension_triggers' or (kind == 'extensions' and len(names) > 2))):
             anew[key] = np.asarray(now.get(names[-1], value))
-            if is_new or (kind == 'stop_trigger' and not trainer.stop_trigger.is_plain):
+            if is_new or is_stop:
                 named[part_of(key)] = True
     if named and trainer.get_extension('run').comm.rank == 0:
         print(f'warning: {path} holds nothing of {" and ".join(named)} of train_vae.py, which '

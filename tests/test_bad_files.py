@@ -140,7 +140,7 @@ class Ways:
             if status == 0 and way == 'visualize':
                 with open(os.path.join(out, 'reconstruction.png'), 'rb') as file:
                     result = file.read()
-            elif status == 0:
+            elif status == 0 and ' already; ' not in text:
                 result = state_of(snapshot.newest(out))
                 result.pop(snapshot.SETTINGS_KEY)
             return status, text, err, result
@@ -277,8 +277,12 @@ NUMBERS = ['updater/iteration', 'updater/iterator:main/epoch', 'updater/optimize
     pytest.param(value, marks=pytest.mark.slow) for value in (1, 7, 2**31))])
 def test_forged_numbers_that_cannot_be(ways, key, value):
     """A position past NumPy's 624 random words, for one, would read memory that is not its own."""
-    fine = (lambda status: status == 0) if key.startswith('extensions/run/') else None
-    ways.check('resume', npz(ways.arrays | {key: np.array(value)}), fine=fine)
+    status, _, err, _ = ways.use('resume', npz(ways.arrays | {key: np.array(value)}))
+    most = {'updater/iterator:main/current_position': 60, 'extensions/run/random_position': 624,
+            'extensions/run/random_has_gauss': 1}.get(key, 2**53)
+    assert status == (0 if 0 <= value <= most else 2)
+    if status:
+        check_line(err)
 
 
 def change(key, *values):
@@ -303,39 +307,28 @@ def logged(change):
     return changed
 
 
-def with_loss(value):
-    """Return a function that gives the last row of a log this loss."""
-    return logged(lambda rows: [*rows[:-1], rows[-1] | {'main/loss': value}])
-
-
 REFUSED = {
-    'order of the digits': change(
-        'updater/iterator:main/order', lambda array: np.full_like(array, 5), set_first(60),
-        set_first(-1), lambda array: array[:-1], lambda array: array[np.newaxis],
-        lambda array: np.zeros(10**8, 'S0')),
-    'place in the digits': change('updater/iterator:main/epoch', set_first(-1), set_first(3)),
-    'time of the optimizer': change('updater/optimizer:main/t', set_first(7)),
-    'moments of Adam': [
+    'does not fit the iterator of train_vae.py (updater/iterator:main/order: ': change(
+        'updater/iterator:main/order', set_first(60), set_first(-1), lambda array: array[:-1],
+        lambda array: array[np.newaxis], lambda array: array.astype(float)),
+    'its counts cannot be': [
+        *change('updater/iterator:main/epoch', set_first(-1)),
+        *change('updater/iteration', set_first(-1), lambda array: 0.5, lambda array: [6]),
+        *change('updater/optimizer:main/le1/W/t', set_first(-1))],
+    'its moments cannot be': [
         *change('updater/optimizer:main/ld2/W/v', set_first(-1e-9), np.float64, lambda array: 0),
-        *change('updater/optimizer:main/ld2/W/m', np.ravel, np.float16)],
-    'triggers': [
-        *change('extensions/LogReport/_trigger/previous_epoch_detail', set_first(1e9)),
-        *change('extension_triggers/validation/previous_epoch_detail', set_first(1e9)),
-        *change('extension_triggers/validation/previous_iteration', set_first(0))],
-    'log': change(
-        snapshot.LOG_KEY, logged(lambda rows: rows[:1]), logged(lambda rows: []),
-        logged(lambda rows: dict(enumerate(rows))), logged(lambda rows: rows[::-1]),
-        logged(lambda rows: [*rows, rows[-1]]), with_loss(float('nan')), with_loss(float('inf')),
-        with_loss(-1.7e308), with_loss('1'), with_loss(True)),
-    'random state': [
+        *change('updater/optimizer:main/ld2/W/m', np.ravel, np.float16, set_first(np.nan),
+                set_first(np.inf))],
+    'its log cannot be': change(
+        snapshot.LOG_KEY, logged(lambda rows: dict(enumerate(rows))), logged(lambda rows: [rows]),
+        logged(lambda rows: [{'main/loss': 10**400}]), lambda array: '[' * 10**5),
+    'its random state cannot be': [
         *change('extensions/run/random_position', set_first(-1), set_first(625)),
         *change('extensions/run/random_has_gauss', set_first(7)),
-        *change('extensions/run/random_keys', np.zeros_like,
-                lambda keys: np.eye(1, 624, dtype=keys.dtype)[0])],
-    'numbers': [
-        *change('updater/optimizer:main/ld2/W/m', set_first(np.nan), set_first(np.inf)),
         *change('extensions/run/random_cached', set_first(np.nan)),
-        *change('_snapshot_elapsed_time', set_first(np.inf))],
+        *change('extensions/run/random_keys', np.zeros_like, np.float64,
+                lambda keys: np.eye(1, 624, dtype=keys.dtype)[0])],
+    'its elapsed time cannot be': change('_snapshot_elapsed_time', set_first(np.inf)),
 }
 
 
@@ -346,20 +339,21 @@ def test_what_cannot_be_is_refused(ways, pictures, what):
         status, _, err, _ = ways.use('resume', npz(arrays))
         assert status == 2, key
         check_line(err)
-        if arrays[key].dtype.itemsize:
-            assert f'its {what} cannot be' in err
+        assert what in err
 
 
 @pytest.mark.slow
 def test_a_missing_array_is_refused_or_does_not_matter(ways):
-    """Only what Chainer can do without may be missing: the settings of a trigger."""
+    """Only what Chainer can do without may be missing: the state of a trigger."""
     for key in ways.arrays:
         status, _, err, result = ways.use('resume', npz(forged(ways.arrays, key, 'missing')))
-        assert status == 2 or key.startswith(('extension_triggers/', 'stop_trigger/')), key
         if status == 2:
             check_line(err)
         else:
-            assert result == ways.results['resume'], key
+            assert (result, err) == (ways.results['resume'], ''), key
+            assert key == 'updater/iterator:main/previous_epoch_detail' or key.startswith((
+                'extension_triggers/', 'stop_trigger/', 'extensions/LogReport/_trigger/',
+                'extensions/LogReport/_summary/')), key
 
 
 @functools.cache

@@ -298,11 +298,12 @@ def test_another_number_of_ranks_goes_on_and_says_so(
 @pytest.mark.parametrize('change, line', [
     ({'updater/model:main/le1/W': lambda arrays: 0.9 * arrays['updater/model:main/le1/W'],
       'updater/iterator:main/current_position': lambda arrays: np.array(0)}, None),
-    ({'updater/iterator:main/order': None}, 'is damaged, or of another version'),
-    ({'updater/iterator:main/order': lambda arrays: np.zeros(31, int)},
-     'is damaged, or of another version (its order of the digits cannot be)'),
+    ({'updater/iterator:main/order': None}, 'does not fit the iterator of train_vae.py (updater/'),
+    ({'updater/iterator:main/order': lambda arrays: np.full(31, 31)},
+     'does not fit the iterator of train_vae.py (updater/iterator:main/order: not of 31 digits)'),
+    ({'extensions/run/random_keys': None}, 'is damaged: its random state cannot be; '),
     ({'extensions/run/random_position': lambda arrays: np.array(9999)},
-     'is damaged, or of another version (its random state cannot be)'),
+     'is damaged: its random state cannot be; '),
 ])
 def test_a_snapshot_with_a_bad_part_of_a_rank(whole, tmp_path, change, line):
     _, of_two, _ = whole

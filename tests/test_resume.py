@@ -31,7 +31,8 @@ def state_of(path):
     arrays = snapshot.read(str(path))
     del arrays['_snapshot_elapsed_time']
     rows = json.loads(str(arrays.pop(snapshot.LOG_KEY)))
-    assert all(row.pop('elapsed_time') > 0 for row in rows)
+    for row in rows:
+        row.pop('elapsed_time', None)
     return {'log': rows} | {key: (array.dtype.str, array.shape, array.tobytes())
                             for key, array in arrays.items()}
 
