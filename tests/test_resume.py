@@ -107,7 +107,7 @@ def test_resumed_from_any_snapshot_file(cli, data_dir, tmp_path, finished):
 def test_a_folder_that_is_moved_away_meanwhile_is_made_anew(cli, data_dir, tmp_path, monkeypatch):
     def call(self, trainer):
         report(self, trainer)
-        if trainer.updater.epoch == 2:
+        if trainer.updater.is_new_epoch and trainer.updater.epoch == 2:
             os.rename(tmp_path / 'run', tmp_path / 'moved')
 
     report = train_vae.PrintReport.__call__
