@@ -1,30 +1,28 @@
-"""The BLAS that multiplies matrices in compiled functions: its `sgemm`, called at its address.
+"""The BLAS that multiplies matrices in compiled functions: its `sgemm`, which they call by `NAME`.
 
 Numba's own `np.dot` takes SciPy's BLAS. NumPy's OpenBLAS is newer and faster; so is, on processors
-of Intel, MKL, where it is installed. An address is a number like any other: what Numba keeps of
-compiled code serves them all.
+of Intel, MKL, where it is installed. What Numba keeps of compiled code has the name alone, and
+serves them all.
 """
 
 import ctypes
 from importlib import metadata
 import platform
 
-from llvmlite import ir
-import numba
-from numba.core.cgutils import unpack_tuple
+import llvmlite.binding
 import numba.extending
 import threadpoolctl
 
-ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112            # as CBLAS has them
-SGEMM = ('cblas_sgemm_64', 'scipy_cblas_sgemm64_')      # with sizes of 64 bits: MKL's, OpenBLAS's
-SEQUENTIAL, STRICT = 1, 0x10000                         # as MKL has them
+NAME = 'vae_sgemm'
+SGEMM = ('sgemm_64', 'scipy_sgemm_64_')         # with sizes of 64 bits: MKL's, OpenBLAS's
+SEQUENTIAL, STRICT = 1, 0x10000                 # as MKL has them
 
 
 def choose():
     """Choose among the installed ones.
 
     Returns:
-        tuple: For people, whose it is; and the address of its `sgemm`, 0 for Numba's `np.dot`.
+        tuple: For people, whose it is; and the address of its `sgemm`.
     """
     if is_intel():
         load_mkl()
@@ -36,7 +34,8 @@ def choose():
                 function = getattr(ctypes.CDLL(library['filepath']), name, None)
                 if function is not None:
                     return whose[api], ctypes.cast(function, ctypes.c_void_p).value
-    return "SciPy's BLAS", 0
+    return "SciPy's BLAS", numba.extending.get_cython_function_address(
+        'scipy.linalg.cython_blas', 'sgemm')
 
 
 def is_intel():
@@ -67,30 +66,5 @@ def load_mkl():
         pass                                            # or none that can be used
 
 
-@numba.extending.intrinsic
-def multiply(context, sgemm, a, b, out):
-    """Multiply matrices by the `sgemm` at an address: out = a b, in compiled functions.
-
-    Each is float32 and lies in one piece; a and b may be transposed, as `W.T` is.
-    """
-    if any(kind.layout == 'A' for kind in (a, b, out)):
-        return None                                     # not in one piece
-
-    def generate(context, builder, signature, args):
-        kinds = signature.args[1:]
-        arrays = [context.make_array(kind)(context, builder, value)
-                  for kind, value in zip(kinds, args[1:], strict=True)]
-        sizes = [unpack_tuple(builder, array.shape) for array in arrays]
-        data = [builder.bitcast(array.data, pointer) for array in arrays]
-        rows = [size[kind.layout == 'C'] for kind, size in zip(kinds, sizes, strict=True)]
-        forms = [integer(TRANSPOSED if kind.layout == 'F' else PLAIN) for kind in kinds[:2]]
-        (m, k), (_, n) = sizes[:2]
-        values = [integer(ROW_MAJOR), *forms, m, n, k, real(1), data[0], rows[0], data[1], rows[1],
-                  real(0), data[2], rows[2]]
-        of_type = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        builder.call(builder.inttoptr(args[0], of_type.as_pointer()), values)
-        return context.get_dummy_value()
-
-    integer, real = ir.IntType(32), ir.FloatType()
-    pointer = ir.IntType(8).as_pointer()
-    return numba.types.void(sgemm, a, b, out), generate
+WHOSE, ADDRESS = choose()
+llvmlite.binding.add_symbol(NAME, ADDRESS)      # before any compiled function is loaded

@@ -1,51 +1,111 @@
 """The step in compiled functions: net.py's mathematics, written out for Numba.
 
-Each thread takes its share of a minibatch (`forward` and `backward`: loss and deltas of some
-digits), and then of the weights (`gradients`, and Adam with them, of some rows of each). Ranks take
-the mean of their gradients in between, and then `descend`. Matrix products are BLAS's, on one
-thread each. updater.py says which function mirrors which line of net.py; names and shapes are
-those of step.py, the threads are threads.py's, and jit.py compiles.
+Each thread takes its share of a minibatch (`backward`: loss and deltas of some digits), then of the
+weights (`gradients` of some rows of each), and then `descend` takes a step of Adam in those rows.
+Ranks take the mean of their gradients before that. Matrix products are BLAS's, on one thread each.
+updater.py says which function mirrors which line of net.py; names and shapes are those of step.py,
+the threads are threads.py's. All that is compiled stands in this file: Numba compiles it anew when
+this file changes.
 """
 
 import collections
+import contextlib
+import functools
+import glob
+import hashlib
 import math
+import os
+import sys
 
 from support import blas
-from support.jit import barrier, compiled
 from support.step import f32
 
+import numba
 import numpy as np
 
 LANES = 16                      # of a sum, so that vectors can add it up
+# BLAS takes the addresses of all its arguments; one whose sizes have 32 bits reads the lower half
+# of ours. (Numba's manual does not have `ExternalFunction`, which is in 0.60 to 0.68.)
+sgemm = numba.types.ExternalFunction(blas.NAME, numba.types.void(*[numba.types.voidptr] * 13))
+PLAIN, TRANSPOSED = np.array([ord('N')], np.uint8), np.array([ord('T')], np.uint8)
+ONE, ZERO = np.array([1], np.float32), np.array([0], np.float32)
 # A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
 Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
 
 
-@compiled
-def whole_step(sgemm, layers, space, kind, k, rec_scale, descents, part, parts, digits,
-               latent_scale, rows, adam, counter):
-    """Do one thread's share of a step: `backward`, and when all have, `gradients`.
+# How Numba compiles, and keeps, these functions --------------------------------------------------
+
+if numba.config.DISABLE_JIT:
+    raise ImportError('NUMBA_DISABLE_JIT is set')
+
+with open(__file__, 'rb') as file:
+    STAMP = hashlib.sha256(
+        file.read() + f'{sys.version} {numba.__version__}'.encode()).hexdigest()[:8]
+# LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
+# make of that differs between the run that compiles and later ones, and between processors.
+compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
+
+
+def kept(function):
+    """Compile a function for `compile_for`; what comes of it serves later runs, too.
+
+    Its name, and so that of its files, has a stamp of this one. Numba writes an index before the
+    code, which may never come: the index must not lead to the code of before an edit.
+    """
+    function.__qualname__ += '-' + STAMP
+    entry = compiled(function)
+    with contextlib.suppress(RuntimeError):     # there is no folder for it
+        entry.enable_caching()
+    return entry
+
+
+def is_compiled(function):
+    """Tell whether an earlier run compiled a kept function, by Numba's files (of 0.60 to 0.68)."""
+    return bool(glob.glob(os.path.join(glob.escape(function.stats.cache_path),
+                                       f'compiled.{function.py_func.__qualname__}-*.nbc')))
+
+
+def compile_for(function, args):
+    """Return a function compiled for such arguments, whatever is wrong with Numba's cache.
+
+    Calling it spares Numba's look at the type of each argument, which takes long.
 
     Args:
-        sgemm, layers, space, kind, k, rec_scale, digits, latent_scale, rows: As for `backward`.
-        descents, part, parts, adam: As for `gradients`.
-        counter (array): As for `barrier`.
+        function: Of those that are `kept`; it calls none of them, whose cache may fail as well.
+        args (tuple): Arguments of the types that it will be called with.
 
     Returns:
-        tuple of float: As from `forward`.
+        callable: The compiled function.
     """
-    sums = backward(sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, rows)
-    barrier(counter, parts)
-    gradients(sgemm, descents, part, parts, adam)
-    return sums
+    signature = tuple(map(numba.typeof, args))
+    try:
+        function.compile(signature)
+    except Exception as error:
+        if signature in function.overloads:     # it is compiled, but cannot be written
+            warn(function.stats.cache_path, getattr(error, 'strerror', error))
+        else:                                   # what was written cannot be read, whatever that is
+            with contextlib.suppress(OSError):
+                function.recompile()            # empties it
+            function = compiled(function.py_func)
+            function.compile(signature)
+    return function.get_overload(signature)
 
 
-@compiled
-def backward(sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, rows):
+@functools.cache
+def warn(folder, reason):
+    """Say, once for all functions, that a folder cannot keep them."""
+    print(f'warning: {folder} cannot keep what Numba compiles ({reason}), so that each run '
+          'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR', file=sys.stderr)
+
+
+# What threads call -------------------------------------------------------------------------------
+
+
+@kept
+def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
     """Compute the loss of some digits, and the deltas of all layers.
 
     Args:
-        sgemm (int): As for `dot`.
         layers (Layers): The weights.
         space (Space): Its `eps` is the noise; all else is filled.
         kind (int): The activation, of `ACTIVATIONS`.
@@ -60,60 +120,60 @@ def backward(sgemm, layers, space, kind, k, rec_scale, latent_scale, digits, row
     """
     for i in range(len(rows)):
         space.x[i] = digits[rows[i]]
-    sums = forward(sgemm, layers, space, kind, k, rec_scale)
-    dot(sgemm, space.dec_d3, layers.ld3.W, space.dec_back)      # (M, H)
+    sums = forward(layers, space, kind, k, rec_scale)
+    dot(space.dec_d3, layers.ld3.W, space.dec_back)      # (M, H)
     multiply(space.dec_d2, space.dec_back)
-    dot(sgemm, space.dec_d2, layers.ld2.W, space.dec_back)      # (M, H)
+    dot(space.dec_d2, layers.ld2.W, space.dec_back)      # (M, H)
     multiply(space.dec_d1, space.dec_back)
-    dot(sgemm, space.dec_d1, layers.ld1.W, space.z_back)        # (M, Z)
+    dot(space.dec_d1, layers.ld1.W, space.z_back)        # (M, Z)
     infer_back(space.mu, space.ln_var, space.sigma, space.eps, space.z_back, k, latent_scale)
-    dot(sgemm, space.mu, layers.le3_mu.W, space.enc_back)       # (N, H)
-    dot(sgemm, space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
+    dot(space.mu, layers.le3_mu.W, space.enc_back)       # (N, H)
+    dot(space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
     add(space.enc_back, space.enc_back2)
     multiply(space.enc_d2, space.enc_back)
-    dot(sgemm, space.enc_d2, layers.le2.W, space.enc_back)      # (N, H)
+    dot(space.enc_d2, layers.le2.W, space.enc_back)      # (N, H)
     multiply(space.enc_d1, space.enc_back)
     return sums
 
 
 @compiled
-def forward(sgemm, layers, space, kind, k, rec_scale, counter=None):
+def forward(layers, space, kind, k, rec_scale):
     """Compute the loss of the digits in `space.x` under the noise in `space.eps`.
 
     Args:
-        sgemm, layers, space, kind, k, rec_scale: As for `backward`.
-        counter: Is not used: no thread waits here.
+        layers, space, kind, k, rec_scale: As for `backward`.
 
     Returns:
         tuple of float: The sum of the reconstruction errors of all samples, and that of the KL
         divergences of all digits.
     """
-    dot(sgemm, space.x, layers.le1.W.T, space.enc_h1)           # (N, H)
+    dot(space.x, layers.le1.W.T, space.enc_h1)           # (N, H)
     activate(space.enc_h1, layers.le1.b, space.enc_d1, kind)
-    dot(sgemm, space.enc_h1, layers.le2.W.T, space.enc_h2)      # (N, H)
+    dot(space.enc_h1, layers.le2.W.T, space.enc_h2)      # (N, H)
     activate(space.enc_h2, layers.le2.b, space.enc_d2, kind)
-    dot(sgemm, space.enc_h2, layers.le3_mu.W.T, space.mu)       # (N, Z)
-    dot(sgemm, space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)  # (N, Z)
+    dot(space.enc_h2, layers.le3_mu.W.T, space.mu)       # (N, Z)
+    dot(space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)  # (N, Z)
     latent = infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.sigma,
                    space.eps, space.z, k)
-    dot(sgemm, space.z, layers.ld1.W.T, space.dec_h1)           # (M, H)
+    dot(space.z, layers.ld1.W.T, space.dec_h1)           # (M, H)
     activate(space.dec_h1, layers.ld1.b, space.dec_d1, kind)
-    dot(sgemm, space.dec_h1, layers.ld2.W.T, space.dec_h2)      # (M, H)
+    dot(space.dec_h1, layers.ld2.W.T, space.dec_h2)      # (M, H)
     activate(space.dec_h2, layers.ld2.b, space.dec_d2, kind)
-    dot(sgemm, space.dec_h2, layers.ld3.W.T, space.dec_d3)      # (M, D)
+    dot(space.dec_h2, layers.ld3.W.T, space.dec_d3)      # (M, D)
     rec = bernoulli_nll(space.dec_d3, layers.ld3.b, space.x, k, rec_scale)
     return rec, latent
 
 
-@compiled
-def gradients(sgemm, descents, part, parts, adam):
-    """Compute the gradients of some rows of each weight, and take a step of Adam in them.
+score = kept(forward.py_func)       # forward itself is compiled into backward
+
+
+@kept
+def gradients(descents, part, parts):
+    """Compute the gradients of some rows of each weight.
 
     Args:
-        sgemm (int): As for `dot`.
         descents (tuple of Descent): The layers.
         part, parts (int): Which part of the rows, and of how many.
-        adam (Adam): As for `descend`; NO_ADAM leaves it at the gradients.
     """
     for layer in descents:
         size = len(layer.b)
@@ -125,21 +185,17 @@ def gradients(sgemm, descents, part, parts, adam):
             for j in range(end - start):
                 delta[i, j] = layer.delta[i, start + j]
                 grad[j] += delta[i, j]
-        dot(sgemm, delta.T, layer.h, layer.W_grad[start:end])
-        # NO_ADAM has three zeros
-        if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
-            descend((layer,), part, parts, adam)
+        dot(delta.T, layer.h, layer.W_grad[start:end])
 
 
-@compiled
-def descend(descents, part, parts, adam, counter=None):
+@kept
+def descend(descents, part, parts, adam):
     """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in some rows of each weight.
 
     Args:
         descents (tuple of Descent): The layers, with their gradients.
         part, parts (int): Which part of the rows, and of how many.
         adam (Adam): Its numbers, float32.
-        counter: Is not used: no thread waits here.
     """
     for layer in descents:
         size = len(layer.b)
@@ -160,17 +216,22 @@ def update(param, grad, m, v, adam):
 
 
 @compiled
-def dot(sgemm, a, b, out):
+def dot(a, b, out):
     """Multiply matrices into a third, by a BLAS.
 
+    BLAS has columns where NumPy has rows, so that out.T = b.T a.T is what it is asked for.
+
     Args:
-        sgemm (int): The address of its function, as from `blas.choose`; 0 for NumPy's `dot`.
-        a, b, out (array): (m, k), (k, n) and (m, n) float32; a and b may be transposed ones.
+        a, b, out (array): (m, k), (k, n) and (m, n) float32, in one piece; a and b may be
+            transposed ones.
     """
-    if sgemm == 0:
-        np.dot(a, b, out)
-    else:
-        blas.multiply(sgemm, a, b, out)
+    (m, k), n = a.shape, b.shape[1]
+    plain_a, plain_b = a.flags.c_contiguous, b.flags.c_contiguous
+    sizes = np.array((n, m, k, n if plain_b else k, k if plain_a else m))
+    sgemm(PLAIN.ctypes if plain_b else TRANSPOSED.ctypes,
+          PLAIN.ctypes if plain_a else TRANSPOSED.ctypes,
+          sizes.ctypes, sizes[1:].ctypes, sizes[2:].ctypes, ONE.ctypes, b.ctypes, sizes[3:].ctypes,
+          a.ctypes, sizes[4:].ctypes, ZERO.ctypes, out.ctypes, sizes.ctypes)
 
 
 @compiled

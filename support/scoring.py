@@ -82,10 +82,9 @@ class Scores:
         space.x[:] = x
         step.draw(space.eps, self.k)
         layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
-        arguments = [(threads.SGEMM, layers, part, kind, self.k, step.f32(1))
-                     for _, part in shares]
+        arguments = [(layers, part, kind, self.k, step.f32(1)) for _, part in shares]
         with threads.BLAS.limit(limits=1):
-            entry = self.workers.compile(compiled.forward, arguments[0])
+            entry = compiled.compile_for(compiled.score, arguments[0])
             return self.workers.call(entry, arguments)
 
     def on_gpu(self, x):

@@ -3,19 +3,12 @@
 from concurrent import futures
 import itertools
 
-from support import blas
+from support import blas  # noqa: F401  (loads the library that has to be found below)
 from support.step import Space, make_space
 
-import numba
-import numpy as np
-import scipy.linalg  # noqa: F401  (Numba takes its BLAS, which has to be found below)
 import threadpoolctl
 
-if numba.config.DISABLE_JIT:
-    raise ImportError('NUMBA_DISABLE_JIT is set')
-
 SHARE = 16                      # digits that are worth a thread
-WHOSE, SGEMM = blas.choose()
 BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 
 
@@ -36,33 +29,22 @@ class Workers:
         self.pool = futures.ThreadPoolExecutor(self.count)
         self.prepared = None, None, None
 
-    def compile(self, function, args):
-        """Return a function for `call`, compiled for such arguments.
-
-        Calling it spares Numba's look at the type of each argument, which takes long.
-        """
-        signature = tuple(map(numba.typeof, (*args, np.zeros(1, np.int64))))
-        function.compile(signature)
-        return function.get_overload(signature)
-
     def call(self, function, arguments):
         """Call a function with each of the arguments, on threads.
 
         Args:
-            function: As from `compile`; its last argument, given here, is a counter for `barrier`.
+            function: As from `compiled.compile_for`.
             arguments (list of tuple): A thread's each, of the types that it was compiled for.
 
         Returns:
             list: The results.
         """
-        counter = np.zeros(1, np.int64)
         others = []
         try:
             for args in arguments[1:]:
-                others.append(self.pool.submit(function, *args, counter))
-            return [function(*arguments[0], counter), *(other.result() for other in others)]
-        finally:                            # after a Ctrl-C, say, let nobody wait for this thread
-            counter[0] = len(arguments)
+                others.append(self.pool.submit(function, *args))
+            return [function(*arguments[0]), *(other.result() for other in others)]
+        finally:                            # after a Ctrl-C, say
             futures.wait(others)
 
     def prepare(self, n):

@@ -20,8 +20,6 @@ of the fast step, from the same random state; else Chainer's own step trains fro
 """
 
 import copy
-import glob
-import os
 import sys
 
 from support import compat, cuda_graph, proof, step  # lets chainer import
@@ -32,7 +30,7 @@ from chainer.training import extensions, updaters
 import numpy as np
 
 try:
-    from support import compiled, scoring, threads
+    from support import blas, compiled, scoring, threads
 except (ImportError, ValueError) as error:     # Numba is missing, or told what it cannot do
     compiled, missing = None, error
 
@@ -250,13 +248,12 @@ class CompiledUpdater(FastUpdater):
         self.grads = {name: np.zeros_like(param.array) for name, param in self.model.namedparams()}
         self.workers = threads.Workers(self.model, self.k)
         self.one_thread, self.prepared = None, None
-        self.on = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {threads.WHOSE}'
+        self.on = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {blas.WHOSE}'
         self.how = self.on
-        cache = compiled.whole_step.stats.cache_path
-        if not cache:
+        if not compiled.backward.stats.cache_path:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
-        elif (self.comm is None or self.comm.rank == 0) and not glob.glob(
-                os.path.join(glob.escape(cache), 'compiled.whole_step-*.nbc')):
+        elif (self.comm is None or self.comm.rank == 0) and not compiled.is_compiled(
+                compiled.backward):
             print('compiling the fast step, once per installation: some 15 seconds', flush=True)
 
     def take_step(self, rows, numbers):
@@ -266,19 +263,18 @@ class CompiledUpdater(FastUpdater):
             self.prepare(n)
         if self.one_thread is None:
             self.one_thread = threads.BLAS.limit(limits=1)
-        _, eps, shares, entry, descend, parts = self.prepared
+        _, eps, shares, parts, backward, gradients, descend = self.prepared
         step.draw(eps, self.k)
-        # Adam takes the mean of all ranks' gradients; a proof is of this rank's alone
-        is_shared = self.comm is not None and numbers is not step.NO_ADAM
-        now = step.NO_ADAM if is_shared else numbers
         scale = step.f32(self.C / n)
-        sums = self.workers.call(
-            entry, [(*args, scale, rows[digits], now) for digits, args in shares])
+        sums = self.workers.call(backward, [
+            (*args, scale, self.digits, rows[digits]) for digits, args in shares])
+        self.workers.call(gradients, parts)
         for name, param in self.model.namedparams():
             if param.grad is not self.grads[name]:
                 param.grad = self.grads[name]
-        if is_shared:
-            self.comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
+        if numbers is not step.NO_ADAM:     # as in a proof, which is of this rank's gradients alone
+            if self.comm is not None:
+                self.comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
             self.workers.call(descend, [(*part, numbers) for part in parts])
         return step.mean_losses(sums, n, self.k, self.C)
 
@@ -287,14 +283,14 @@ class CompiledUpdater(FastUpdater):
         space, shares = self.workers.prepare(n)
         layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
         scale = step.f32(1 / (n * self.k))
+        shares = [(digits, (layers, part, kind, self.k, scale)) for digits, part in shares]
         descents = tuple(self.descent(name, space) for name in step.FLOW)
-        shares = [(digits, (threads.SGEMM, layers, part, kind, self.k, scale, descents, i,
-                            len(shares), self.digits)) for i, (digits, part) in enumerate(shares)]
-        entry = self.workers.compile(compiled.whole_step, (
-            *shares[0][1], scale, np.zeros(0, np.int64), step.NO_ADAM))
-        parts = [(descents, i, self.workers.count) for i in range(self.workers.count)]
-        descend = self.workers.compile(compiled.descend, (*parts[0], step.NO_ADAM))
-        self.prepared = n, space.eps, shares, entry, descend, parts
+        parts = [(descents, i, len(shares)) for i in range(len(shares))]
+        self.prepared = (n, space.eps, shares, parts, *(
+            compiled.compile_for(function, args) for function, args in (
+                (compiled.backward, (*shares[0][1], scale, self.digits, np.zeros(0, np.int64))),
+                (compiled.gradients, parts[0]),
+                (compiled.descend, (*parts[0], step.NO_ADAM)))))
 
     def descent(self, name, space):
         """Return what `descend` needs of a layer."""

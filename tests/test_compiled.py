@@ -1,12 +1,19 @@
-"""compiled.py's functions against NumPy in float64 and the paper's Adam; its threads."""
+"""compiled.py's functions against NumPy in float64 and the paper's Adam; threads; Numba's cache."""
 
+import contextlib
+import os
+import subprocess
+import sys
 import time
 
 from support import step, threads
 
 import numpy as np
 import pytest
+from test_resume import check_same, needs_posix
 from test_updater import make, model_of
+
+import train_vae
 
 compiled = pytest.importorskip('support.compiled', reason='needs Numba')
 
@@ -61,18 +68,121 @@ def test_a_thread_has_sixteen_digits_at_least(n, shares):
     assert sum(len(part.z) for _, part in parts) == len(space.z) == 2 * n
 
 
-def test_a_thread_that_fails_leaves_no_other_waiting():
-    def function(is_first, counter):
+def test_a_thread_that_fails_waits_for_the_others():
+    def function(is_first):
         if is_first:
             raise KeyboardInterrupt
-        deadline = time.monotonic() + 20
-        while counter[0] < 2 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        ended.append(counter[0] == 2)
+        time.sleep(0.2)
+        ended.append(True)
 
     ended = []
     workers = threads.Workers(model_of(make('standard')), 1, 2)
     with pytest.raises(KeyboardInterrupt):
         workers.call(function, [(True,), (False,)])
-    workers.pool.shutdown()
     assert ended == [True]
+
+
+# Numba's cache --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numba_cache(tmp_path, monkeypatch):
+    """Let Numba keep its files in an empty folder, and return that."""
+    monkeypatch.setattr(compiled.numba.config, 'CACHE_DIR', str(tmp_path))
+    return tmp_path
+
+
+def call_as_later_runs_do():
+    """Call a function that is kept; return how often its cache gave it."""
+    def plus_one(number):
+        return number + 1
+
+    function = compiled.kept(plus_one)
+    assert compiled.compile_for(function, (2,))(2) == 3
+    return sum(function.stats.cache_hits.values())
+
+
+@pytest.mark.parametrize('kind', ['nbi', 'nbc'])
+@pytest.mark.parametrize('damage', [
+    lambda content: b'', lambda content: content[:len(content) // 2],
+    lambda content: content[:-64] + bytes(64), lambda content: bytes(len(content))])
+def test_a_damaged_cache_is_written_anew(numba_cache, kind, damage):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    path, = numba_cache.rglob('*.' + kind)
+    path.write_bytes(damage(path.read_bytes()))
+    assert [call_as_later_runs_do() for _ in range(3)] == [0, 0, 1]
+
+
+def test_code_of_before_an_edit_is_never_taken_for_that_of_after(numba_cache, monkeypatch):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    monkeypatch.setattr(compiled, 'STAMP', 'of an edit')
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled.numba.core.caching.IndexDataCacheFile, '_save_data',
+                      lambda *args: None)               # killed, once the index is there
+        assert call_as_later_runs_do() == 0
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Let no file grow, within a `with` block, as on a full disk."""
+    import resource  # of POSIX
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@needs_posix
+def test_a_full_disk_of_the_cache_is_told_once(numba_cache, capsys):
+    with full_disk():
+        assert [call_as_later_runs_do() for _ in range(2)] == [0, 0]
+    folder, = numba_cache.iterdir()
+    assert capsys.readouterr().err == (
+        f'warning: {folder} cannot keep what Numba compiles (File too large), so that each run '
+        'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR\n')
+    assert not list(folder.iterdir())
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+
+
+@needs_posix
+def test_a_damaged_cache_on_a_full_disk_stops_nothing(numba_cache):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    path, = numba_cache.rglob('*.nbc')
+    path.write_bytes(b'')
+    with full_disk():
+        assert call_as_later_runs_do() == 0
+
+
+def test_without_a_folder_it_compiles(numba_cache, monkeypatch):
+    monkeypatch.setattr(compiled.numba.core.caching.CacheImpl, '_locator_classes', [])
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.slow
+def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
+    out = {}
+    for name in ('cold', 'warm'):
+        run = subprocess.run(
+            [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '3', '-o',
+             tmp_path / name], env={**os.environ, 'NUMBA_CACHE_DIR': str(tmp_path / 'numba')},
+            capture_output=True, text=True, timeout=300, check=False)
+        assert (run.returncode, run.stderr) == (0, '')
+        out[name] = run.stdout
+    assert 'compiling the fast step' in out['cold']
+    assert 'compiling the fast step' not in out['warm']
+    assert 'fast (' in out['cold']
+    check_same(tmp_path / 'warm', tmp_path / 'cold')
+
+
+@pytest.mark.slow
+def test_numba_may_be_told_what_it_cannot_do(tmp_path):
+    run = subprocess.run(
+        [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '1', '-o',
+         tmp_path / 'run'], env={**os.environ, 'NUMBA_NUM_THREADS': '0'},
+        capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, '')
+    assert 'updater  standard (Number of threads specified must be > 0.)\n' in run.stdout

@@ -449,7 +449,7 @@ def test_the_standard_updater_resumes_exactly(cli, data_dir, tmp_path):
 def test_without_numba_the_standard_updater_steps_in(cli, data_dir, tmp_path, monkeypatch):
     assert cli('--data-dir', data_dir, *SMALL, '--updater', 'standard', '-o',
                tmp_path / 'plain')[0] == 0
-    for name in ('updater', 'compiled', 'scoring', 'threads', 'blas', 'jit'):
+    for name in ('updater', 'compiled', 'scoring', 'threads', 'blas'):
         monkeypatch.delitem(sys.modules, 'support.' + name)
         monkeypatch.delattr(support, name)
     monkeypatch.setitem(sys.modules, 'numba', None)
