@@ -13,7 +13,15 @@ graph).
 import argparse
 import sys
 
-from support import compat, mnist, models, options, resume, snapshot  # lets chainer import
+from support import (  # lets chainer import
+    command,
+    mnist,
+    models,
+    observe,
+    options,
+    resume,
+    snapshot,
+)
 from support.extensions import LogReport, PlotReport, check_finite, whole_run
 from support.stopping import UntilStopped, every
 from support.terminal import PrintReport, ProgressBar
@@ -38,7 +46,7 @@ examples:
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = compat.Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
+    parser = command.Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, options.count
     add('-g', '--gpu', type=int, default=-1, metavar='N',
@@ -113,7 +121,8 @@ def train_vae(args):
     model = model_class(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
     if args.initmodel is not None:
         comm.on_root(models.load_weights, args.initmodel, model, args.activation)
-    graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)   # for OUT/cg.dot
+    with observe.unchanged(model):              # the graph for OUT/cg.dot
+        graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)
 
     # optimizer; each process takes its share of the digits
@@ -164,7 +173,7 @@ def main(argv=None):
 
 def cli(argv=None):
     """Run `main`; where it fails, say why in one line on stderr. Return the exit status."""
-    return compat.command('train_vae.py', main, argv)
+    return command.status_of('train_vae.py', main, argv)
 
 
 if __name__ == '__main__':

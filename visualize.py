@@ -18,15 +18,18 @@ from typing import NamedTuple
 
 # support comes first, as it lets chainer import
 from support import (
-    compat,
+    command,
+    drawing,
     explorer,
     files,
     graphs,
     manifold,
     mnist,
+    observe,
     pictures,
     plots,
     reparameterization,
+    run_folder,
     section1,
     section3,
     sources,
@@ -55,7 +58,7 @@ def reconstruction(model, digits, path):
     x = digits.test[list(places)]
     rows = np.concatenate([pictures.as_pictures(x), decode(model, encode(model, x))])
     titles = [f'input: a {label}' for label in labels] + ['reconstruction'] * len(labels)
-    pictures.save(pictures.sheet(rows, len(labels), titles, gap=5), path)
+    drawing.save(pictures.sheet(rows, len(labels), titles, gap=5), path)
 
 
 def first_digits(model, digits, path):
@@ -63,7 +66,7 @@ def first_digits(model, digits, path):
     places = list(pictures.first_of_each(digits).values())
     decoded = decode(model, encode(model, digits.test[places]))
     heading = 'reconstruction of the first test digit of each class'
-    pictures.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
+    drawing.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
 
 
 def samples(model, digits, path):
@@ -71,7 +74,7 @@ def samples(model, digits, path):
     dims = encode(model, digits.test[:1]).shape[1]
     z = np.random.RandomState(0).standard_normal((100, dims))
     heading = 'decoded from z ~ N(0, I)'
-    pictures.save(pictures.sheet(decode(model, z), 10, heading=heading, gap=3), path)
+    drawing.save(pictures.sheet(decode(model, z), 10, heading=heading, gap=3), path)
 
 
 # Section 1-2: the latent space ------------------------------------------------------------------
@@ -119,12 +122,12 @@ def draw_scatter(model, digits, arrow=None):
 
 def scatter(model, digits, path):
     """The means of q(z|x) of test digits, coloured by label (section 1-2)."""
-    pictures.save(draw_scatter(model, digits), path)
+    drawing.save(draw_scatter(model, digits), path)
 
 
 def scatter_arrow(model, digits, path, start, end):
     """The same, with the arrow of the walk (section 1-2)."""
-    pictures.save(draw_scatter(model, digits, (start, end)), path)
+    drawing.save(draw_scatter(model, digits, (start, end)), path)
 
 
 # Section 1-2: the walk from digit to digit ------------------------------------------------------
@@ -155,7 +158,7 @@ def walk_sheet(model, digits, path, start, end):
     """The walk: digits decoded on the line from a 0 to a 7 (section 1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
     titles = [f't = {share:.3f}' for share in t]
-    pictures.save(pictures.sheet(decode(model, z), 9, titles, f'from a {start} to a {end}'), path)
+    drawing.save(pictures.sheet(decode(model, z), 9, titles, f'from a {start} to a {end}'), path)
 
 
 def latent_map(model, digits, path, start, end):
@@ -167,7 +170,7 @@ def latent_map(model, digits, path, start, end):
         f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the test digits '
         'lie outside (see scatter.png)'))
     plots.put_line(axes, *endpoints(model, digits, start, end))
-    pictures.save(axes.figure, path)
+    drawing.save(axes.figure, path)
 
 
 def wide_map(model, digits, path):
@@ -176,7 +179,7 @@ def wide_map(model, digits, path):
     axes.set_title('digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), inside which 39, 86 '
                    'and 99% of it lie')
     plots.put_ellipses(axes, (0, 0), (1, 1), plots.RED, path_effects=plots.DARK)
-    pictures.save(axes.figure, path)
+    drawing.save(axes.figure, path)
 
 
 def every_walk_gif(model, digits, path):
@@ -213,7 +216,7 @@ def swiss_roll(model, digits, path):
     axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
     axes.axis('off')
     manifold.draw_roll(axes, manifold.unrolled(points), bands)
-    pictures.save(figure, path)
+    drawing.save(figure, path)
 
 
 # Section 2: the computational graph -------------------------------------------------------------
@@ -224,7 +227,8 @@ def graph(model, digits, path, beta, k, batch_size):
     if k > 3:
         print(f'{path} shows 3 of the {k} samples of z, which are all alike')
     x = model.xp.asarray(digits.train[:batch_size])
-    dot = net.draw_graph(model, x, C=beta, k=min(k, 3))
+    with observe.unchanged(model):
+        dot = net.draw_graph(model, x, C=beta, k=min(k, 3))
     graphs.save(dot, graphs.names_of(model), path)
 
 
@@ -256,7 +260,7 @@ def kl_path():
 
 def kl_gif(model, digits, path):
     """q(z) = N(µ, σ²) moving onto p(z) = N(0, 1), and their KL (section 3)."""
-    blue, gray, red = pictures.PALETTE[0], '#666666', pictures.PALETTE[2]
+    blue, gray, red = drawing.PALETTE[0], '#666666', drawing.PALETTE[2]
     mu, sigma = kl_path()
     z = np.linspace(-4, 4.5, 400)
     p = normal(z, 0, 1)
@@ -265,7 +269,7 @@ def kl_gif(model, digits, path):
 
     def frame(i):
         q = normal(z, mu[i], sigma[i])
-        figure = Figure(figsize=(7.2, 5.6), dpi=pictures.DPI)
+        figure = Figure(figsize=(7.2, 5.6), dpi=drawing.DPI)
         densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
             'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
             'wspace': 0.16}).flat
@@ -310,7 +314,7 @@ def tsne(model, digits, path):
     plots.scatter_points(axes, points, labels)
     plots.put_numerals(axes, points, labels, 0.1)
     axes.axis('off')                                            # t-SNE has no units
-    pictures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def tsne_gif(model, digits, path):
@@ -400,7 +404,7 @@ def stem(file):
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = compat.Parser(
+    parser = command.Parser(
         prog='visualize.py', description=__doc__.splitlines()[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='\n'.join(['figures:', *(f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
@@ -440,7 +444,7 @@ def parse_arguments(argv):
     parser = build_parser()
     args = parser.parse_args(argv)
     args.ends_given = args.start is not None or args.end is not None
-    args.out = args.out or files.folder_of(args.snapshot) or 'results'
+    args.out = args.out or run_folder.folder_of(args.snapshot) or 'results'
     args.start = 0 if args.start is None else args.start
     args.end = 7 if args.end is None else args.end
     if args.start == args.end:
@@ -515,7 +519,7 @@ def main(argv=None):
                       f'-s {shlex.quote(settings["path"])} and ')
     files.sweep(args.out, args.files)
     status, failed = 0, {}          # of figures asked for by name: why, and which
-    with pictures.style():
+    with drawing.style():
         for file, recipe in args.files.items():
             path = os.path.join(args.out, file)
             try:
@@ -531,7 +535,7 @@ def main(argv=None):
                     print(f'skipped {file}: {why}', flush=True)
                 else:
                     status = 1
-                    print(compat.printable(f'visualize.py: error: {file}: {why}'), file=sys.stderr)
+                    print(command.printable(f'visualize.py: error: {file}: {why}'), file=sys.stderr)
             else:
                 print(*written or [path], sep='\n', flush=True)
     if failed:
@@ -542,7 +546,7 @@ def main(argv=None):
 
 def cli(argv=None):
     """Run `main`; where it fails, say why in one line on stderr. Return the exit status."""
-    return compat.command('visualize.py', main, argv)
+    return command.status_of('visualize.py', main, argv)
 
 
 if __name__ == '__main__':

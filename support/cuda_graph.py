@@ -9,7 +9,7 @@ import functools
 import os
 import types
 
-from support import compat
+from support import command
 from support.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space
 
 import chainer
@@ -18,7 +18,7 @@ import numpy as np
 
 def refusal(error):
     """Return in words why Chainer's own step trains, where something of the GPU fails."""
-    return f'the GPU refuses: {compat.printable(error)[:200]}'
+    return f'the GPU refuses: {command.printable(error)[:200]}'
 
 
 class Cublas:

@@ -11,7 +11,7 @@ grid, K samples.
 
 from typing import NamedTuple
 
-from support import pictures, proof, step  # lets chainer import
+from support import observe, pictures  # lets chainer import
 
 import chainer
 from chainer.backends import cuda
@@ -43,7 +43,7 @@ def one_draw(model, x):
         and ln_var, and z = mu + eps * sigma.
     """
     decoded = []
-    with pictures.as_tested(model), proof.same_noise(model.xp) as rewind:
+    with pictures.as_tested(model), observe.same_noise(model.xp) as rewind:
         decode = model.decode
 
         def watched(*given, **named):
@@ -51,11 +51,12 @@ def one_draw(model, x):
             return decode(*given, **named)
 
         model.decode = watched          # within this block
-        _, losses = proof.observe(model.get_loss_func(), model.xp.asarray(x), model)
+        _, losses = observe.reported(model.get_loss_func(), model.xp.asarray(x), model)
         rewind()
         mu, ln_var = infer(model, x)
         eps = model.xp.zeros(mu.shape, np.float32)
-        step.draw(eps, 1)
+        eps[...] = model.xp.random.standard_normal(mu.shape, **(
+            {} if model.xp is np else {'dtype': np.float32}))           # as F.gaussian has it
     return losses, decoded, mu, ln_var, mu + cuda.to_cpu(eps) * np.exp(ln_var / 2)
 
 

@@ -16,7 +16,14 @@ import re
 import textwrap
 import zlib
 
-from support import evidence, files, losses, pictures, plots, proof, step  # lets chainer import
+from support import (  # lets chainer import
+    evidence,
+    files,
+    losses,
+    original,
+    pictures,
+    plots,
+)
 
 from chainer.backends import cuda
 import chainer.functions as F
@@ -26,6 +33,7 @@ import numpy as np
 
 import net
 
+LINKS = 'le1', 'le2', 'le3_mu', 'le3_ln_var', 'ld1', 'ld2', 'ld3'      # whose weights it has
 MOST = 2000             # test digits that the page has
 PAGE = os.path.join(os.path.dirname(__file__), 'page')
 SCRIPTS = tuple(f'{name}.js' for name in (
@@ -58,7 +66,7 @@ def save(model, digits, path, run):
         raise pictures.FigureError('the model encodes these digits as numbers that are not finite; '
                                    'train it on digits like them')
     arrays = {f'{link}/{param}': cuda.to_cpu(getattr(getattr(model, link), param).array)
-              for link in step.FLOW for param in ('W', 'b')} | {'codes': codes}
+              for link in LINKS for param in ('W', 'b')} | {'codes': codes}
     packed, listed = as_halves(arrays)
     classes = np.unique(labels)
     about = {
@@ -78,10 +86,10 @@ def save(model, digits, path, run):
 
 def unlike_page(model):
     """Say in what a model differs from the one that net.js computes; '' where it does not."""
-    edited = proof.edited(model).removeprefix(proof.NOT_COMPILED)
+    edited = original.edited(model)
     if edited:
-        return edited
-    for name in step.FLOW:
+        return f'{edited[0]} is edited'
+    for name in LINKS:
         link = getattr(model, name, None)
         if type(link) is not L.Linear or link.b is None:
             return f'{name} is no plain Linear'

@@ -13,11 +13,12 @@ import sys
 import time
 
 from support import (  # lets chainer import
-    compat,
+    command,
     files,
     losses,
     models,
     resume,
+    run_folder,
     snapshot,
     stopping,
     terminal,
@@ -70,9 +71,10 @@ class LogReport(extensions.LogReport):
         rows = len(self.log)
         super().__call__(trainer)
         if len(self.log) > rows:
-            files.make_again(trainer.out)
+            run_folder.make_again(trainer.out)
             files.write_text(trainer.out, self.filename.format(**self.log[-1]),
-                             json.dumps(self.log, indent=4) + '\n', mend=files.go_on(trainer.out))
+                             json.dumps(self.log, indent=4) + '\n',
+                             mend=run_folder.go_on(trainer.out))
 
 
 class PlotReport(training.Extension):
@@ -104,7 +106,7 @@ class PlotReport(training.Extension):
             self.due = time.monotonic() + self.seconds
         except Exception as error:          # whatever matplotlib, its settings and OUT may raise
             self.due = math.inf
-            print(f'warning: loss.png is not drawn ({compat.printable(error)}); the run does '
+            print(f'warning: loss.png is not drawn ({command.printable(error)}); the run does '
                   'without it', file=sys.stderr)
 
 
@@ -155,7 +157,7 @@ def whole_run(trainer, args, digits, graph):
 
     stop.begin, stop.end = begin, end
     with terminal.lasting(stop):
-        with (compat.handled(stop.signals, stop.on_signal),
+        with (command.handled(stop.signals, stop.on_signal),
               np.errstate(all='ignore')):               # check_finite looks for itself
             yield stop
             if comm.rank == 0:              # what mpiexec returns is rank 0's
@@ -175,10 +177,10 @@ def name_unsaved(trainer):
     if updater.iteration in (0, saved) or not (stop.has_begun or stop.signum):
         return ''
     if stop.signum and not stop.is_over:
-        return files.INTERRUPTED
+        return run_folder.INTERRUPTED
     if writer is None:
         return ''
-    return (f'{files.EPOCH_PREFIX}{updater.epoch}' if updater.is_new_epoch else
+    return (f'{run_folder.EPOCH_PREFIX}{updater.epoch}' if updater.is_new_epoch else
             f'{files.ITERATION_PREFIX}{updater.iteration}')
 
 
@@ -191,7 +193,7 @@ def writer_of(trainer):
 def last_in(out):
     """Return the path and the iteration of the snapshot with the most in `out`; None without."""
     found = []
-    for path in files.find_snapshots(out) if os.path.isdir(out) else []:
+    for path in run_folder.find_snapshots(out) if os.path.isdir(out) else []:
         with contextlib.suppress(snapshot.SnapshotError):
             found.append((snapshot.read_iteration(path), path))
     iteration, path = max(found, default=(None, None))
@@ -213,10 +215,11 @@ def prepare_folder(trainer, args, digits, graph):
     updater = trainer.updater
     model = updater.get_optimizer('main').target
     size = 3 * sum(param.array.nbytes for param in model.params()) + 8 * len(digits.train)
-    files.check_room(args.out, size, args.keep, args.overwrite,     # weights, moments; the order
-                     more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
+    # weights, moments; the order
+    run_folder.check_room(args.out, size, args.keep, args.overwrite,
+                          more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
     if args.overwrite:
-        files.clear(args.out)
+        run_folder.clear(args.out)
     settings = trainer.get_extension('run').now()
     files.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
     files.write_text(args.out, 'cg.dot', graph)

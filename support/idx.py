@@ -17,7 +17,7 @@ import shlex
 import struct
 import zlib
 
-from support import compat, kinds  # lets chainer import
+from support import command, kinds  # lets chainer import
 
 import numpy as np
 
@@ -36,7 +36,7 @@ TAKES = f'--data-dir takes a folder of {", ".join(NAMES.values())}, plain or as 
 FETCHED = f'{TAKES}; without it, MNIST is fetched'
 
 
-class DatasetError(compat.UserError):
+class DatasetError(command.UserError):
     """The digits asked for cannot be had."""
 
 

@@ -89,7 +89,7 @@ def plot(log, loss, C, per_iteration, path):
         C (float), per_iteration (float): As for `curves` and `epochs_of`.
         path (str): The file.
     """
-    from support import pictures
+    from support import drawing
 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -112,11 +112,11 @@ def plot(log, loss, C, per_iteration, path):
         titles |= {'loss': 'loss as logged', 'latent_loss': 'latent loss as logged'}
     unit = {ELBO: 'nats per digit', 'squared error': 'squared error per digit'}.get(
         kind, 'per digit')
-    with pictures.style():
+    with drawing.style():
         figure = Figure(figsize=((None, 4.4, 7.2, 10)[len(names)], 3.4), layout='constrained')
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             for losses, label, color in zip(both[name], ('training', 'test'),
-                                            (pictures.PALETTE[0], pictures.PALETTE[2]),
+                                            (drawing.PALETTE[0], drawing.PALETTE[2]),
                                             strict=True):
                 at = np.isfinite(losses) & np.isfinite(epochs)
                 if at.any():
@@ -128,4 +128,4 @@ def plot(log, loss, C, per_iteration, path):
                                                        min_n_ticks=1))
             axes.legend()
         figure.axes[0].set_ylabel(unit)
-        pictures.save(figure, path)
+        drawing.save(figure, path)

@@ -13,7 +13,7 @@ import re
 import sys
 import types
 
-from support import compat, original, snapshot  # lets chainer import
+from support import command, original, snapshot  # lets chainer import
 
 import numpy as np
 
@@ -216,7 +216,7 @@ def warn_of_edits(settings, path):
     edited = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)
               and (name != OUTSIDE or {name} <= noted.keys() & now.keys())]
     if noted and now and edited:
-        print(compat.printable(
+        print(command.printable(
             f'warning: {path} was trained by a net.py that differs in {", ".join(edited)}; this '
             'one may make something else of it'), file=sys.stderr)
 

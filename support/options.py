@@ -5,7 +5,7 @@ import contextlib
 import math
 import os
 
-from support import files, ranks, snapshot  # lets chainer import
+from support import ranks, run_folder, snapshot  # lets chainer import
 
 import net
 
@@ -82,7 +82,7 @@ def parsed(parser, argv):
     with comm.ending_together(), contextlib.ExitStack() as held:
         args = comm.on_root(parse, parser, argv)
         args.comm, args.device = comm, comm.get_device(args.gpu, args.communicator)
-        comm.on_root(held.enter_context, files.claim(args.out, args.overwrite, args.resume))
+        comm.on_root(held.enter_context, run_folder.claim(args.out, args.overwrite, args.resume))
         yield args
 
 
@@ -131,7 +131,7 @@ def parse(parser, argv):
     args = parser.parse_args(argv)
     args.resume, args.resumed, args.is_newest = path, arrays, is_newest
     if would_cut_log(args):
-        parser.error(f'{args.out} has a snapshot of epoch {files.last_epoch(args.out)}, and '
+        parser.error(f'{args.out} has a snapshot of epoch {run_folder.last_epoch(args.out)}, and '
                      f'--epoch {args.epoch} would leave it without its log; give a larger one, or '
                      'another folder with -o')
     wrong = [name for name in fixed if getattr(args, name) != settings[name]]
@@ -159,4 +159,4 @@ def would_cut_log(args):
         is_beside = os.path.samefile(os.path.dirname(args.resume) or '.', args.out)
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
         return False                        # no run's snapshot, as is said later; or no such folder
-    return is_beside and epoch < args.epoch < files.last_epoch(args.out)
+    return is_beside and epoch < args.epoch < run_folder.last_epoch(args.out)

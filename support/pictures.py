@@ -7,24 +7,22 @@ N digits of D = 784 pixels, Z latent dimensions.
 
 import contextlib
 import os
-import sys
 import traceback
 
-from support import compat, files, mnist, original, snapshot  # lets chainer import
-
-try:
-    import matplotlib
-except ValueError:      # MPLBACKEND names what is not installed, as in a notebook's `!python`
-    os.environ.pop('MPLBACKEND', None)  # no figure here takes a backend
-    for name in [name for name in sys.modules if name.startswith('matplotlib.')]:
-        del sys.modules[name]           # what was imported of it by then
-    import matplotlib
+from support import (  # lets chainer import
+    command,
+    drawing,
+    files,
+    mnist,
+    observe,
+    original,
+    snapshot,
+)
 
 import chainer
 from chainer.backends import cuda
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-import matplotlib.style
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
@@ -33,14 +31,9 @@ import net
 
 BATCH = 1000            # digits encoded or decoded at once
 HOLD = 1000             # milliseconds that a GIF rests at both ends
-DPI = 100               # pixels per inch
-PALETTE = matplotlib.color_sequences['petroff10']   # safe for the colour-blind, arXiv:2107.02270
-STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
-         'axes.spines.right': False, 'legend.frameon': False, 'savefig.dpi': DPI,
-         'figure.constrained_layout.w_pad': 0.1, 'figure.constrained_layout.h_pad': 0.1}
 
 
-class FigureError(compat.UserError):
+class FigureError(command.UserError):
     """A figure cannot be drawn of this snapshot, or on this machine."""
 
 
@@ -70,11 +63,6 @@ def why(error, model):
     return f'{cause_of(error)}; {where}CHAINER_DEBUG=1 shows the traceback'
 
 
-def style():
-    """Return the context in which all figures are drawn, whatever the user's own style."""
-    return matplotlib.style.context(['default', STYLE])
-
-
 # Digits -----------------------------------------------------------------------------------------
 
 
@@ -101,7 +89,7 @@ def as_tested(model):
 
     Nothing is kept for backprop, noise is the same each time, and the model is then as before.
     """
-    with (compat.unchanged(model), chainer.using_config('train', False),
+    with (observe.unchanged(model), chainer.using_config('train', False),
           chainer.no_backprop_mode(), np.errstate(all='ignore')):
         np.random.seed(0)
         yield
@@ -156,7 +144,8 @@ def decode(model, z):
 
 def figure_of(width, height):
     """Return an empty figure of so many pixels."""
-    return Figure(figsize=((width + 1e-6) / DPI, (height + 1e-6) / DPI), dpi=DPI)
+    size = (width + 1e-6) / drawing.DPI, (height + 1e-6) / drawing.DPI
+    return Figure(figsize=size, dpi=drawing.DPI)
 
 
 def put_pixels(figure, canvas, left=0, bottom=0):
@@ -260,12 +249,6 @@ def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
 
 
 # Files ------------------------------------------------------------------------------------------
-
-
-def save(figure, path):
-    """Write a figure as PNG, whole or not at all."""
-    with files.replacing(path) as file:
-        figure.savefig(file, format='png', dpi=DPI)
 
 
 def shades(colors, grays=32):

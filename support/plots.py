@@ -3,7 +3,7 @@
 Shapes in the comments: N digits, Z latent dimensions.
 """
 
-from support import pictures  # lets chainer import
+from support import drawing, pictures  # lets chainer import
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +13,7 @@ import numpy as np
 
 # of the classes 0..9, in the order that keeps those apart, for every eye, which touch in the latent
 # space: 3, 5 and 8, or 4 and 9
-CLASS_COLORS = [pictures.PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
+CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
 DARK = [withStroke(linewidth=3, foreground='black')]

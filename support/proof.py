@@ -6,7 +6,6 @@ optimizer, hooks, loss function. And because not only these decide what net.py d
 compares losses and gradients with net.py's once an epoch, from the same random state.
 """
 
-import contextlib
 import inspect
 import operator
 
@@ -241,56 +240,6 @@ def agreed(optimizer, why):
     if comm is None:
         return why
     return next(filter(None, comm.bcast_obj(comm.gather_obj(why))), '')
-
-
-@contextlib.contextmanager
-def same_noise(xp):
-    """Within a `with` block, draw what counts for nothing: the generators are then as before.
-
-    Args:
-        xp: NumPy, or CuPy for a GPU.
-
-    Yields:
-        callable: Brings the generators back to where they are at the start of the block.
-    """
-    state = np.random.get_state()
-    generator = None if xp is np else xp.random.get_random_state()
-
-    def rewind():
-        np.random.set_state(state)
-        if generator is not None:           # it cannot be copied: one of its own for the block
-            xp.random.set_random_state(xp.random.RandomState(seed=0))
-
-    rewind()
-    try:
-        yield rewind
-    finally:
-        np.random.set_state(state)
-        if generator is not None:
-            xp.random.set_random_state(generator)
-
-
-def observe(function, x, model):
-    """Call a loss or evaluation function on a minibatch, unseen by whoever observes the training.
-
-    Args:
-        function (callable): Of x.
-        x (array): Digits, (N, D) float32.
-        model (VAE): Of whose losses it reports.
-
-    Returns:
-        tuple: What the function returns; and what it reports by name, as float32.
-    """
-    reporter, observation = chainer.Reporter(), {}
-    reporter.add_observer('', model)
-    reporter.add_observers('', model.namedlinks(skipself=True))
-    with reporter.scope(observation), np.errstate(all='ignore'):
-        result = function(x)
-    values = {key.removeprefix('/'): value[0] if isinstance(value, tuple) else value
-              for key, value in observation.items()}                    # a tuple has a weight, too
-    on_cpu = chainer.get_device('@numpy').send
-    return result, {name: np.float32(on_cpu(getattr(value, 'array', value)))
-                    for name, value in values.items()}
 
 
 def comparable(losses, grads=()):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 
-from support import compat, snapshot, stopping  # lets chainer import
+from support import command, devices, snapshot, stopping  # lets chainer import
 
 from chainer import training
 from chainer.training import extensions, triggers
@@ -45,10 +45,10 @@ def start(argv):
         return Alone()
     try:
         if not wanted:
-            raise compat.UserError(f'mpiexec started {started} processes; add --communicator '
+            raise command.UserError(f'mpiexec started {started} processes; add --communicator '
                                    'naive, or pure_nccl for GPUs')
         return Ranks(connect(started))
-    except compat.UserError:
+    except command.UserError:
         if place > 0:
             raise SystemExit(2) from None           # the first process tells
         raise
@@ -64,7 +64,7 @@ def set_by_mpiexec(*names):
         text = os.environ.get(name)
         if text:
             if not text.isdecimal():
-                raise compat.UserError(
+                raise command.UserError(
                     f'{name}={text} is not a number, as mpiexec sets it; unset it')
             return int(text)
     return None
@@ -88,7 +88,7 @@ def connect(started):
     except (ImportError, RuntimeError) as error:
         cause = str(error).splitlines()[0].partition(': ChainerMN')[0]
         why = f'it needs mpi4py and an MPI ({cause})'
-    raise compat.UserError(f'--communicator: {why}; pip install mpi4py mpich, and use its mpiexec')
+    raise command.UserError(f'--communicator: {why}; pip install mpi4py mpich, and use its mpiexec')
 
 
 class Alone:
@@ -115,8 +115,8 @@ class Alone:
         return function(*args)
 
     def get_device(self, gpu, communicator):
-        """Return the device for `--gpu N`, as `compat.get_device` does."""
-        return compat.get_device(gpu)
+        """Return the device for `--gpu N`, as `devices.get_device` does."""
+        return devices.get_device(gpu)
 
     def scatter(self, optimizer, train, test, args):
         """Return the optimizer and the digits as they are."""
@@ -149,7 +149,7 @@ class Ranks:
             if self.size > 1 and not getattr(error, 'agreed', False):
                 import mpi4py.run
 
-                status = compat.exit_status(error)
+                status = command.exit_status(error)
                 mpi4py.run.set_abort_status(status)         # for when this rank has ended
                 if self.rank > 0 and isinstance(error, KeyboardInterrupt):
                     raise SystemExit(status) from None      # rank 0 was, too, and says it
@@ -173,7 +173,7 @@ class Ranks:
         try:
             result = function(*args)
         except BaseException as caught:
-            error, status = caught, (compat.exit_status(caught),)
+            error, status = caught, (command.exit_status(caught),)
         statuses = self.of_all(status)
         failed = [rank for rank, status in enumerate(statuses) if status is not None]
         if not failed:
@@ -215,7 +215,7 @@ class Ranks:
         Raises:
             UserError: If the device cannot be used, or CuPy has no NCCL.
         """
-        device = self.together(compat.get_device, gpu + self.comm.intra_rank if gpu >= 0 else gpu)
+        device = self.together(devices.get_device, gpu + self.comm.intra_rank if gpu >= 0 else gpu)
         self.comm = self.together(self.choose, communicator)
         hosts = f'{self.comm.inter_size} host{"s" * (self.comm.inter_size > 1)}'
         self.description = (
@@ -236,7 +236,7 @@ class Ranks:
         try:
             return chainermn.create_communicator(name)
         except RuntimeError as error:
-            raise compat.UserError(
+            raise command.UserError(
                 f'--communicator {name}: {error} pip install nvidia-nccl-cu13, or '
                 'nvidia-nccl-cu12 for a driver of CUDA 12') from None
 
@@ -274,7 +274,7 @@ class Ranks:
         """Let BLAS take no more threads than this rank's part of the cores it has with others."""
         pinned = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
         ours = self.comm.inter_rank, pinned
-        compat.limit_blas(self.of_all(ours).count(ours))
+        devices.limit_blas(self.of_all(ours).count(ours))
 
     def join(self, trainer):
         """Let what a trainer observes be of all ranks, a signal to any stop all, and rank 0 report.
@@ -364,7 +364,7 @@ def check_shares(n_train, n_test, ranks, batch_size):
         UserError: If one gets none.
     """
     if ranks > n_test:
-        raise compat.UserError(f'{n_test} test digits are too few for {ranks} ranks; start fewer')
+        raise command.UserError(f'{n_test} test digits are too few for {ranks} ranks; start fewer')
     if ranks > 1 and ranks * batch_size > n_train:
         print(f'warning: {snapshot.describe_step(batch_size, ranks)}, are more than all digits, so '
               'that a step takes more than an epoch; give a smaller -b', file=sys.stderr)

@@ -4,7 +4,7 @@ Noise from the side makes z a differentiable function of mu and sigma (Kingma & 
 2.4): the encoder learns from the reconstruction error. In net.py the trick is `F.gaussian`.
 """
 
-from support import evidence, pictures, plots
+from support import drawing, evidence, pictures, plots
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -45,7 +45,7 @@ def animation(model, digits, path):
         axes.locator_params(nbins=4)
 
     def frame(t):
-        figure = Figure(figsize=(8.4, 3.52), dpi=pictures.DPI)
+        figure = Figure(figsize=(8.4, 3.52), dpi=drawing.DPI)
         figure.text(0.5, 0.94, f'{heading}; draw {t + 1} of {DRAWS}', ha='center', size=10)
         left = figure.add_axes((0.06, 0.14, 0.28, 0.668), title='the noise: ε ~ N(0, I)')
         plane(left, eps[:t + 1], r'\varepsilon', np.zeros(len(mu)), np.ones(len(mu)))
@@ -63,7 +63,7 @@ def animation(model, digits, path):
 
 def graph(model, digits, path):
     """The trick as a graph: the gradient flows back past the noise (section 3)."""
-    figure = Figure(figsize=(9.6, 5.4), dpi=pictures.DPI)
+    figure = Figure(figsize=(9.6, 5.4), dpi=drawing.DPI)
     for title, bottom, height, trick in (
             ('without the trick z is drawn from q(z|x), and there the gradient ends',
              0.64, 0.28, False),
@@ -76,7 +76,7 @@ def graph(model, digits, path):
         draw_trick(axes, trick)
     figure.text(0.5, 0.03, 'black: the values, forward', ha='right', size=10)
     figure.text(0.5, 0.03, '    blue: the gradient, backward', color=BLUE, size=10)
-    pictures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def draw_trick(axes, trick):

@@ -5,7 +5,7 @@ It does what net.py says, or steps aside, as the fast step of updater.py does; p
 
 import sys
 
-from support import compiled, cuda_graph, proof, step, threads  # lets chainer import
+from support import compiled, cuda_graph, observe, proof, step, threads  # lets chainer import
 
 import chainer
 import numpy as np
@@ -62,8 +62,8 @@ class Scores:
     def prove(self, x):
         """Compare the losses of digits (N, D) with the plain ones."""
         self.proved_in = self.updater.epoch
-        with proof.same_noise(self.model.xp) as rewind:
-            _, expected = proof.observe(self.plain, x, self.model)
+        with observe.same_noise(self.model.xp) as rewind:
+            _, expected = observe.reported(self.plain, x, self.model)
             drawn = np.random.get_state()
             rewind()
             found = self.losses(x)

@@ -1,6 +1,6 @@
 """Section 1 in one picture: a plain autoencoder, whose codes have no structure, beside the VAE."""
 
-from support import pictures, plots  # lets chainer import
+from support import drawing, pictures, plots  # lets chainer import
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def autoencoder(model, digits, path, beside):
             picture = pictures.joined(pictures.decode(each, at), side)
             zoom = WIDTH // len(picture)
             pictures.put_pixels(figure, np.kron(picture, np.ones((zoom, zoom))), left, bottom)
-    pictures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def put_codes(axes, mu, labels, limit):

@@ -6,7 +6,7 @@ support/evidence.py's. Shapes in the comments: N digits of D = 784 pixels, Z lat
 
 from typing import NamedTuple
 
-from support import evidence, pictures, plots
+from support import drawing, evidence, pictures, plots
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -114,9 +114,9 @@ def bound(model, digits, path):
     """The gap between log p(x) and the lower bound L, measured (section 3)."""
     evidence.check_loss(model, digits.test[:ROWS])
     if pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW:
-        pictures.save(draw_exact_gap(model, digits), path)
+        drawing.save(draw_exact_gap(model, digits), path)
     else:
-        pictures.save(draw_sampled_gap(model, digits), path)
+        drawing.save(draw_sampled_gap(model, digits), path)
 
 
 def draw_exact_gap(model, digits):
@@ -220,7 +220,7 @@ def posterior(model, digits, path):
         both = pictures.as_pictures(x)[0], pictures.decode(model, mu[None])[0]
         corner.imshow(np.concatenate(both), cmap='gray', vmin=0, vmax=1)
         corner.axis('off')
-    pictures.save(figure, path)
+    drawing.save(figure, path)
 
 
 def dimensions(model, digits, path):
@@ -264,4 +264,4 @@ def dimensions(model, digits, path):
         own = np.abs(steps - mu[0, j]).argmin()
         right.add_patch(Rectangle((own - 0.5, i - 0.5), 1, 1, fill=False, color=ORANGE, linewidth=2,
                                   clip_on=False))
-    pictures.save(figure, path)
+    drawing.save(figure, path)

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 
-from support import files, npz  # lets chainer import
+from support import files, foreign, npz, run_folder  # lets chainer import
 
 from chainer import serializers
 from chainer.training.extensions import snapshot_writers
@@ -74,14 +74,14 @@ class Writer(snapshot_writers.Writer):
         for key, array in arrays.items():
             if key.startswith(MODEL_PREFIX) and array.dtype.kind == 'f' and (
                     not np.isfinite(array).all()):
-                epoch = int(arrays.get(EPOCH_KEY, 0)) + (filename == files.INTERRUPTED)
+                epoch = int(arrays.get(EPOCH_KEY, 0)) + (filename == run_folder.INTERRUPTED)
                 raise not_finite(f'weight {key[len(MODEL_PREFIX):]}', epoch,
                                  arrays[ITERATION_KEY], outdir, self.resumed)
-        files.make_again(outdir)
+        run_folder.make_again(outdir)
         self.path = os.path.join(outdir, filename)
         # Chainer's serializers make objects of nothing but None, which a load can do without
         files.write_npz(self.path, {key: array for key, array in arrays.items()
-                                    if not array.dtype.hasobject}, files.go_on(outdir))
+                                    if not array.dtype.hasobject}, run_folder.go_on(outdir))
         self.iteration = int(arrays[ITERATION_KEY])
         self.clean(outdir, filename)
 
@@ -91,12 +91,12 @@ class Writer(snapshot_writers.Writer):
 
     def clean(self, outdir, path):
         """Delete what a snapshot, now whole, makes superfluous."""
-        if os.path.basename(path) == files.INTERRUPTED:
+        if os.path.basename(path) == run_folder.INTERRUPTED:
             return
-        kind, number = files.series_of(path)
-        series = [(files.series_of(path), path) for path in files.find_snapshots(outdir)]
+        kind, number = run_folder.series_of(path)
+        series = [(run_folder.series_of(path), path) for path in run_folder.find_snapshots(outdir)]
         old = [path for (of, i), path in series if of == kind and i <= number][:-self.keep]
-        interrupted = os.path.join(outdir, files.INTERRUPTED)
+        interrupted = os.path.join(outdir, run_folder.INTERRUPTED)
         if os.path.exists(interrupted):
             with contextlib.suppress(SnapshotError):
                 old += [interrupted] * (read_iteration(interrupted) <= self.iteration)
@@ -146,7 +146,7 @@ def read_newest(out, mend='name the folder of the run with -o, or train first'):
         SnapshotError: If there is none.
     """
     for _ in range(LOOKS):
-        paths = files.find_snapshots(out) if os.path.isdir(out) else []
+        paths = run_folder.find_snapshots(out) if os.path.isdir(out) else []
         found, troubles = read_first(paths)
         if found or all(map(os.path.exists, paths)):
             break
@@ -175,7 +175,7 @@ def read_first(paths):
         except SnapshotError as error:
             troubles[path] = error
     # of two with as many, not the interrupted one
-    for path in sorted(iterations, key=lambda path: (iterations[path], files.series_of(path)),
+    for path in sorted(iterations, key=lambda path: (iterations[path], run_folder.series_of(path)),
                        reverse=True):
         try:
             arrays = read(path)
@@ -217,7 +217,7 @@ def read(path, only=None):
         raise SnapshotError(f'cannot read the snapshot {path} ({error.strerror or error}); '
                             'name a file that a run left') from None
     except ValueError as error:
-        raise SnapshotError(f'{path} is {npz.instead(path, error)}') from None
+        raise SnapshotError(f'{path} is {foreign.instead(path, error)}') from None
 
 
 # The settings of a run --------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def read_settings(arrays, path):
         layer = prefix_of(arrays) + 'le1/W'
         raise SnapshotError(f'{path} is ' + (
             'of no run of train_vae.py; start one from its weights, with -m' if layer in arrays
-            else npz.of_another_network(arrays, layer)))
+            else foreign.of_another_network(arrays, layer)))
     try:
         # what the first snapshots lack
         found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
@@ -352,7 +352,7 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
     prefix = prefix_of(arrays)
     names = [prefix + name[1:] for name, _ in model.namedparams()]
     if arrays.keys().isdisjoint(names):
-        raise SnapshotError(f'{path} is {npz.of_another_network(arrays, names[0])}')
+        raise SnapshotError(f'{path} is {foreign.of_another_network(arrays, names[0])}')
     for name, weights in model.namedparams():
         found = arrays.get(prefix + name[1:])
         shape = getattr(found, 'shape', None) if weights.array is None else weights.shape

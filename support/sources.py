@@ -9,12 +9,13 @@ import contextlib
 import os
 
 from support import (  # lets chainer import
-    compat,
+    command,
+    devices,
     files,
+    foreign,
     kinds,
     mnist,
     models,
-    npz,
     pictures,
     snapshot,
 )
@@ -44,13 +45,13 @@ def read_run(args):
     Raises:
         UserError: If one cannot be had.
     """
-    device = compat.get_device(args.gpu)
+    device = devices.get_device(args.gpu)
     path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else
                     snapshot.read_newest(args.out))
     is_run = snapshot.SETTINGS_KEY in arrays
     settings = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
     if is_run and (args.dataset or args.activation):
-        raise compat.UserError(f'{path} is the snapshot of a run, which tells its activation and '
+        raise command.UserError(f'{path} is the snapshot of a run, which tells its activation and '
                                'dataset; leave out --activation and --dataset')
     digits = mnist.get_digits(settings['dataset'], args.data_dir or settings['data_dir'],
                               settings['test'], settings['binary'])
@@ -98,7 +99,7 @@ def guess(arrays, args, path):
     layers = [f'{prefix}{link}/W' for link in ('le1', 'le3_mu')]
     for layer in layers:
         if layer not in arrays:
-            raise snapshot.SnapshotError(f'{path} is {npz.of_another_network(arrays, layer)}')
+            raise snapshot.SnapshotError(f'{path} is {foreign.of_another_network(arrays, layer)}')
     shapes = [arrays[layer].shape for layer in layers]
     if not all(len(shape) == 2 and 0 < min(shape) <= max(shape) <= snapshot.MOST
                for shape in shapes):
@@ -125,10 +126,10 @@ def read_beside(args, settings):
     model, _, its_own = read_run(argparse.Namespace(**vars(args) | {
         'out': args.beside, 'snapshot': None, 'dataset': None, 'activation': None}))
     if (its_own['autoencoder'], its_own['dim_z']) != (True, 2):
-        raise compat.UserError(f'--beside {args.beside} is no run of train_vae.py --autoencoder '
+        raise command.UserError(f'--beside {args.beside} is no run of train_vae.py --autoencoder '
                                '-z 2; name one')
     if any(settings[key] != its_own[key] for key in ('checksum', 'binary', 'test')):
-        raise compat.UserError(f'--beside {args.beside} was trained on other digits than the VAE; '
+        raise command.UserError(f'--beside {args.beside} was trained on other digits than the VAE; '
                                'name another')
     return model
 

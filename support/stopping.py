@@ -6,7 +6,7 @@ import math
 import os
 import signal
 
-from support import compat  # lets chainer import
+from support import command  # lets chainer import
 
 import chainer
 from chainer import training
@@ -43,7 +43,7 @@ class UntilStopped:
             the trainer has can still be saved.
     """
 
-    signals = compat.ENDING
+    signals = command.ENDING
     caught = signum = trainer = None
     is_agreed = is_over = has_begun = False
     rank = status = 0

@@ -7,7 +7,7 @@ issue 6271). So there are two tensors. Shapes in the comments: N digits, Z laten
 
 import os
 
-from support import files, mnist, pictures, proof  # lets chainer import
+from support import files, mnist, observe, pictures  # lets chainer import
 
 import chainer.functions as F
 from chainer.utils import type_check
@@ -56,7 +56,7 @@ def losses(model, x):
     def by_net_py(x):
         with pictures.as_tested(model):                 # anew for each call, as it may count them
             lf = model.get_loss_func()
-            return float(proof.observe(lf, model.xp.asarray(x), model)[0].array)
+            return float(observe.reported(lf, model.xp.asarray(x), model)[0].array)
 
     try:
         found = pictures.in_batches(model, loss, x)

@@ -5,7 +5,7 @@ import math
 import shutil
 import sys
 
-from support import compat, losses  # lets chainer import
+from support import command, losses  # lets chainer import
 
 from chainer import training
 from chainer.training import extensions, triggers
@@ -181,7 +181,7 @@ class Lasting:
             function(*args)
         except OSError as error:
             self.is_lost = True
-            compat.hush(self.stream)
+            command.hush(self.stream)
             self.on_loss(error)
 
 
@@ -195,7 +195,7 @@ def lasting(stop):
     """
     def on_loss(error):
         if isinstance(error, BrokenPipeError):
-            stop.stop(compat.SIGPIPE)
+            stop.stop(command.SIGPIPE)
         else:
             print(f'warning: stdout is lost ({error.strerror}); training goes on',
                   file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ of the fast step, from the same random state; else Chainer's own step trains fro
 import copy
 import sys
 
-from support import compat, cuda_graph, proof, step  # lets chainer import
+from support import command, cuda_graph, observe, proof, step  # lets chainer import
 
 import chainer
 from chainer.dataset import convert
@@ -201,7 +201,7 @@ class FastUpdater(updaters.StandardUpdater):
         self.look()
         differs = ''
         if not self.why:
-            with proof.same_noise(self.device.xp) as rewind:
+            with observe.same_noise(self.device.xp) as rewind:
                 rows = np.array(copy.copy(iterator).next() if batch is None else batch, np.int64)
                 for beside in range(proof.TRIES):
                     rewind()
@@ -219,9 +219,9 @@ class FastUpdater(updaters.StandardUpdater):
 
         Args:
             rows (ndarray): Numbers of its digits, (N,) int64.
-            rewind (callable): As from `proof.same_noise`.
+            rewind (callable): As from `observe.same_noise`.
         """
-        loss, expected = proof.observe(self.loss_func, self.fetch(rows), self.model)
+        loss, expected = observe.reported(self.loss_func, self.fetch(rows), self.model)
         self.model.cleargrads()
         with np.errstate(all='ignore'):
             loss.backward()
@@ -389,7 +389,7 @@ class GraphUpdater(FastUpdater):
             self.graph = graph
         except Exception as error:          # whatever CuPy, CUDA or cuBLAS may raise
             self.can_capture = False
-            print(f'warning: no CUDA graph ({compat.printable(error)}); training goes on without '
+            print(f'warning: no CUDA graph ({command.printable(error)}); training goes on without '
                   'one, which takes longer', file=sys.stderr)
 
     def renew(self):

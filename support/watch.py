@@ -7,7 +7,7 @@ import collections
 import sys
 import zlib
 
-from support import compat, losses, snapshot  # lets chainer import
+from support import command, losses, snapshot  # lets chainer import
 
 import chainer
 from chainer import training
@@ -57,7 +57,7 @@ class Watch(training.Extension):
         if changed:
             name, is_number = changed[0].split('/')[-1], isinstance(now[changed[0]], str)
             first = '0' if is_number else 'its first array'
-            print(compat.printable(
+            print(command.printable(
                 f'warning: snapshots lack {", ".join(changed)} of the model, which training '
                 f'changes: a run that resumes does not get it back; self.add_persistent({name!r}, '
                 f'{first}) in __init__, in the place of self.{name} = ..., keeps it'),

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from support import extensions, files, snapshot
+from support import extensions, files, run_folder, snapshot
 
 import train_vae
 
@@ -109,7 +109,7 @@ def main(folder, *flags):
         status = forked(lambda start=start, n=n: run(start, n))
         if status == 0:
             break
-        has_snapshot = os.path.isdir(out) and files.find_snapshots(out)
+        has_snapshot = os.path.isdir(out) and run_folder.find_snapshots(out)
         again = forked(lambda argv=['--resume', '-o', out] if has_snapshot else start: run(argv))
         if again:
             return 1

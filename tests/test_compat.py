@@ -7,7 +7,7 @@ import sys
 import threading
 from types import SimpleNamespace
 
-from support import compat
+from support import compat, devices, observe
 
 import chainer
 import chainer.functions as F
@@ -74,7 +74,7 @@ def test_what_chainer_asks_of_sctypes_works(dtype):
 
 
 def test_the_cpu_is_chainers_numpy_device():
-    assert compat.get_device(-1).xp is np
+    assert devices.get_device(-1).xp is np
 
 
 @pytest.mark.parametrize(('may_use', 'taken', 'left'), [(1, 2, 1), (64, 1, 1), (64, 2, 2)])
@@ -82,7 +82,7 @@ def test_blas_takes_no_more_threads_than_it_may_use_or_did(monkeypatch, may_use,
     monkeypatch.setattr(joblib, 'cpu_count', lambda: may_use)   # what a container's quota leaves
     blas = threadpoolctl.ThreadpoolController().select(user_api='blas')
     with blas.limit(limits=taken):
-        compat.get_device(-1)
+        devices.get_device(-1)
         assert {library['num_threads'] for library in blas.info()} == {left}
 
 
@@ -108,8 +108,8 @@ def test_a_gpu_that_is_not_there(monkeypatch, count, gpu, message):
     cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=FakeRuntime(count)))
     monkeypatch.setattr(compat.cuda, 'available', True)
     monkeypatch.setattr(compat.cuda, 'cupy', cupy)
-    with pytest.raises(compat.DeviceError, match=f'--gpu {gpu}: {message}') as error:
-        compat.get_device(gpu)
+    with pytest.raises(devices.DeviceError, match=f'--gpu {gpu}: {message}') as error:
+        devices.get_device(gpu)
     assert '\n' not in str(error.value)
 
 
@@ -119,8 +119,8 @@ def test_a_gpu_that_is_not_there(monkeypatch, count, gpu, message):
 def test_a_gpu_without_cupy(monkeypatch, cause):
     monkeypatch.setattr(compat.cuda, 'available', False)
     monkeypatch.setattr(compat.cuda, '_resolution_error', ImportError(cause), raising=False)
-    with pytest.raises(compat.DeviceError) as error:
-        compat.get_device(0)
+    with pytest.raises(devices.DeviceError) as error:
+        devices.get_device(0)
     needed = cause.strip('\n= ').splitlines()[-1].strip()
     assert str(error.value).startswith(f'--gpu 0 needs CuPy ({needed}): pip install "cupy-cuda13x')
     assert '\n' not in str(error.value)
@@ -250,7 +250,7 @@ def test_a_model_that_is_looked_at_stays_as_it_was(fails):
     before, own = held(model), {name: dict(vars(link)) for name, link in model.namedlinks()}
     nodes, seen = [id(param.node) for param in model.params()], []
     for _ in range(2):
-        with contextlib.suppress(KeyError), compat.unchanged(model):
+        with contextlib.suppress(KeyError), observe.unchanged(model):
             seen.append(float(model(x).array))
             model.other = 1
             assert (model.steps, len(model.history)) == (2, 2)

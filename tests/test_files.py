@@ -6,7 +6,7 @@ import os
 import time
 from types import SimpleNamespace
 
-from support import files  # lets chainer import
+from support import files, run_folder  # lets chainer import
 
 import pytest
 from test_snapshot import last
@@ -41,7 +41,7 @@ def test_find_takes_names_literally(tmp_path):
     for name in ('snapshot_epoch_1', 'snapshot_epoch_1.bak', 'snapshot_epoch_best',
                  'my_snapshot_epoch_2', '.snapshot_epoch_3.part', 'snapshot_interrupted'):
         (out / name).touch()
-    assert sorted(files.find_snapshots(str(out))) == [
+    assert sorted(run_folder.find_snapshots(str(out))) == [
         str(out / 'snapshot_epoch_1'), str(out / 'snapshot_interrupted')]
 
 
@@ -53,26 +53,26 @@ def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
         (small_run / name).touch()
     before = {path.name for path in small_run.iterdir()}
     for _ in range(2):
-        with files.claim(str(small_run), resumed=last(small_run)):
+        with run_folder.claim(str(small_run), resumed=last(small_run)):
             assert {path.name for path in small_run.iterdir()} == before - set(debris)
             with pytest.raises(files.FileError, match='in use by another run'), \
-                    files.claim(str(small_run)):
+                    run_folder.claim(str(small_run)):
                 pass
-    with pytest.raises(RuntimeError), files.claim(str(small_run), overwrite=True):
+    with pytest.raises(RuntimeError), run_folder.claim(str(small_run), overwrite=True):
         raise RuntimeError
-    with files.claim(str(small_run), overwrite=True):
+    with run_folder.claim(str(small_run), overwrite=True):
         pass
 
 
 def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
-    with files.claim(str(tmp_path / 'new')):
+    with run_folder.claim(str(tmp_path / 'new')):
         pass
     assert not (tmp_path / 'new').exists()
     (tmp_path / 'old').mkdir()
-    with files.claim(str(tmp_path / 'old')):
+    with run_folder.claim(str(tmp_path / 'old')):
         pass
     assert (tmp_path / 'old').exists()
-    with files.claim(str(tmp_path / 'used')):
+    with run_folder.claim(str(tmp_path / 'used')):
         files.write_text(str(tmp_path / 'used'), 'log', '[]')
     assert (tmp_path / 'used' / 'log').exists()
 
@@ -80,7 +80,7 @@ def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
 def test_a_folder_that_cannot_be_locked(tmp_path):
     (tmp_path / '.lock').mkdir()
     with pytest.raises(files.FileError, match=r'cannot lock .*name another folder'), \
-            files.claim(str(tmp_path)):
+            run_folder.claim(str(tmp_path)):
         pass
 
 
@@ -97,22 +97,22 @@ def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
                                 SimpleNamespace(free=free))
             with contextlib.nullcontext() if fits else pytest.raises(
                     files.FileError, match=r'MB free, and \d new snapshots take '):
-                files.check_room(str(tmp_path), 1000, keep, overwrite, more)
+                run_folder.check_room(str(tmp_path), 1000, keep, overwrite, more)
 
 
 def test_no_room_says_how_much_is_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, 'disk_usage', lambda out: SimpleNamespace(free=12_340_000))
     with pytest.raises(files.FileError) as error:
-        files.check_room(str(tmp_path), 5_000_000, 2, False, 9)
+        run_folder.check_room(str(tmp_path), 5_000_000, 2, False, 9)
     assert str(error.value) == (
         f'{tmp_path} has 12.3 MB free, and 3 new snapshots take 15.0 MB; make room there, give a '
         'smaller --keep, or name another folder with -o')
 
 
 def test_advice_is_to_go_on_only_where_there_is_a_snapshot(tmp_path):
-    assert files.go_on(str(tmp_path)).endswith('start it again')
+    assert run_folder.go_on(str(tmp_path)).endswith('start it again')
     (tmp_path / 'snapshot_epoch_1').touch()
-    assert files.go_on(str(tmp_path)).endswith('go on with --resume')
+    assert run_folder.go_on(str(tmp_path)).endswith('go on with --resume')
 
 
 @pytest.mark.parametrize('error', [errno.EINVAL, errno.ENOTSUP])
@@ -152,10 +152,10 @@ def test_one_without_locks_is_warned_of(tmp_path, monkeypatch, capsys, error):
         raise error
 
     monkeypatch.setattr(files.filelock.FileLock, 'acquire', fail)
-    with files.claim(str(tmp_path / 'run')):
+    with run_folder.claim(str(tmp_path / 'run')):
         assert 'without locks; start no second run there' in capsys.readouterr().err
     monkeypatch.setattr(files.filelock.FileLock, 'acquire', lambda lock: lock.no_such_thing)
-    with pytest.raises(AttributeError), files.claim(str(tmp_path / 'run')):
+    with pytest.raises(AttributeError), run_folder.claim(str(tmp_path / 'run')):
         pass
 
 
@@ -176,4 +176,4 @@ def test_what_a_killed_program_left_of_a_figure_goes(tmp_path):
     ('run/snapshot_epoch_3', 'run'), ('snapshot_interrupted', '.'), ('a/mlp_20.model', None),
     (None, None)])
 def test_the_folder_of_a_run_is_known_by_its_snapshot(path, folder):
-    assert files.folder_of(path) == folder
+    assert run_folder.folder_of(path) == folder

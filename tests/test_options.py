@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 
-from support import files, options, ranks, snapshot  # lets chainer import
+from support import files, options, ranks, run_folder, snapshot  # lets chainer import
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_the_folder_is_held_until_the_end(tmp_path, monkeypatch):
     with options.parsed(train_vae.build_parser(), ['-o', out]) as args:
         assert isinstance(args.comm, ranks.Alone)
         assert (args.device.xp, args.out, args.resumed) == (np, out, None)
-        with pytest.raises(files.FileError, match='in use by another run'), files.claim(out):
+        with pytest.raises(files.FileError, match='in use by another run'), run_folder.claim(out):
             pass
     assert not os.path.exists(out)          # nothing came to lie in it
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from support import files, pictures, plots, snapshot  # lets chainer import
+from support import drawing, files, pictures, plots, snapshot  # lets chainer import
 
 import chainer
 from chainer import functions as F
@@ -177,7 +177,7 @@ def test_what_ends_a_command_is_not_about_a_figure(error):
 @pytest.mark.parametrize('zoom, texts', [(1, {}), (3, {'titles': list('abcde'), 'heading': 'f'})])
 def test_a_sheet_shows_pictures_pixel_by_pixel(digits, tmp_path, zoom, texts):
     x = 0.9 * digits.test[:5]                               # nowhere white, as the paper is
-    pictures.save(pictures.sheet(pictures.as_pictures(x), 3, zoom=zoom, **texts),
+    drawing.save(pictures.sheet(pictures.as_pictures(x), 3, zoom=zoom, **texts),
                   tmp_path / 'sheet.png')
     (array,), _ = frames(tmp_path / 'sheet.png')
     np.testing.assert_allclose(tiles(array, zoom), 255 * x, atol=2)
@@ -212,7 +212,7 @@ def test_a_square_has_a_label_at_each_row_and_column(tmp_path):
     x = 0.9 * np.random.RandomState(0).uniform(size=(9, 28, 28))
     figure = pictures.square(x, 'abc', 'heading')
     assert [text.get_text() for text in figure.texts] == [*'aabbcc', 'heading']
-    pictures.save(figure, tmp_path / 'a.png')
+    drawing.save(figure, tmp_path / 'a.png')
     array = frames(tmp_path / 'a.png')[0][0]
     place = array[44 + 4 + 60:, 22 + 4 + 120:][:56:2, :56:2, 0]          # second row, third column
     np.testing.assert_allclose(place, 255 * x[5], atol=2)
@@ -254,7 +254,7 @@ def distances(colors, eye):
 
 @pytest.mark.parametrize('eye', EYES)
 def test_the_ten_colours_differ_for_every_eye(eye):
-    assert (distances(pictures.PALETTE, eye) + 100 * np.eye(10)).min() > 15
+    assert (distances(drawing.PALETTE, eye) + 100 * np.eye(10)).min() > 15
     np.testing.assert_allclose(distances([(0, 0, 0), (1, 1, 1)], eye)[0, 1], 100, atol=0.1)
 
 
@@ -264,7 +264,7 @@ TOUCHING = [(3, 5), (3, 8), (5, 8), (4, 9), (7, 9), (4, 7), (2, 3)]     # in the
 @pytest.mark.parametrize('eye, least', [('normal', 50), ('deuteranopia', 40), ('protanopia', 40),
                                         ('tritanopia', 40)])
 def test_classes_that_touch_have_colours_far_apart(eye, least):
-    assert sorted(plots.CLASS_COLORS) == sorted(pictures.PALETTE)
+    assert sorted(plots.CLASS_COLORS) == sorted(drawing.PALETTE)
     apart = distances(plots.CLASS_COLORS, eye)
     assert min(apart[pair] for pair in TOUCHING) > least
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from support import proof, scoring, step, threads, updater
+from support import observe, proof, scoring, step, threads, updater
 
 import chainer
 from chainer import iterators, training
@@ -245,13 +245,13 @@ def test_numbers_that_differ_are_named(monkeypatch, function, other, why):
 
 
 def test_a_missing_gradient_is_named(monkeypatch):
-    fast, observe = make('fast'), proof.observe
+    fast, reported = make('fast'), observe.reported
 
     def without(function, x, model):
-        loss, values = observe(function, x, model)
+        loss, values = reported(function, x, model)
         return Without(loss, model.le1), values
 
-    monkeypatch.setattr(proof, 'observe', without)
+    monkeypatch.setattr(observe, 'reported', without)
     fast.prove()
     assert fast.why == 'net.py is not what updater.py compiles: gradient of /le1/W is missing'
 

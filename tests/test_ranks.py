@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from support import compat, files, mnist, ranks, snapshot  # lets chainer import
+from support import command, files, mnist, ranks, run_folder, snapshot  # lets chainer import
 
 from chainer.backends import cuda
 from conftest import HAS_GPU, SMALL, idx, make_digits, write_files
@@ -224,7 +224,7 @@ def test_resumes_exactly(whole, tmp_path, how):
                              '--communicator naive')
         at = snapshot.read_iteration(snapshot.newest(str(out)))
         assert f', iteration {at}; go on with: ' in said
-        epochs = files.epoch_of(max(out.glob('snapshot_epoch_*'), key=files.epoch_of)) + 2
+        epochs = run_folder.epoch_of(max(out.glob('snapshot_epoch_*'), key=run_folder.epoch_of)) + 2
         undisturbed = tmp_path / 'undisturbed'
         train(2, '--data-dir', data, *RUN, '-o', undisturbed, '-e', epochs)
     train(2, '--resume', '-o', out, '-e', '6' if how == 'snapshot' else epochs)
@@ -249,7 +249,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    epochs = files.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = run_folder.epoch_of(snapshot.newest(str(out))) + 2
     train(2, '--resume', '-o', out, '-e', epochs)
     train(2, '--data-dir', data, *RUN, '-o', tmp_path / 'undisturbed', '-e', epochs)
     check_same(out, tmp_path / 'undisturbed')
@@ -264,7 +264,7 @@ def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
     assert status == 2
     assert ours(err) == [
         'train_vae.py: error: not enough memory; try smaller sizes (so many bytes)']
-    assert files.epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
+    assert run_folder.epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
 
 
 @needs_mpi
@@ -274,7 +274,7 @@ def test_another_number_of_ranks_goes_on_and_says_so(
         cli, whole, small_run, tmp_path, before, after):
     _, of_two, _ = whole
     out = shutil.copytree(of_two, tmp_path / 'two') if before == 2 else small_run
-    epoch = files.epoch_of(snapshot.newest(str(out)))
+    epoch = run_folder.epoch_of(snapshot.newest(str(out)))
     flags = ['--resume', '-o', out, '-e', epoch + 2, '-b', 20 // after]
     if after == 1:
         status, _, err = cli(*flags, '--updater', 'standard')
@@ -349,7 +349,7 @@ def test_one_rank_says_what_is_wrong(tmp_path, flags, line):
 
 
 def test_more_ranks_than_test_digits(capsys):
-    with pytest.raises(compat.UserError, match='30 test digits are too few for 31 ranks'):
+    with pytest.raises(command.UserError, match='30 test digits are too few for 31 ranks'):
         ranks.check_shares(60, 30, 31, 100)
     ranks.check_shares(60, 30, 3, 20)
     assert capsys.readouterr().err == ''

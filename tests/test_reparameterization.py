@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from support import evidence, pictures, reparameterization  # lets chainer import
+from support import drawing, evidence, pictures, reparameterization  # lets chainer import
 
 import chainer.functions as F
 from matplotlib.colors import to_hex
@@ -64,7 +64,7 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
 
 def test_the_animation_has_its_frames_and_colours(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(reparameterization, 'DRAWS', 4)
-    with pictures.style():
+    with drawing.style():
         reparameterization.animation(make_model(2), digits, str(tmp_path / 'a.gif'))
     arrays, durations = frames(tmp_path / 'a.gif')
     assert durations == [1000, 500, 500, 1000]

@@ -11,7 +11,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-from support import files, ranks, resume, snapshot, stopping  # lets chainer import
+from support import ranks, resume, run_folder, snapshot, stopping  # lets chainer import
 
 import chainer
 from conftest import ROOT, SMALL, needs_gpu, write_files
@@ -325,7 +325,7 @@ def endless(data_dir, tmp_path):
 
 def check_goes_on(out, data_dir, whole):
     """Assert that a run goes on to the end that it would have had."""
-    epochs = files.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = run_folder.epoch_of(snapshot.newest(str(out))) + 2
     finish('--resume', '-o', out, '-e', epochs)
     finish('--data-dir', data_dir, '-o', whole, *SLOW, '-e', epochs)
     check_same(out, whole)
@@ -353,7 +353,7 @@ def test_a_snapshot_that_finds_no_room(data_dir, tmp_path, endless):
     room = (out / 'snapshot_epoch_2').stat().st_size // 2
     resource.prlimit(endless.pid, resource.RLIMIT_FSIZE, (room, room))
     _, err = endless.communicate(timeout=60)
-    whole = sorted(map(files.epoch_of, files.find_snapshots(str(out))))
+    whole = sorted(map(run_folder.epoch_of, run_folder.find_snapshots(str(out))))
     check_refused((endless.returncode, '', err),
                   f'cannot write {out / "snapshot_epoch_"}{whole[-1] + 1} (File too large); '
                   'put that right, then go on with --resume')
@@ -390,7 +390,7 @@ def test_a_disk_that_fills_up(cli, data_dir, small_disk, tmp_path):
     check_refused((process.returncode, '', err), 'cannot write ', '(No space left on device); ')
     assert not list(out.glob('.*.part'))
     (small_disk / 'other').unlink()
-    epochs = files.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = run_folder.epoch_of(snapshot.newest(str(out))) + 2
     finish('--resume', '-o', out, '-e', epochs)
     finish(*small, '-o', tmp_path / 'whole', '-e', epochs)
     check_same(out, tmp_path / 'whole')
@@ -421,17 +421,17 @@ def undisturbed(tmp_path_factory, idx_files):
 
 def go_on(data, out):
     """Start a run, or go on with it from its newest snapshot."""
-    has_snapshot = out.exists() and files.find_snapshots(str(out))
+    has_snapshot = out.exists() and run_folder.find_snapshots(str(out))
     return start(*(['--resume'] if has_snapshot else ['--data-dir', data, *KILLED]), '-o', out)
 
 
 def check_whole(out):
     """Assert that all snapshots there are whole; return what a kill hit."""
     parts = list(out.glob('.*.part'))
-    for path in files.find_snapshots(str(out)) if out.exists() else []:
+    for path in run_folder.find_snapshots(str(out)) if out.exists() else []:
         snapshot.read_settings(snapshot.read(path), path)
     if not parts:
-        is_there = out.exists() and files.find_snapshots(str(out))
+        is_there = out.exists() and run_folder.find_snapshots(str(out))
         return 'between files' if is_there else 'no snapshot yet'
     return 'in ' + parts[0].name.split('.')[1].rstrip('0123456789')
 

@@ -3,7 +3,7 @@
 import re
 from types import SimpleNamespace
 
-from support import evidence, pictures, section3  # lets chainer import
+from support import drawing, evidence, pictures, section3  # lets chainer import
 
 import chainer.functions as F
 import numpy as np
@@ -34,7 +34,7 @@ def show(monkeypatch):
                                  test_labels=np.arange(n) % 10)
         seen = []
         monkeypatch.setattr(pictures, 'save', lambda figure, path: seen.append(figure))
-        with pictures.style():
+        with drawing.style():
             draw(model, digits, '')
             seen[0].canvas.draw()
         return seen[0], model, digits

@@ -6,7 +6,7 @@ import os
 import signal
 from types import SimpleNamespace
 
-from support import compat, stopping  # lets chainer import
+from support import command, stopping  # lets chainer import
 
 import chainer
 from chainer import training
@@ -24,7 +24,7 @@ def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_a
     trainer = SimpleNamespace(updater=SimpleNamespace(epoch_detail=1.9))
     stop.is_agreed, stop.rank = is_agreed, rank
     before = signal.getsignal(signal.SIGTERM)
-    with compat.handled(stop.signals, stop.on_signal):
+    with command.handled(stop.signals, stop.on_signal):
         assert not stop(trainer)
         os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL      # once more quits at once
@@ -41,7 +41,7 @@ def test_a_terminal_may_close_twice_and_what_the_parent_ignores_stays_ignored(ca
     stop = stopping.UntilStopped(2)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with compat.handled(stop.signals, stop.on_signal):
+        with command.handled(stop.signals, stop.on_signal):
             assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGHUP)

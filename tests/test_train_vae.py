@@ -12,7 +12,7 @@ import textwrap
 import time
 from types import SimpleNamespace
 
-from support import extensions, files, mnist, options, snapshot  # lets chainer import
+from support import extensions, files, mnist, options, run_folder, snapshot  # lets chainer import
 
 import chainer
 from conftest import HAS_GPU, SMALL, make_digits, needs_gpu
@@ -180,7 +180,8 @@ def test_a_loss_of_other_names_trains_and_is_scored_by_what_it_reports(
     ('--snapshot-every 50', [7]), ('-b 150', [2, 5, 7])])       # 2.5 epochs an iteration
 def test_snapshots_kept(cli, data_dir, tmp_path, flags, kept):
     cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7', *flags.split())
-    assert sorted(map(files.epoch_of, files.find_snapshots(str(tmp_path / 'run')))) == kept
+    paths = run_folder.find_snapshots(str(tmp_path / 'run'))
+    assert sorted(map(run_folder.epoch_of, paths)) == kept
 
 
 def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
@@ -188,9 +189,9 @@ def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
     cli('--data-dir', data_dir, '-o', run, *SMALL, '-e', '4', '--snapshot-every', '2',
         '--keep', '2')
     cli('--resume', '-o', run, '-e', '7')
-    assert list(map(files.epoch_of, files.find_snapshots(str(run)))) == [6, 7]
+    assert list(map(run_folder.epoch_of, run_folder.find_snapshots(str(run)))) == [6, 7]
     cli('--resume', '-o', run, '-e', '10', '--keep', '9', '--snapshot-every', '1')
-    assert list(map(files.epoch_of, files.find_snapshots(str(run)))) == [6, 7, 8, 9, 10]
+    assert list(map(run_folder.epoch_of, run_folder.find_snapshots(str(run)))) == [6, 7, 8, 9, 10]
 
 
 def test_a_run_that_sees_no_room_does_not_start(cli, data_dir, small_run, monkeypatch):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from support import (  # lets chainer import
+    drawing,
     evidence,
     files,
     graphs,
@@ -152,7 +153,7 @@ def test_a_gif_loops_and_rests_where_it_has_ends(drawn, name, each, ends):
 
 
 @pytest.mark.parametrize('name, colors', [
-    ('kl.gif', [pictures.PALETTE[0], pictures.PALETTE[2]]), ('swiss_roll.gif', manifold.BANDS),
+    ('kl.gif', [drawing.PALETTE[0], drawing.PALETTE[2]]), ('swiss_roll.gif', manifold.BANDS),
     ('tsne.gif', plots.CLASS_COLORS)])
 def test_a_gif_has_its_colours(drawn, name, colors):
     array = frames(drawn[0] / name)[0][-2]
@@ -220,7 +221,7 @@ def test_a_figure_leaves_the_model_as_it_was_and_is_the_same_again(finished, qui
     before = held(model), held(values['beside'])
     for name in ('one', 'two'):
         (tmp_path / name).mkdir()
-        with pictures.style():
+        with drawing.style():
             recipe.draw(model, digits, str(tmp_path / name / file),
                         **{key: values[key] for key in recipe.keywords})
         drawn.append({path.name: path.read_bytes().replace(b'"one"', b'"two"')

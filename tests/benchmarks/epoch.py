@@ -125,12 +125,12 @@ class Ours:
 
     def snapshot(self):
         """Write a snapshot, as after `logged`."""
-        from support import files, snapshot
+        from support import run_folder, snapshot
 
         from chainer import serializers
 
         arrays = serializers.npz.serialize(self.ran)
-        snapshot.Writer(1)(files.EPOCH_PREFIX + '1', self.folder.name, arrays)
+        snapshot.Writer(1)(run_folder.EPOCH_PREFIX + '1', self.folder.name, arrays)
 
     def score(self):
         """Return the loss of the test digits with k = 10."""

@@ -1,0 +1,127 @@
+"""A command and its user: the parser, errors in one line, signals, and the exit status."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+import chainer
+import numpy as np
+
+SIGPIPE = 13                # for which Python raises BrokenPipeError; Windows has none
+# signals that end a command
+ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE')
+               if hasattr(signal, name))
+
+
+class UserError(Exception):
+    """What a user can mend; the message says what is wrong and what would mend it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser whose errors are one line on stderr, and exit status 2."""
+
+    def error(self, message):
+        """Say what is wrong and exit."""
+        mend = '' if ';' in message else '; see --help'
+        self.exit(2, f'{self.prog}: error: {printable(message)}{mend}\n')
+
+
+def status_of(prog, main, argv=None):
+    """Run the command `prog`; where it fails, say why in one line on stderr.
+
+    Args:
+        prog (str): Name of the command, for the message.
+        main (callable): Of `argv`; returns the exit status.
+        argv (list of str): Arguments; by default the program's own.
+
+    Returns:
+        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite; and
+        130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 where the reader of stdout is gone.
+    """
+    def on_signal(signum, frame):
+        raise KeyboardInterrupt(signum)
+
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:                  # closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, 'w'))   # noqa: SIM115  (it is to stay open)
+    if hasattr(sys.stdout, 'reconfigure'):              # names of files can be anything
+        sys.stdout.reconfigure(errors='backslashreplace')
+    with handled(ENDING[1:], on_signal):
+        try:
+            check_settings()
+            try:
+                return main(argv)
+            finally:
+                sys.stdout.flush()
+        except MemoryError as error:
+            status, message = exit_status(error), f'not enough memory; try smaller sizes ({error})'
+        except KeyboardInterrupt as error:
+            status, message = exit_status(error), 'interrupted'
+        except BrokenPipeError as error:
+            return exit_status(error)
+        except (UserError, OSError, FloatingPointError) as error:
+            status, message = exit_status(error), error
+        finally:
+            try:
+                sys.stdout.flush()
+            except OSError:                             # Python's own last flush would tell of it
+                hush(sys.stdout)
+    with contextlib.suppress(OSError):
+        print(f'{prog}: error: {printable(message)}', file=sys.stderr)
+    return status
+
+
+def check_settings():
+    """Make sure that Python and Chainer are set as both commands need them.
+
+    Raises:
+        UserError: If they are not.
+    """
+    if sys.flags.optimize > 1:
+        raise UserError('python -OO drops the docstrings that --help shows; take -O, or neither')
+    if chainer.config.dtype != np.float32:
+        raise UserError('CHAINER_DTYPE asks for other numbers than float32, which digits, weights '
+                        'and snapshots are; unset it')
+
+
+@contextlib.contextmanager
+def handled(signums, handler):
+    """Hand signals to a handler, within a `with` block; not those that the parent has ignored.
+
+    Only the main thread can. In others they keep their effect.
+    """
+    earlier = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for signum in signums:
+                if signal.getsignal(signum) != signal.SIG_IGN:
+                    earlier[signum] = signal.signal(signum, handler)
+        yield
+    finally:
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
+
+
+def hush(stream):
+    """Let what is written to a stream go nowhere, Python's own last flush included."""
+    with contextlib.suppress(OSError):                  # it may be no file of the system's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def exit_status(error):
+    """Return the exit status of a program that ends by this exception, as `command` says."""
+    if isinstance(error, SystemExit):
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + (error.args or (signal.SIGINT,))[0]
+    if isinstance(error, BrokenPipeError):
+        return 128 + SIGPIPE
+    return 2 if isinstance(error, (UserError, OSError, MemoryError)) else 1
+
+
+def printable(message):
+    """Return a message as one line, without escape codes that a stranger's file put there."""
+    return ''.join(char if char.isprintable() else ' ' for char in str(message))

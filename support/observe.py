@@ -1,0 +1,94 @@
+"""A look at a model that leaves no trace: what it reports, and all as before."""
+
+import contextlib
+import copy
+
+from support import compat  # noqa: F401  (lets chainer import)
+
+import chainer
+import numpy as np
+
+
+@contextlib.contextmanager
+def unchanged(model):
+    """Within a `with` block, call a model for a look at it alone: all is then as before.
+
+    A call may draw random numbers, count, or set an attribute such as `model.loss`, and in training
+    it moves running statistics. So for the block each link has copies of its attributes, but for
+    its parameters, which no call changes, and what cannot be copied, as an open file.
+
+    Args:
+        model: A chainer.Link; of anything else, the generators alone are kept.
+    """
+    links = list(model.links()) if isinstance(model, chainer.Link) else []
+    own = [(vars(link), dict(vars(link))) for link in links]
+    same = [*links, *(value for _, before in own for value in before.values()
+                      if isinstance(value, chainer.Variable))]
+    copied = {id(each): each for each in same}          # as deepcopy keeps what it has copied
+    xp, state = getattr(model, 'xp', np), np.random.get_state()
+    generator = None if xp is np else xp.random.get_random_state()
+    try:
+        if generator is not None:                       # it cannot be copied: one for the block
+            xp.random.set_random_state(xp.random.RandomState(seed=0))
+        for now, before in own:
+            for name, value in before.items():
+                with contextlib.suppress(Exception):
+                    now[name] = copy.deepcopy(value, copied)
+        yield
+    finally:
+        for now, before in own:
+            now.clear()
+            now.update(before)
+        np.random.set_state(state)
+        if generator is not None:
+            xp.random.set_random_state(generator)
+
+
+@contextlib.contextmanager
+def same_noise(xp):
+    """Within a `with` block, draw what counts for nothing: the generators are then as before.
+
+    Args:
+        xp: NumPy, or CuPy for a GPU.
+
+    Yields:
+        callable: Brings the generators back to where they are at the start of the block.
+    """
+    state = np.random.get_state()
+    generator = None if xp is np else xp.random.get_random_state()
+
+    def rewind():
+        np.random.set_state(state)
+        if generator is not None:           # it cannot be copied: one of its own for the block
+            xp.random.set_random_state(xp.random.RandomState(seed=0))
+
+    rewind()
+    try:
+        yield rewind
+    finally:
+        np.random.set_state(state)
+        if generator is not None:
+            xp.random.set_random_state(generator)
+
+
+def reported(function, x, model):
+    """Call a loss or evaluation function on a minibatch, unseen by whoever observes the training.
+
+    Args:
+        function (callable): Of x.
+        x (array): Digits, (N, D) float32.
+        model (VAE): Of whose losses it reports.
+
+    Returns:
+        tuple: What the function returns; and what it reports by name, as float32.
+    """
+    reporter, observation = chainer.Reporter(), {}
+    reporter.add_observer('', model)
+    reporter.add_observers('', model.namedlinks(skipself=True))
+    with reporter.scope(observation), np.errstate(all='ignore'):
+        result = function(x)
+    values = {key.removeprefix('/'): value[0] if isinstance(value, tuple) else value
+              for key, value in observation.items()}                    # a tuple has a weight, too
+    on_cpu = chainer.get_device('@numpy').send
+    return result, {name: np.float32(on_cpu(getattr(value, 'array', value)))
+                    for name, value in values.items()}
