@@ -13,18 +13,12 @@ graph).
 import argparse
 import sys
 
-from support import (  # lets chainer import
-    command,
-    mnist,
-    models,
-    observe,
-    options,
-    resume,
-    snapshot,
-)
-from support.extensions import LogReport, PlotReport, check_finite, whole_run
-from support.stopping import UntilStopped, every
-from support.terminal import PrintReport, ProgressBar
+from support.base import command
+from support.data import mnist
+from support.run import models, observe, options, resume, snapshot
+from support.run.extensions import LogReport, PlotReport, check_finite, whole_run
+from support.run.stopping import UntilStopped, every
+from support.run.terminal import PrintReport, ProgressBar
 
 import chainer
 from chainer import iterators, optimizers, training
@@ -140,7 +134,7 @@ def train_vae(args):
     evaluator = extensions.Evaluator(
         test_iter, model, device=device, eval_func=score_func(model, TEST_K))
     if args.updater == 'fast':          # the same, compiled, as long as net.py is what was compiled
-        from support.updater import fast
+        from support.fast.updater import fast
 
         updater = fast(updater, evaluator)
 

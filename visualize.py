@@ -3,8 +3,8 @@
 
 One function draws one figure: it takes a model, digits and a path, writes that file and holds no
 state. They stand in the order of the article; `FIGURES`, below them, is their table. How sheets,
-GIFs and scatter plots are made is support/pictures.py's. Shapes in the comments: N digits of
-D = 784 pixels, Z latent dimensions.
+GIFs and scatter plots are made is support/figures/'s. Shapes in the comments: N digits of D = 784
+pixels, Z latent dimensions.
 """
 
 import argparse
@@ -17,25 +17,22 @@ import sys
 from typing import NamedTuple
 
 # support comes first, as it lets chainer import
-from support import (
-    command,
-    drawing,
+from support.base import command, drawing, files
+from support.data import mnist
+from support.figures import (
     explorer,
-    files,
     graphs,
     manifold,
-    mnist,
-    observe,
     pictures,
     plots,
     reparameterization,
-    run_folder,
     section1,
     section3,
     sources,
     tensorboard,
 )
-from support.pictures import decode, encode
+from support.figures.pictures import decode, encode
+from support.run import observe, run_folder
 
 from matplotlib.figure import Figure
 import numpy as np

@@ -11,7 +11,8 @@ import types
 
 os.environ.pop('NUMBA_DISABLE_JIT', None)       # much of what is tested is what Numba compiles
 
-from support import extensions, mnist, models, original  # lets chainer import
+from support.data import mnist  # lets chainer import
+from support.run import extensions, models, original
 
 import chainer
 from chainer.backends import cuda

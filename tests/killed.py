@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 
-from support import extensions, files, run_folder, snapshot
+from support.base import files
+from support.run import extensions, run_folder, snapshot
 
 import train_vae
 

@@ -4,9 +4,10 @@ import os
 import sys
 import types
 
-from support import proof, ranks  # lets chainer import
-from support.stopping import UntilStopped
-from support.updater import fast
+from support.fast import proof  # lets chainer import
+from support.fast.updater import fast
+from support.run import ranks
+from support.run.stopping import UntilStopped
 
 import chainer
 from chainer import iterators, optimizers, training

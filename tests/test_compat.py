@@ -7,7 +7,9 @@ import sys
 import threading
 from types import SimpleNamespace
 
-from support import compat, devices, observe
+from support import compat
+from support.base import devices
+from support.run import observe
 
 import chainer
 import chainer.functions as F

@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import sys
 
-from support import mnist, snapshot
+from support.data import mnist
+from support.run import snapshot
 
 from conftest import ROOT
 import numpy as np
@@ -17,36 +18,52 @@ import net
 
 OLD = os.path.join(os.path.dirname(__file__), 'data', 'snapshot_of_november_2026')
 SCRIPTS = {'train_vae.py': 200, 'net.py': 210, 'xavier.py': 50, 'visualize.py': 550}
-SUPPORT = sorted(name for name in os.listdir(os.path.join(ROOT, 'support'))
-                 if name.endswith('.py'))
+BELOW = {               # a room: whom else it may import
+    'base': {'compat'}, 'data': {'compat', 'base'}, 'run': {'compat', 'base', 'data', 'net'},
+    'fast': {'compat', 'base', 'data', 'run', 'net'},
+    'figures': {'compat', 'base', 'data', 'run', 'net'}}
+FILES = {               # of support/, by how it is imported
+    f'support.{room}.{name.removesuffix(".py")}': os.path.join('support', room, name)
+    for room in BELOW for name in sorted(os.listdir(os.path.join(ROOT, 'support', room)))
+    if name.endswith('.py') and name != '__init__.py'}
 
 
 def imports(path):
-    """Return what a file of the house imports of it, lazily or not: as net or support.files."""
+    """Return what a file imports of the house, lazily or not: as net or support.base.files."""
     with open(os.path.join(ROOT, path)) as file:
         tree = ast.parse(file.read())
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == 'support':
-            found |= {f'support.{alias.name}' for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add(node.module)
+            is_room = node.module.startswith('support') and node.module.count('.') < 2
+            found |= {f'{node.module}.{alias.name}' for alias in node.names} if is_room else {
+                node.module}
     ours = {name.removesuffix('.py') for name in SCRIPTS}
     return {name for name in found if name in ours or name.startswith('support.')}
 
 
-def test_nothing_in_support_imports_a_script_but_net():
-    scripts = {name.removesuffix('.py') for name in SCRIPTS} - {'net'}
-    assert {name: imports(f'support/{name}') & scripts for name in SUPPORT} == {
-        name: set() for name in SUPPORT}
+def test_there_are_six_rooms():
+    held = {name for name in os.listdir(os.path.join(ROOT, 'support')) if name[0] not in '._'}
+    assert held == {*BELOW, 'compat.py', 'README.md'}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_room_imports_what_is_below_it(name):
+    room = name.split('.')[1]
+    rooms = {other.split('.')[1] if other.startswith('support.') else other
+             for other in imports(FILES[name])}
+    assert rooms <= BELOW[room] | {room}
+
+
+def test_the_article_imports_little():
     assert imports('net.py') == {'support.compat', 'xavier'}
     assert imports('xavier.py') == {'support.compat'}
 
 
 def test_imports_go_in_no_circle():
-    left = {f'support.{name.removesuffix(".py")}': imports(f'support/{name}') for name in SUPPORT}
+    left = {name: imports(path) for name, path in FILES.items()}
     left |= {name.removesuffix('.py'): imports(name) for name in SCRIPTS}
     while left:
         leaves = {name for name, needs in left.items() if not needs & left.keys()}

@@ -12,7 +12,9 @@ import textwrap
 import time
 from types import SimpleNamespace
 
-from support import extensions, files, mnist, options, run_folder, snapshot  # lets chainer import
+from support.base import files  # lets chainer import
+from support.data import mnist
+from support.run import extensions, options, run_folder, snapshot
 
 import chainer
 from conftest import HAS_GPU, SMALL, make_digits, needs_gpu

@@ -9,20 +9,19 @@ import signal
 import subprocess
 import sys
 
-from support import (  # lets chainer import
-    drawing,
+from support.base import drawing, files
+from support.data import mnist
+from support.figures import (
     evidence,
-    files,
     graphs,
     manifold,
-    mnist,
     pictures,
     plots,
     reparameterization,
     section3,
-    snapshot,
     sources,
 )
+from support.run import snapshot
 
 from chainer import functions as F
 from chainer import using_config

@@ -76,7 +76,7 @@ class Ours:
             iterators.SerialIterator(test, batch_size, repeat=False, shuffle=False), self.model,
             device=device, eval_func=train_vae.score_func(self.model, train_vae.TEST_K))
         if kind == 'fast':
-            from support.updater import fast
+            from support.fast.updater import fast
 
             self.updater = fast(self.updater, evaluator)
         self.evaluate, self.kind = evaluator.eval_func, getattr(self.updater, 'kind', 'standard')
@@ -100,7 +100,7 @@ class Ours:
 
     def logged(self):
         """Train for an epoch with what train_vae.py logs, prints and checks of it."""
-        from support import extensions, terminal
+        from support.run import extensions, terminal
 
         trainer = self.trainer()
         trainer.extend(extensions.check_finite(None))
@@ -112,7 +112,7 @@ class Ours:
 
     def plot(self):
         """Draw loss.png."""
-        from support import extensions, resume, snapshot
+        from support.run import extensions, resume, snapshot
 
         trainer = self.trainer()
         trainer.extend(resume.RunState({'loss': 'negative ELBO', 'kl_weight': 1.0}, self.updater,
@@ -125,7 +125,7 @@ class Ours:
 
     def snapshot(self):
         """Write a snapshot, as after `logged`."""
-        from support import run_folder, snapshot
+        from support.run import run_folder, snapshot
 
         from chainer import serializers
 
@@ -289,7 +289,7 @@ def main():
 def save_digits(data_dir, path):
     """Write train and test digits for all contestants; return the path."""
     sys.path[:0] = [ROOT]
-    from support import mnist
+    from support.data import mnist
 
     digits = mnist.get_digits('mnist', data_dir)
     np.savez(path, train=digits.train, test=digits.test)

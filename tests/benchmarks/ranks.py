@@ -41,8 +41,9 @@ PAYS = 1.2                              # what twice the hosts must speed up a s
 def serve(data_dir, seconds, alone):
     """Be one of the ranks, or alone; print [seconds of a step, of its exchange] by batch size."""
     sys.path[:0] = [ROOT]
-    from support import mnist, ranks  # lets chainer import
-    from support.updater import fast
+    from support.data import mnist  # lets chainer import
+    from support.fast.updater import fast
+    from support.run import ranks
 
     from chainer import iterators, optimizers, training
 
@@ -188,7 +189,7 @@ def launch_torch(folder, args):
     path = os.path.join(folder, 'digits.npy')
     if not os.path.exists(path):
         sys.path[:0] = [ROOT]
-        from support import mnist
+        from support.data import mnist
 
         np.save(path, mnist.get_digits('mnist', args.data_dir).train)
     with socket.socket() as free:

@@ -1,0 +1,33 @@
+"""How everything is drawn: matplotlib, in one style, to PNGs that are whole or not there."""
+
+import os
+import sys
+
+from support.base import files
+
+try:
+    import matplotlib
+except ValueError:      # MPLBACKEND names what is not installed, as in a notebook's `!python`
+    os.environ.pop('MPLBACKEND', None)  # no figure here takes a backend
+    for name in [name for name in sys.modules if name.startswith('matplotlib.')]:
+        del sys.modules[name]           # what was imported of it by then
+    import matplotlib
+
+import matplotlib.style
+
+DPI = 100               # pixels per inch
+PALETTE = matplotlib.color_sequences['petroff10']   # safe for the colour-blind, arXiv:2107.02270
+STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
+         'axes.spines.right': False, 'legend.frameon': False, 'savefig.dpi': DPI,
+         'figure.constrained_layout.w_pad': 0.1, 'figure.constrained_layout.h_pad': 0.1}
+
+
+def style():
+    """Return the context in which all figures are drawn, whatever the user's own style."""
+    return matplotlib.style.context(['default', STYLE])
+
+
+def save(figure, path):
+    """Write a figure as PNG, whole or not at all."""
+    with files.replacing(path) as file:
+        figure.savefig(file, format='png', dpi=DPI)

@@ -1,0 +1,1 @@
+"""Where digits come from: IDX files, the cache, a mirror, the bundled digits."""

@@ -1,0 +1,1 @@
+"""The training step in compiled functions, which does what net.py says or steps aside."""

@@ -1,0 +1,353 @@
+"""The step in compiled functions: net.py's mathematics, written out for Numba.
+
+Each thread takes its share of a minibatch (`backward`: loss and deltas of some digits), then of the
+weights (`gradients` of some rows of each), and then `descend` takes a step of Adam in those rows.
+Ranks take the mean of their gradients before that. Matrix products are BLAS's, on one thread each.
+updater.py says which function mirrors which line of net.py; names and shapes are those of step.py,
+the threads are threads.py's. All that is compiled stands in this file: Numba compiles it anew when
+this file changes.
+"""
+
+import collections
+import contextlib
+import functools
+import glob
+import hashlib
+import math
+import os
+import sys
+
+from support.fast import blas
+from support.fast.step import f32
+
+import numba
+import numpy as np
+
+LANES = 16                      # of a sum, so that vectors can add it up
+# BLAS takes the addresses of all its arguments; one whose sizes have 32 bits reads the lower half
+# of ours. (Numba's manual does not have `ExternalFunction`, which is in 0.60 to 0.68.)
+sgemm = numba.types.ExternalFunction(blas.NAME, numba.types.void(*[numba.types.voidptr] * 13))
+PLAIN, TRANSPOSED = np.array([ord('N')], np.uint8), np.array([ord('T')], np.uint8)
+ONE, ZERO = np.array([1], np.float32), np.array([0], np.float32)
+# A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
+Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
+
+
+# How Numba compiles, and keeps, these functions --------------------------------------------------
+
+if numba.config.DISABLE_JIT:
+    raise ImportError('NUMBA_DISABLE_JIT is set')
+
+with open(__file__, 'rb') as file:
+    STAMP = hashlib.sha256(
+        file.read() + f'{sys.version} {numba.__version__}'.encode()).hexdigest()[:8]
+# LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
+# make of that differs between the run that compiles and later ones, and between processors.
+compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
+
+
+def kept(function):
+    """Compile a function for `compile_for`; what comes of it serves later runs, too.
+
+    Its name, and so that of its files, has a stamp of this one. Numba writes an index before the
+    code, which may never come: the index must not lead to the code of before an edit.
+    """
+    function.__qualname__ += '-' + STAMP
+    entry = compiled(function)
+    with contextlib.suppress(RuntimeError):     # there is no folder for it
+        entry.enable_caching()
+    return entry
+
+
+def is_compiled(function):
+    """Tell whether an earlier run compiled a kept function, by Numba's files (of 0.60 to 0.68)."""
+    return bool(glob.glob(os.path.join(glob.escape(function.stats.cache_path),
+                                       f'compiled.{function.py_func.__qualname__}-*.nbc')))
+
+
+def compile_for(function, args):
+    """Return a function compiled for such arguments, whatever is wrong with Numba's cache.
+
+    Calling it spares Numba's look at the type of each argument, which takes long.
+
+    Args:
+        function: Of those that are `kept`; it calls none of them, whose cache may fail as well.
+        args (tuple): Arguments of the types that it will be called with.
+
+    Returns:
+        callable: The compiled function.
+    """
+    signature = tuple(map(numba.typeof, args))
+    try:
+        function.compile(signature)
+    except Exception as error:
+        if signature in function.overloads:     # it is compiled, but cannot be written
+            warn(function.stats.cache_path, getattr(error, 'strerror', error))
+        else:                                   # what was written cannot be read, whatever that is
+            with contextlib.suppress(OSError):
+                function.recompile()            # empties it
+            function = compiled(function.py_func)
+            function.compile(signature)
+    return function.get_overload(signature)
+
+
+@functools.cache
+def warn(folder, reason):
+    """Say, once for all functions, that a folder cannot keep them."""
+    print(f'warning: {folder} cannot keep what Numba compiles ({reason}), so that each run '
+          'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR', file=sys.stderr)
+
+
+# What threads call -------------------------------------------------------------------------------
+
+
+@kept
+def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
+    """Compute the loss of some digits, and the deltas of all layers.
+
+    Args:
+        layers (Layers): The weights.
+        space (Space): Its `eps` is the noise; all else is filled.
+        kind (int): The activation, of `ACTIVATIONS`.
+        k (int): Monte Carlo samples for each digit.
+        rec_scale, latent_scale (float32): What a sample's reconstruction error and a digit's KL
+            divergence weigh in the loss.
+        digits (array): All digits, (any, D) float32.
+        rows (array): Numbers of those that count here, (N,) int.
+
+    Returns:
+        tuple of float: As from `forward`.
+    """
+    for i in range(len(rows)):
+        space.x[i] = digits[rows[i]]
+    sums = forward(layers, space, kind, k, rec_scale)
+    dot(space.dec_d3, layers.ld3.W, space.dec_back)      # (M, H)
+    multiply(space.dec_d2, space.dec_back)
+    dot(space.dec_d2, layers.ld2.W, space.dec_back)      # (M, H)
+    multiply(space.dec_d1, space.dec_back)
+    dot(space.dec_d1, layers.ld1.W, space.z_back)        # (M, Z)
+    infer_back(space.mu, space.ln_var, space.sigma, space.eps, space.z_back, k, latent_scale)
+    dot(space.mu, layers.le3_mu.W, space.enc_back)       # (N, H)
+    dot(space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
+    add(space.enc_back, space.enc_back2)
+    multiply(space.enc_d2, space.enc_back)
+    dot(space.enc_d2, layers.le2.W, space.enc_back)      # (N, H)
+    multiply(space.enc_d1, space.enc_back)
+    return sums
+
+
+@compiled
+def forward(layers, space, kind, k, rec_scale):
+    """Compute the loss of the digits in `space.x` under the noise in `space.eps`.
+
+    Args:
+        layers, space, kind, k, rec_scale: As for `backward`.
+
+    Returns:
+        tuple of float: The sum of the reconstruction errors of all samples, and that of the KL
+        divergences of all digits.
+    """
+    dot(space.x, layers.le1.W.T, space.enc_h1)           # (N, H)
+    activate(space.enc_h1, layers.le1.b, space.enc_d1, kind)
+    dot(space.enc_h1, layers.le2.W.T, space.enc_h2)      # (N, H)
+    activate(space.enc_h2, layers.le2.b, space.enc_d2, kind)
+    dot(space.enc_h2, layers.le3_mu.W.T, space.mu)       # (N, Z)
+    dot(space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)  # (N, Z)
+    latent = infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.sigma,
+                   space.eps, space.z, k)
+    dot(space.z, layers.ld1.W.T, space.dec_h1)           # (M, H)
+    activate(space.dec_h1, layers.ld1.b, space.dec_d1, kind)
+    dot(space.dec_h1, layers.ld2.W.T, space.dec_h2)      # (M, H)
+    activate(space.dec_h2, layers.ld2.b, space.dec_d2, kind)
+    dot(space.dec_h2, layers.ld3.W.T, space.dec_d3)      # (M, D)
+    rec = bernoulli_nll(space.dec_d3, layers.ld3.b, space.x, k, rec_scale)
+    return rec, latent
+
+
+score = kept(forward.py_func)       # forward itself is compiled into backward
+
+
+@kept
+def gradients(descents, part, parts):
+    """Compute the gradients of some rows of each weight.
+
+    Args:
+        descents (tuple of Descent): The layers.
+        part, parts (int): Which part of the rows, and of how many.
+    """
+    for layer in descents:
+        size = len(layer.b)
+        start, end = size * part // parts, size * (part + 1) // parts
+        delta = np.empty((len(layer.delta), end - start), np.float32)
+        grad = layer.b_grad[start:end]
+        grad[:] = 0
+        for i in range(len(delta)):
+            for j in range(end - start):
+                delta[i, j] = layer.delta[i, start + j]
+                grad[j] += delta[i, j]
+        dot(delta.T, layer.h, layer.W_grad[start:end])
+
+
+@kept
+def descend(descents, part, parts, adam):
+    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in some rows of each weight.
+
+    Args:
+        descents (tuple of Descent): The layers, with their gradients.
+        part, parts (int): Which part of the rows, and of how many.
+        adam (Adam): Its numbers, float32.
+    """
+    for layer in descents:
+        size = len(layer.b)
+        start, end = size * part // parts, size * (part + 1) // parts
+        update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
+               layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
+        update(layer.b[start:end], layer.b_grad[start:end], layer.b_m[start:end],
+               layer.b_v[start:end], adam)
+
+
+@compiled
+def update(param, grad, m, v, adam):
+    """Update flat arrays by Adam in one pass."""
+    for i in range(len(param)):
+        m[i] += adam.one_minus_beta1 * (grad[i] - m[i])
+        v[i] += adam.one_minus_beta2 * (grad[i] * grad[i] - v[i])
+        param[i] -= adam.alpha_t * m[i] / (np.sqrt(v[i]) + adam.eps)
+
+
+@compiled
+def dot(a, b, out):
+    """Multiply matrices into a third, by a BLAS.
+
+    BLAS has columns where NumPy has rows, so that out.T = b.T a.T is what it is asked for.
+
+    Args:
+        a, b, out (array): (m, k), (k, n) and (m, n) float32, in one piece; a and b may be
+            transposed ones.
+    """
+    (m, k), n = a.shape, b.shape[1]
+    plain_a, plain_b = a.flags.c_contiguous, b.flags.c_contiguous
+    sizes = np.array((n, m, k, n if plain_b else k, k if plain_a else m))
+    sgemm(PLAIN.ctypes if plain_b else TRANSPOSED.ctypes,
+          PLAIN.ctypes if plain_a else TRANSPOSED.ctypes,
+          sizes.ctypes, sizes[1:].ctypes, sizes[2:].ctypes, ONE.ctypes, b.ctypes, sizes[3:].ctypes,
+          a.ctypes, sizes[4:].ctypes, ZERO.ctypes, out.ctypes, sizes.ctypes)
+
+
+@compiled
+def activate(h, b, d, kind):
+    """Add the bias b to h and activate it in place; fill d with the derivative."""
+    for i in range(len(h)):
+        for j in range(len(b)):
+            a = h[i, j] + b[j]
+            if kind == 2:
+                h[i, j] = f32(0) if a < f32(0) else a           # lets a NaN pass
+                d[i, j] = f32(1) if a > f32(0) else f32(0)
+            elif kind == 1:
+                h[i, j] = tanh(a)
+                d[i, j] = f32(1) - h[i, j] * h[i, j]
+            else:
+                h[i, j], d[i, j] = softplus_and_sigmoid(a)
+
+
+@compiled
+def infer(mu, b_mu, ln_var, b_ln_var, sigma, eps, z, k):
+    """Add the biases to mu and ln_var, fill sigma and z; return the sum of the KL divergences."""
+    latent = 0.0
+    for i in range(len(mu)):
+        for j in range(len(b_mu)):
+            mu[i, j] += b_mu[j]
+            ln_var[i, j] += b_ln_var[j]
+            sigma[i, j] = np.exp(ln_var[i, j] / f32(2))
+            for m in range(i * k, i * k + k):
+                z[m, j] = mu[i, j] + eps[m, j] * sigma[i, j]
+            latent += (mu[i, j] ** 2 + sigma[i, j] ** 2 - ln_var[i, j] - f32(1)) / f32(2)
+    return latent
+
+
+@compiled
+def infer_back(mu, ln_var, sigma, eps, z_back, k, latent_scale):
+    """Replace mu and ln_var by their gradients, given that of z."""
+    for i in range(len(mu)):
+        for j in range(mu.shape[1]):
+            mu[i, j] *= latent_scale
+            ln_var[i, j] = (sigma[i, j] ** 2 - f32(1)) / f32(2) * latent_scale
+            for m in range(i * k, i * k + k):
+                mu[i, j] += z_back[m, j]
+                ln_var[i, j] += z_back[m, j] * eps[m, j] * sigma[i, j] / f32(2)
+
+
+@compiled
+def bernoulli_nll(y, b, x, k, rec_scale):
+    """Add the bias b to the logits y, and replace them by their gradients; return the sum."""
+    rec = 0.0
+    terms = np.zeros(-(-len(b) // LANES) * LANES, np.float32)
+    sums = np.empty(LANES, np.float32)
+    for i in range(len(y)):
+        digit = x[i // k]
+        for j in range(len(b)):
+            a = y[i, j] + b[j]
+            softplus, sigmoid = softplus_and_sigmoid(a)
+            terms[j] = softplus - digit[j] * a
+            y[i, j] = (sigmoid - digit[j]) * rec_scale
+        sums[:] = 0
+        for j in range(0, len(terms), LANES):
+            for lane in range(LANES):
+                sums[lane] += terms[j + lane]
+        for lane in range(LANES):
+            rec += sums[lane]
+    return rec
+
+
+@compiled
+def softplus_and_sigmoid(a):
+    """Return log(1 + exp(a)) and its derivative 1 / (1 + exp(-a)), in float32."""
+    e = exp_neg(abs(a))
+    s = e / (e + f32(2))                # log(1 + e) = 2 artanh(s), with 0 <= s <= 1/3
+    s2 = s * s
+    series = f32(1 / 11)
+    for n in (9, 7, 5, 3, 1):
+        series = series * s2 + f32(1 / n)
+    above = f32(0) if a < f32(0) else a                         # lets a NaN pass
+    return above + f32(2) * s * series, (f32(1) if a > f32(0) else e) / (f32(1) + e)
+
+
+@compiled
+def tanh(a):
+    """Return the hyperbolic tangent of a, in float32, to 1e-7."""
+    e = exp_neg(f32(2) * abs(a))
+    t = (f32(1) - e) / (f32(1) + e)
+    return -t if a < f32(0) else t if a >= f32(0) else a        # lets a NaN pass
+
+
+@compiled
+def exp_neg(t):
+    """Return exp(-t) for t >= 0, in float32: 2**whole * 2**rest, where abs(rest) <= 1/2.
+
+    Written out, as a loop over `np.exp` would not become vector instructions.
+    """
+    y = t * f32(-1 / math.log(2))
+    y = y if y > f32(-126) else f32(-126)
+    whole = np.floor(y + f32(0.5))
+    rest = (y - whole) * f32(math.log(2))
+    series = f32(1 / 720)
+    for divisor in (120, 24, 6, 2, 1, 1):
+        series = series * rest + f32(1 / divisor)
+    bits = np.int32((np.int32(whole) + 127) << 23)              # of 2**whole
+    return series * bits.view(np.float32)
+
+
+@compiled
+def add(a, b):
+    """Add b to a, in place."""
+    for i in range(len(a)):
+        for j in range(a.shape[1]):
+            a[i, j] += b[i, j]
+
+
+@compiled
+def multiply(a, b):
+    """Multiply a by b, in place."""
+    for i in range(len(a)):
+        for j in range(a.shape[1]):
+            a[i, j] *= b[i, j]

@@ -1,0 +1,235 @@
+"""The step on a GPU: its kernels, its matrix products, and the calls that a CUDA graph captures.
+
+`Step` is the same sequence as compiled.py's functions of the same names, in array calls that
+allocate nothing. Names and shapes are those of step.py.
+"""
+
+import ctypes
+import functools
+import os
+import types
+
+from support.base import command
+from support.fast.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space
+
+import chainer
+import numpy as np
+
+
+def refusal(error):
+    """Return in words why Chainer's own step trains, where something of the GPU fails."""
+    return f'the GPU refuses: {command.printable(error)[:200]}'
+
+
+class Cublas:
+    """Matrix products that a CUDA graph can capture, which CuPy refuses for its own.
+
+    Args:
+        stream (int): Pointer of the stream.
+        xp: CuPy.
+        library: cuBLAS; by default that of CuPy.
+
+    Raises:
+        ImportError: If there is no cuBLAS.
+        RuntimeError: From all methods, if cuBLAS fails.
+    """
+
+    def __init__(self, stream, xp, library=None):
+        if library is None:
+            xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
+            version = xp.cuda.runtime.runtimeGetVersion() // 1000
+            try:
+                library = ctypes.CDLL(f'cublas64_{version}.dll' if os.name == 'nt' else
+                                      f'libcublas.so.{version}')
+            except OSError as error:
+                raise ImportError(f'cuBLAS does not load: {error}') from None
+        self.library = library
+        self.handle = ctypes.c_void_p()
+        self.call('cublasCreate_v2', ctypes.byref(self.handle))
+        self.call('cublasSetStream_v2', self.handle, ctypes.c_void_p(stream))
+        self.workspace = xp.zeros(2**25, np.uint8)      # what a graph uses must not be freed
+        self.call('cublasSetWorkspace_v2', self.handle, ctypes.c_void_p(self.workspace.data.ptr),
+                  ctypes.c_size_t(self.workspace.nbytes))
+
+    def call(self, name, *args):
+        """Call a function of cuBLAS."""
+        status = getattr(self.library, name)(*args)
+        if status:
+            raise RuntimeError(f'{name} of cuBLAS returned {status}')
+
+    def dot(self, a, b, out):
+        """Write the product of matrices (m, k) and (k, n), float32, into out (m, n)."""
+        (m, k), n = a.shape, b.shape[1]
+        one, zero = ctypes.c_float(1), ctypes.c_float(0)
+
+        def operand(array):                 # pointer and row length; whether it lies transposed
+            if array.flags.c_contiguous:
+                return 0, ctypes.c_void_p(array.data.ptr), array.shape[1]
+            return 1, ctypes.c_void_p(array.data.ptr), array.shape[0]
+
+        # cuBLAS goes by columns: what it takes for b and a, in this order, gives out transposed
+        transposed_b, b, ld_b = operand(b)
+        transposed_a, a, ld_a = operand(a)
+        self.call('cublasSgemm_v2', self.handle, transposed_b, transposed_a, n, m, k,
+                  ctypes.byref(one), b, ld_b, a, ld_a, ctypes.byref(zero),
+                  ctypes.c_void_p(out.data.ptr), n)
+
+
+class Step:
+    """A training step in array calls that allocate nothing, so that CUDA can capture them.
+
+    Args:
+        model (VAE): The model, on the GPU.
+        n (int): Digits in the minibatch.
+        k (int): As for `VAE.get_loss_func`.
+        digits (array): All digits, (any, D) float32, on the GPU; None just to go `forward`.
+        kernels: As from `cuda_kernels`.
+        dot (callable): Of two matrices and their product, which it writes; by default CuPy's.
+    """
+
+    def __init__(self, model, n, k, digits=None, kernels=None, dot=None):
+        self.xp = chainer.backend.get_array_module(model.le1.W.array)
+        self.kernels = kernels or cuda_kernels(self.xp)
+        self.dot = dot or self.xp.dot
+        self.model, self.k, self.digits = model, k, digits
+        self.kind = ACTIVATIONS[model.act_func]
+        self.scale = f32(1 / (n * k))
+        self.space = make_space(model, n, k, self.xp)
+        self.nll = self.xp.zeros_like(self.space.dec_d3)            # (M, D)
+        self.kl = self.xp.zeros_like(self.space.mu)                 # (N, Z)
+        self.ones = self.xp.ones((1, n * k), np.float32)
+        self.rows = self.xp.zeros(n, np.int64)
+        self.numbers = self.xp.zeros(len(Adam._fields) + 1, np.float32)     # and C / n
+        self.grads = {}                                             # where a graph writes them
+        if digits is not None:
+            for name, param in model.namedparams():
+                self.grads[name] = self.xp.zeros_like(param.array)
+                param.update_rule._init_states(param)
+            self.leave_grads()
+
+    def set_inputs(self, rows, adam, C):
+        """Set what differs from step to step: numbers of digits (N,), Adam's, C, and noise."""
+        self.rows.set(rows)
+        self.numbers.set(np.array([*adam, C / len(rows)], np.float32))
+        draw(self.space.eps, self.k)
+
+    def __call__(self):
+        """Take the step."""
+        self.kernels.fetch(self.digits, self.rows, self.digits.shape[1], self.space.x)
+        self.forward()
+        self.backward()
+        self.descend()
+
+    def leave_grads(self):
+        """Let the parameters have the gradients of the last step, whoever replaced them."""
+        for name, param in self.model.namedparams():
+            if param.grad is not self.grads[name]:
+                param.grad = self.grads[name]
+
+    def forward(self):
+        """Compute the losses of the digits in `space.x`, as the compiled `forward` does."""
+        space, kernels, kind = self.space, self.kernels, self.kind
+        le1, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
+        dot = self.dot
+        dot(space.x, le1.W.T, space.enc_h1)                         # (N, H)
+        kernels.activate(space.enc_h1, le1.b, kind, space.enc_h1, space.enc_d1)
+        dot(space.enc_h1, le2.W.T, space.enc_h2)                    # (N, H)
+        kernels.activate(space.enc_h2, le2.b, kind, space.enc_h2, space.enc_d2)
+        dot(space.enc_h2, le3_mu.W.T, space.mu)                     # (N, Z)
+        dot(space.enc_h2, le3_ln_var.W.T, space.ln_var)             # (N, Z)
+        kernels.infer(space.mu, le3_mu.b, space.ln_var, le3_ln_var.b, space.eps, self.k,
+                      space.mu.shape[1], space.mu, space.ln_var, space.sigma, self.kl, space.z)
+        dot(space.z, ld1.W.T, space.dec_h1)                         # (M, H)
+        kernels.activate(space.dec_h1, ld1.b, kind, space.dec_h1, space.dec_d1)
+        dot(space.dec_h1, ld2.W.T, space.dec_h2)                    # (M, H)
+        kernels.activate(space.dec_h2, ld2.b, kind, space.dec_h2, space.dec_d2)
+        dot(space.dec_h2, ld3.W.T, space.dec_d3)                    # (M, D)
+        kernels.bernoulli_nll(space.dec_d3, ld3.b, space.x, self.k, space.x.shape[1],
+                              self.scale, space.dec_d3, self.nll)
+
+    def backward(self):
+        """Compute the deltas of all layers, as the compiled `backward` does."""
+        space, kernels, dot, multiply = self.space, self.kernels, self.dot, self.xp.multiply
+        _, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
+        dot(space.dec_d3, ld3.W, space.dec_back)                    # (M, H)
+        multiply(space.dec_d2, space.dec_back, space.dec_d2)
+        dot(space.dec_d2, ld2.W, space.dec_back)                    # (M, H)
+        multiply(space.dec_d1, space.dec_back, space.dec_d1)
+        dot(space.dec_d1, ld1.W, space.z_back)                      # (M, Z)
+        kernels.infer_back(space.sigma, space.eps, space.z_back, self.k, space.mu.shape[1],
+                           self.numbers, space.mu, space.ln_var)
+        dot(space.mu, le3_mu.W, space.enc_back)                     # (N, H)
+        dot(space.ln_var, le3_ln_var.W, space.enc_back2)            # (N, H)
+        self.xp.add(space.enc_back, space.enc_back2, space.enc_back)
+        multiply(space.enc_d2, space.enc_back, space.enc_d2)
+        dot(space.enc_d2, le2.W, space.enc_back)                    # (N, H)
+        multiply(space.enc_d1, space.enc_back, space.enc_d1)
+
+    def descend(self):
+        """Take a step of Adam, as the compiled `descend` does."""
+        for name, flow in FLOW.items():
+            h, delta = (getattr(self.space, key) for key in flow)
+            link = self.model[name]
+            W_grad, b_grad = self.grads[f'/{name}/W'], self.grads[f'/{name}/b']
+            self.dot(delta.T, h, W_grad)
+            self.dot(self.ones[:, :len(delta)], delta, b_grad[None])
+            for param, grad in ((link.W, W_grad), (link.b, b_grad)):
+                state = param.update_rule.state
+                self.kernels.adam(grad, self.numbers, param.array, state['m'], state['v'])
+
+    def sums(self):
+        """Return the sums of the losses, as the threads' in `mean_losses`."""
+        return [(float(self.nll.sum(dtype=np.float64)), float(self.kl.sum(dtype=np.float64)))]
+
+
+@functools.cache
+def cuda_kernels(xp):
+    """Return the elementwise functions of `Step`, each as one CUDA kernel.
+
+    Args:
+        xp: CuPy.
+    """
+    return types.SimpleNamespace(**{
+        name: xp.ElementwiseKernel(inputs, outputs, code, name)
+        for name, (inputs, outputs, code) in CUDA.items()})
+
+
+CUDA = {                # name: inputs, outputs (some are both), and what is done for an element i
+    'fetch': ('raw T digits, raw int64 rows, int32 D', 'T x', """
+        x = digits[rows[i / D] * D + i % D];"""),
+    'activate': ('T a0, T b, int32 kind', 'T h, T d', """
+        T a = a0 + b;
+        if (kind == 2) { h = a < 0 ? (T)0 : a; d = a > 0 ? 1 : 0; }
+        else if (kind == 1) { h = tanh(a); d = 1 - h * h; }
+        else {
+            T e = exp(-fabs(a));
+            h = (a < 0 ? (T)0 : a) + log1p(e);
+            d = (a > 0 ? (T)1 : e) / (1 + e);
+        }"""),
+    'infer': ('T mu0, T b_mu, T ln_var0, T b_ln_var, raw T eps, int32 k, int32 Z',
+              'T mu, T ln_var, T sigma, T kl, raw T z', """
+        mu = mu0 + b_mu;
+        ln_var = ln_var0 + b_ln_var;
+        sigma = exp(ln_var / 2);
+        kl = (mu * mu + sigma * sigma - ln_var - 1) / 2;
+        for (ptrdiff_t m = i / Z * k; m < i / Z * k + k; m++)
+            z[m * Z + i % Z] = mu + eps[m * Z + i % Z] * sigma;"""),
+    'infer_back': ('T sigma, raw T eps, raw T z_back, int32 k, int32 Z, raw T numbers',
+                   'T mu, T ln_var', """
+        T sum_mu = mu * numbers[4], sum_ln_var = (sigma * sigma - 1) / 2 * numbers[4];
+        for (ptrdiff_t m = i / Z * k; m < i / Z * k + k; m++) {
+            T back = z_back[m * Z + i % Z];
+            sum_mu += back;
+            sum_ln_var += back * eps[m * Z + i % Z] * sigma / 2;
+        }
+        mu = sum_mu;
+        ln_var = sum_ln_var;"""),
+    'bernoulli_nll': ('T y0, T b, raw T x, int32 k, int32 D, T scale', 'T delta, T nll', """
+        T a = y0 + b, e = exp(-fabs(a)), pixel = x[i / D / k * D + i % D];
+        nll = (a < 0 ? (T)0 : a) + log1p(e) - pixel * a;
+        delta = ((a > 0 ? (T)1 : e) / (1 + e) - pixel) * scale;"""),
+    'adam': ('T grad, raw T numbers', 'T param, T m, T v', """
+        m += numbers[1] * (grad - m);
+        v += numbers[2] * (grad * grad - v);
+        param -= numbers[0] * m / (sqrt(v) + numbers[3]);"""),
+}

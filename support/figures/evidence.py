@@ -1,0 +1,349 @@
+"""How tight the lower bound is: log p(x), L(x, z) and the posterior p(z|x), in numbers (section 3).
+
+    log p(x) = log of the integral of p(x|z) p(z) dz = L(x, z) + KL[q(z|x) || p(z|x)]
+
+Training sees L alone. With one or two latent dimensions the integral is a sum over a grid; with
+more, importance sampling comes near it from below (Burda, Grosse & Salakhutdinov, "Importance
+Weighted Autoencoders", arXiv:1509.00519). Densities and sums are in float64, of a model in float32,
+and in nats. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions, M nodes of a
+grid, K samples.
+"""
+
+from typing import NamedTuple
+
+from support.figures import pictures  # lets chainer import
+from support.run import observe
+
+import chainer
+from chainer.backends import cuda
+import chainer.functions as F
+import numpy as np
+from scipy.ndimage import binary_dilation
+from scipy.special import logsumexp
+
+LIMIT = 4.5             # the first grid covers -LIMIT..LIMIT: all of N(0, I) but 1 part in 70,000,
+NODES = 161             # by so many nodes in each direction, or more where codes lie farther out,
+MOST_NODES = 501        # up to these
+CUT = 20                # what is e^-CUT of the largest is left out
+CELLS = 1500            # nodes in the second grid of a digit, about
+FEW = range(1, 3)       # numbers of latent dimensions that a grid is good for
+
+
+# The densities ----------------------------------------------------------------------------------
+
+
+def one_draw(model, x):
+    """Let net.py's loss draw z once for some digits, and draw it here from the same noise.
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): Digits, (N, D).
+
+    Returns:
+        tuple: Of net.py, the losses by name, and a list of what it decoded; then, (N, Z) each, mu
+        and ln_var, and z = mu + eps * sigma.
+    """
+    decoded = []
+    with pictures.as_tested(model), observe.same_noise(model.xp) as rewind:
+        decode = model.decode
+
+        def watched(*given, **named):
+            decoded.append(cuda.to_cpu(chainer.as_variable([*given, *named.values()][0]).array))
+            return decode(*given, **named)
+
+        model.decode = watched          # within this block
+        _, losses = observe.reported(model.get_loss_func(), model.xp.asarray(x), model)
+        rewind()
+        mu, ln_var = infer(model, x)
+        eps = model.xp.zeros(mu.shape, np.float32)
+        eps[...] = model.xp.random.standard_normal(mu.shape, **(
+            {} if model.xp is np else {'dtype': np.float32}))           # as F.gaussian has it
+    return losses, decoded, mu, ln_var, mu + cuda.to_cpu(eps) * np.exp(ln_var / 2)
+
+
+def check_loss(model, x):
+    """Make sure that what is measured here is what net.py's loss is made of.
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): Some digits, (N, D); the loss of the same noise is computed in both ways.
+
+    Raises:
+        pictures.FigureError: If net.py has been edited so that it is another.
+    """
+    why = ''
+    try:
+        theirs, _, mu, ln_var, z = one_draw(model, x)
+        ours = {'rec_loss': -np.diag(log_likelihood(model, x, z)).mean(),
+                'latent_loss': kl_to_prior(mu, ln_var).sum(axis=1).mean()}
+        lacking = [name for name in ours if name not in theirs]
+        why = f'the loss of this net.py reports no {lacking[0]}; ' if lacking else ''
+        same = not lacking and all(
+            np.isclose(theirs[name], ours[name], rtol=1e-3, atol=1e-2) for name in ours)
+    except (TypeError, ValueError, LookupError, AttributeError) as error:   # an edit may take
+        same, why = False, f'{pictures.cause_of(error)}; '                  # other arguments, say
+    if not same:
+        raise pictures.FigureError(
+            f'{why}it measures the loss that net.py had when both were written: of a Bernoulli '
+            'likelihood, a normal q(z|x) and the prior N(0, I); the one of this net.py is another')
+
+
+def check_noise(model, x):
+    """Make sure that net.py's loss decodes z = mu + eps * sigma, of what its `encode` returns.
+
+    Args:
+        model, x: As for `check_loss`.
+
+    Raises:
+        pictures.FigureError: If net.py has been edited so that it does not.
+    """
+    _, decoded, *_, z = one_draw(model, x)
+    if not any(each.shape == z.shape and np.allclose(each, z, 1e-3, 1e-3) for each in decoded):
+        raise pictures.FigureError(
+            'it shows z = µ + ε·σ, of the µ and log σ² that encode returned when both were '
+            'written; the loss of this net.py decodes another z')
+
+
+def log_normal(z, mu=0.0, ln_var=0.0):
+    """Return log N(z; mu, sigma^2), summed over the last axis: (..., Z) -> (...)."""
+    return -0.5 * np.sum((z - mu) ** 2 / np.exp(ln_var) + ln_var + np.log(2 * np.pi), axis=-1)
+
+
+def log_likelihood(model, x, z):
+    """Return log p(x|z) of each digit at each z (Kingma & Welling, appendix C.1).
+
+    Args:
+        model (VAE): Its decoder gives logits l of the probabilities y.
+        x (ndarray): Digits, (N, D).
+        z (ndarray): Latent variables, (M, Z).
+
+    Returns:
+        ndarray: sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] = x . l - sum_i log(1 + e^l_i), (N, M)
+        float64.
+    """
+    x = model.xp.asarray(x, np.float64)
+
+    def of_batch(z):
+        logits = model.decode(z, sigmoid=False).array           # (M, D)
+        # log(1 + e^l) = max(l, 0) + log(1 + e^-|l|); 784 factors of at most 2 fit into a float64,
+        # so that their product needs one logarithm
+        total = model.xp.maximum(logits, 0).sum(axis=1, keepdims=True, dtype=np.float64)
+        total += model.xp.log((1 + model.xp.exp(-abs(logits))).prod(
+            axis=1, keepdims=True, dtype=np.float64))
+        return logits.astype(np.float64) @ x.T - total
+
+    return pictures.in_batches(model, of_batch, z).T
+
+
+def log_joint(model, x, z):
+    """Return log p(x, z) = log p(x|z) + log p(z), (N, M), for the arguments of `log_likelihood`."""
+    return log_likelihood(model, x, z) + log_normal(z)
+
+
+def infer(model, x):
+    """Return mu and ln_var of q(z|x), (N, Z) float64 each, of digits (N, D)."""
+    def both(x):
+        found = model.encode(x)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            raise ValueError('encode does not return mu and ln_var')
+        return F.concat(found)
+
+    return np.split(pictures.in_batches(model, both, x).astype(np.float64), 2, axis=1)
+
+
+def kl_to_prior(mu, ln_var):
+    """Return KL[q(z_j|x) || p(z_j)] of each dimension, (N, Z): its sum over j is the latent loss.
+
+    1/2 [mu_j^2 + sigma_j^2 - log sigma_j^2 - 1]                (Kingma & Welling, appendix B)
+    """
+    return (mu ** 2 + np.exp(ln_var) - ln_var - 1) / 2
+
+
+# Few dimensions: sums over grids ----------------------------------------------------------------
+
+
+class Grid(NamedTuple):
+    """Nodes z (M, Z), and the volume of the cell of which each is the centre."""
+
+    z: np.ndarray
+    volume: float
+
+
+def product(line, dims):
+    """Return all nodes (n ** dims, dims) whose coordinates are among those of a line (n,)."""
+    return np.stack(np.meshgrid(*[line] * dims, indexing='ij'), axis=-1).reshape(-1, dims)
+
+
+def even_grid(limit, nodes, dims):
+    """Return the Grid of nodes ** dims nodes over -limit..limit."""
+    line, step = np.linspace(-limit, limit, nodes, retstep=True)
+    return Grid(product(line, dims), step ** dims)
+
+
+def divided(grid, keep, parts):
+    """Return the Grid of the cells to keep, (M,) bool, each cut into parts in each direction."""
+    dims = grid.z.shape[1]
+    step = grid.volume ** (1 / dims)
+    offsets = product(((np.arange(parts) + 0.5) / parts - 0.5) * step, dims)
+    z = (grid.z[keep, None] + offsets).reshape(-1, dims)
+    return Grid(z, (step / parts) ** dims)
+
+
+def first_grid(mu, ln_var):
+    """Return the Grid that holds the prior, and five sigma of each q(z|x), (N, Z) each."""
+    limit = max(LIMIT, (np.abs(mu) + 5 * np.exp(ln_var / 2)).max())
+    nodes = min(1 + round((NODES - 1) * limit / LIMIT), MOST_NODES)
+    return even_grid(limit, nodes, mu.shape[1])
+
+
+def own_grid(grid, joint):
+    """Return of one digit a Grid of its own: only where its posterior is, and as fine as it needs.
+
+    A posterior is often narrower than a cell of the first grid. The less it covers, the more parts
+    each of its cells is cut into; one that covers much needs only some of the nodes. Sums over even
+    nodes of a smooth function that fades out are exact as soon as the step is no wider than the
+    standard deviation of its narrowest peak.
+
+    Args:
+        grid (Grid): The first grid.
+        joint (ndarray): log p(x, z) on it, (M,).
+    """
+    dims = grid.z.shape[1]
+    keep = (joint > joint.max() - CUT).reshape([round(len(joint) ** (1 / dims))] * dims)
+    keep = binary_dilation(keep, np.ones([3] * dims))           # as a peak may lie between nodes
+    parts = (CELLS / keep.sum()) ** (1 / dims)
+    if parts >= 1:
+        return divided(grid, keep.ravel(), min(round(parts), 25))
+    stride = round(1 / parts)
+    some = np.zeros_like(keep)
+    some[(slice(None, None, stride),) * dims] = True
+    return Grid(grid.z[(keep & some).ravel()], grid.volume * stride ** dims)
+
+
+def log_evidence(joint, volume):
+    """Return log p(x), the log of the integral of p(x, z) dz, of log p(x, z) (..., M) on a Grid."""
+    return logsumexp(joint, axis=-1) + np.log(volume)
+
+
+def posterior(model, x, grid):
+    """Return log p(z|x) = log p(x, z) - log p(x), (M,), of one digit (D,) on a Grid around it."""
+    joint, = log_joint(model, x[None], grid.z)
+    return joint - log_evidence(joint, grid.volume)
+
+
+def lower_bound(model, x, mu, ln_var, nodes=60):
+    """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)], (N,), without noise.
+
+    The expectation is a Gauss-Hermite sum: nodes and weights that N(0, 1) calls for.
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): Digits, (N, D).
+        mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
+        nodes (int): In each direction.
+    """
+    line, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    dims = mu.shape[1]
+    eps = product(line, dims)                                   # (M, Z)
+    weights = product(weights / weights.sum(), dims).prod(axis=1)
+    expected = [log_likelihood(model, x[i:i + 1], mu[i] + eps * np.exp(ln_var[i] / 2))[0] @ weights
+                for i in range(len(x))]
+    return np.array(expected) - kl_to_prior(mu, ln_var).sum(axis=1)
+
+
+def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=71):
+    """Return KL[q(z|x) || p(z|x)] by its definition, the integral of q log(q / p(z|x)) dz.
+
+    It is summed over +-7 sigma around mu, so that it holds wherever q(z|x) lies.
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): One digit, (D,).
+        mu, ln_var (ndarray): Of its q(z|x), (Z,) each.
+        log_p (float): Its log p(x), which makes p(x, z) the posterior p(x, z) / p(x).
+        nodes (int): In each direction.
+    """
+    eps, volume = even_grid(7, nodes, len(mu))
+    z = mu + eps * np.exp(ln_var / 2)
+    log_q = log_normal(z, mu, ln_var)
+    joint, = log_joint(model, x[None], z)
+    q = np.exp(log_q) * volume * np.exp(ln_var.sum() / 2)       # dz = sigma deps
+    return np.sum(q * (log_q - joint + log_p))
+
+
+class Gap(NamedTuple):
+    """Of N digits log p(x), L(x, z) and KL[q(z|x) || p(z|x)], each by quadrature: (N,).
+
+    That log p(x) - L(x, z) = KL checks the sums. All three see the region of one grid: a posterior
+    that lies elsewhere shows only where importance sampling finds more than log p(x).
+    """
+
+    log_p: np.ndarray
+    bound: np.ndarray
+    kl: np.ndarray
+
+
+def measure_gap(model, x, mu, ln_var, grid, joint):
+    """Measure the gap between log p(x) and the lower bound, by quadrature.
+
+    The posterior in the KL divergence is normalized on nodes that lie between those of log p(x), in
+    the same region: a grid too coarse for one of them shows, one too small does not.
+
+    Args:
+        model (VAE): The model, with one or two latent dimensions.
+        x (ndarray): Digits, (N, D).
+        mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
+        grid (Grid): The first grid.
+        joint (ndarray): log p(x, z) on it, (N, M).
+
+    Returns:
+        Gap: Of the digits.
+    """
+    log_p, kl = [], []
+    for i in range(len(x)):
+        own = own_grid(grid, joint[i])
+        shift = 0.5 * own.volume ** (1 / mu.shape[1])
+        log_p.append(log_evidence(log_joint(model, x[i:i + 1], own.z)[0], own.volume))
+        again = log_evidence(log_joint(model, x[i:i + 1], own.z + shift)[0], own.volume)
+        kl.append(kl_to_posterior(model, x[i], mu[i], ln_var[i], again))
+    return Gap(np.array(log_p), lower_bound(model, x, mu, ln_var), np.array(kl))
+
+
+# Any dimensions: importance sampling --------------------------------------------------------------
+
+
+def log_weights(model, x, mu, ln_var, k, seed=0):
+    """Return log w = log p(x, z) - log q(z|x) of K samples of z from q(z|x), (N, K).
+
+    The mean of w is an unbiased estimate of p(x) (Burda et al., section 3).
+
+    Args:
+        model (VAE): The model.
+        x (ndarray): Digits, (N, D).
+        mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
+        k (int): Samples for each digit, K.
+        seed (int): Of the noise eps, the same for each digit, so that what is measured of one does
+            not depend on the others.
+    """
+    eps = np.random.RandomState(seed).standard_normal((k, mu.shape[1]))
+    rows = []
+    for i in range(len(x)):
+        z = mu[i] + eps * np.exp(ln_var[i] / 2)
+        rows.append(log_joint(model, x[i:i + 1], z)[0] - log_normal(z, mu[i], ln_var[i]))
+    return np.array(rows)
+
+
+def importance_bounds(log_w, ks):
+    """Return L_k = E[log 1/k sum_j w_j] for each k, (N, len(ks)) (Burda et al., equation 8).
+
+    L_1 is the lower bound L; L_k rises with k, to log p(x). The expectation is the mean over as
+    many groups of k as there are, so that where each k divides the next, they rise for sure.
+
+    Args:
+        log_w (ndarray): From `log_weights`, (N, K).
+        ks (sequence of int): Each at most K.
+    """
+    n, most = log_w.shape
+    return np.stack([
+        (logsumexp(log_w[:, :most // k * k].reshape(n, -1, k), axis=2) - np.log(k)).mean(axis=1)
+        for k in ks], axis=1)

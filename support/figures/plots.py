@@ -1,0 +1,162 @@
+"""Codes in a plane of the latent space: coloured points, numerals, circles, arrows.
+
+Shapes in the comments: N digits, Z latent dimensions.
+"""
+
+from support.base import drawing  # lets chainer import
+from support.figures import pictures
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Ellipse, Rectangle
+from matplotlib.patheffects import withStroke
+import numpy as np
+
+# of the classes 0..9, in the order that keeps those apart, for every eye, which touch in the latent
+# space: 3, 5 and 8, or 4 and 9
+CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
+RED = '#ff3b30'         # of the walk, across the map
+HALO = [withStroke(linewidth=3, foreground='white')]
+DARK = [withStroke(linewidth=3, foreground='black')]
+
+
+def plane(mu):
+    """Choose a plane of the latent space to draw codes (N, Z) in.
+
+    Returns:
+        tuple: The function from (N, Z) to (N, 2), and the names of both axes. A projection leaves
+        the origin and the circles of N(0, I) where they are.
+    """
+    if mu.shape[1] == 2:
+        return lambda z: z, ('$z_1$', '$z_2$')
+    rows, shares = principal(mu)
+    return lambda z: z @ rows.T, [
+        f'{nth} principal component of {mu.shape[1]}-dimensional z ({share:.0%} of the variance)'
+        for nth, share in zip(('first', 'second'), shares, strict=True)]
+
+
+def principal(mu):
+    """Return the two principal components of codes (N, Z), (2, Z), and their shares, (2,)."""
+    from sklearn.decomposition import PCA
+
+    if len(mu) < 2:
+        raise pictures.FigureError('needs two test digits or more, for principal components')
+    if not np.ptp(mu, axis=0).any():
+        raise pictures.FigureError('all codes are the same: q(z|x) tells nothing of x')
+    pca = PCA(2, svd_solver='full').fit(mu)
+    return pca.components_, pca.explained_variance_ratio_
+
+
+def scatter_points(axes, points, labels, legend=True):
+    """Draw points (N, 2 or 3) in the order of the digits, coloured by label."""
+    classes = np.unique(labels)
+    colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
+    size = np.clip(60000 / len(points), 14, 36)                 # square points
+    look = {'edgecolors': 'white', 'linewidths': 0.3}
+    solid = {'depthshade': False} if points.shape[1] == 3 else {}
+    axes.scatter(*points.T, s=size, c=colors, **look, **solid)
+    if not legend:
+        return
+    handles = [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
+                      markeredgecolor='white', markeredgewidth=0.3)
+               for i, label in enumerate(classes)]
+    axes.figure.legend(handles=handles, loc='outside right center', title='label',
+                       ncols=-(-len(classes) // 30))
+
+
+def spread(points, gap, fixed=0):
+    """Move points (N, 2), but the last `fixed`, by little until no two are nearer than `gap`."""
+    free = np.arange(len(points))[:, None] < len(points) - fixed
+    points = points + free * np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
+    for _ in range(1000):
+        apart = points[:, None] - points                        # (N, N, 2)
+        distance = np.linalg.norm(apart, axis=2) + np.eye(len(points)) * gap
+        if distance.min() >= gap * 0.999:
+            break
+        push = np.maximum(gap - distance, 0) / 2 / np.maximum(distance, 1e-9)
+        points += free * (push[..., None] * apart).sum(axis=1) * 0.5
+    return points
+
+
+def medoid(points):
+    """Return the one of points (N, 2 or 3) that is nearest to them all, by its mean distance."""
+    distance = np.sqrt(sum((x[:, None] - x) ** 2 for x in points.T))        # (N, N)
+    return points[distance.sum(axis=1).argmin()]
+
+
+def put_numerals(axes, points, labels, gap=0, others=()):
+    """Write the numeral of each class at a member of it, or beside it with a line.
+
+    The member is the medoid, since the mean of a class that lies in two places is in neither.
+
+    Args:
+        axes (Axes): Where `points` are drawn.
+        points (ndarray): (N, 2 or 3).
+        labels (ndarray): (N,).
+        gap (float): The least distance between two numerals of a plane, in units of the axes.
+        others (sequence): Points (M, 2) from which they keep that distance, too.
+    """
+    look = {'size': 15, 'weight': 'bold', 'ha': 'center', 'va': 'center', 'zorder': 7,
+            'path_effects': HALO}
+    members = {label: medoid(points[labels == label]) for label in np.unique(labels)}
+    if points.shape[1] == 3:
+        for label, member in members.items():
+            axes.text(*member, str(label), **look)
+        return
+    places = spread(np.array([*members.values(), *others]), gap, fixed=len(others))
+    axes.update_datalim(places)                 # where the limits are not fixed, they hold all
+    axes.autoscale_view()
+    for (label, member), place in zip(members.items(), places, strict=False):
+        axes.annotate(str(label), member, place, **look,
+                      arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
+
+
+def put_ellipses(axes, mu, sigma, color, **keywords):
+    """Draw the ellipses of N(mu, sigma^2), (2,) each, 1 to 3 sigma."""
+    for times in (1, 2, 3):
+        axes.add_patch(Ellipse(mu, *(2 * times * np.asarray(sigma)), fill=False, edgecolor=color,
+                               **keywords))
+
+
+def put_arrow(axes, start, end):
+    """Draw an arrow between two points (2,), each in a ring, in front of all else."""
+    axes.annotate('', end, start, zorder=6, arrowprops={
+        'arrowstyle': '-|>', 'linewidth': 1.8, 'color': 'black', 'shrinkA': 5, 'shrinkB': 5,
+        'path_effects': HALO, 'mutation_scale': 18})
+    axes.plot(*np.transpose([start, end]), 'o', markersize=10, markerfacecolor='none',
+              markeredgecolor='black', markeredgewidth=1.8, path_effects=HALO, zorder=6)
+
+
+def put_line(axes, start, end):
+    """Draw a thin red line between two points (2,), which leaves the digits below it legible."""
+    axes.plot(*np.transpose([start, end]), color=RED, linewidth=1, marker='o', markersize=5,
+              path_effects=[withStroke(linewidth=2.2, foreground='black')])
+
+
+def scatter_plot(points, labels, limit, names, square=None, ends=()):
+    """Draw codes in a plane of the latent space, with the circles of N(0, I), 1 to 3 sigma.
+
+    Args:
+        points (ndarray): (N, 2).
+        labels (ndarray): (N,).
+        limit (float): Where both axes end, on either side of the origin.
+        names (sequence of str): Of both axes.
+        square (float): Half a side of a square around the origin, which is drawn too.
+        ends (sequence): Points (2, 2) between which an arrow is drawn, if any.
+
+    Returns:
+        Axes: Of a figure of its own.
+    """
+    figure = Figure(figsize=(7.6, 7.2), layout='constrained')
+    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
+                              xlabel=names[0], ylabel=names[1])
+    put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)       # above the points
+    if square:
+        axes.add_patch(Rectangle((-square, -square), 2 * square, 2 * square, fill=False,
+                                 linestyle=':', linewidth=1.5, edgecolor='black',
+                                 zorder=3))
+    scatter_points(axes, points, labels)
+    put_numerals(axes, points, labels, limit / 13, ends)
+    if len(ends):
+        put_arrow(axes, *ends)
+    return axes

@@ -1,0 +1,268 @@
+"""The figures of section 3: the gap under log p(x), the posterior, the latent loss.
+
+One function draws one figure, as in visualize.py, which has them in its table; the numbers are
+evidence.py's. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
+"""
+
+from typing import NamedTuple
+
+from support.base import drawing
+from support.figures import evidence, pictures, plots
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+import numpy as np
+
+BLUE, ORANGE, RED, *_ = matplotlib.color_sequences['petroff10']
+GRAY = '#777777'
+CANDIDATES = 100        # test digits whose gap is measured, to choose some from them
+ROWS = 10               # of them in bound.png
+KS = (1, 10, 100, 1000, 5000)           # of L_k; each divides the next
+SEEN = 0.5              # nats: where L_k is off by more, too few of its samples count
+LEAST = 1e-4            # nats: no axis ends below it, as where a decoder ignores z
+USED = 0.01             # nats: a dimension of a smaller KL divergence is unused
+WINDOW = 56             # nodes in each direction of a picture of p(z|x)
+
+
+class Measured(NamedTuple):
+    """Test digits whose gap is measured, in its order."""
+
+    x: np.ndarray               # (n, D)
+    labels: np.ndarray          # (n,)
+    mu: np.ndarray              # of q(z|x), (n, Z)
+    ln_var: np.ndarray          # (n, Z)
+    log_p: np.ndarray           # log p(x), (n,)
+    bound: np.ndarray           # L, (n,)
+    kl: np.ndarray              # KL[q(z|x) || p(z|x)], (n,)
+    joint: np.ndarray           # log p(x, z) on the first grid, (n, M)
+
+
+def chosen_by_gap(model, digits, most):
+    """Choose test digits evenly in the order of their gap, the smallest and the largest among them.
+
+    Returns:
+        tuple: Measured, of up to `most` digits; the first Grid; from how many they were chosen.
+    """
+    x, labels = pictures.spaced(digits, CANDIDATES)
+    mu, ln_var = evidence.infer(model, x)
+    grid = evidence.first_grid(mu, ln_var)
+    joint = evidence.log_joint(model, x, grid.z)
+    roughly = (evidence.log_evidence(joint, grid.volume)
+               - evidence.lower_bound(model, x, mu, ln_var, nodes=5))
+    places = np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)
+    x, labels, mu, ln_var, joint = (
+        array[np.argsort(roughly)[places]] for array in (x, labels, mu, ln_var, joint))
+    gap = evidence.measure_gap(model, x, mu, ln_var, grid, joint)
+    order = np.argsort(gap.log_p - gap.bound)
+    measured = Measured(*(array[order] for array in (x, labels, mu, ln_var, *gap, joint)))
+    return measured, grid, len(roughly)
+
+
+def digit_rows(x, columns, heads):
+    """Make a figure of a row for each digit (N, D): its picture, two panels, a table.
+
+    Args:
+        x (ndarray): The digits, (N, D).
+        columns (list): Of the table: heading, format, values (N,).
+        heads (ndarray of bool): Which rows of the table are red, (N,).
+
+    Returns:
+        tuple: The figure and the axes of both panels.
+    """
+    n = len(x)
+    width, height = 1060, 168 + 44 * n
+    figure = pictures.figure_of(width, height)
+    faces, left, right, table = (
+        figure.add_axes((start / width, 76 / height, length / width, 44 * n / height))
+        for start, length in ((14, 44), (70, 290), (408, 300), (720, 332)))
+    faces.axis('off')
+    for i, picture in enumerate(pictures.as_pictures(x)):
+        faces.imshow(picture, cmap='gray', vmin=0, vmax=1, aspect='auto',
+                     extent=(-0.44, 0.44, i + 0.44, i - 0.44))
+    table.axis('off')
+    for i, (heading, form, values) in enumerate(columns):
+        table.text(i + 1, -0.6, heading, ha='right', va='bottom')
+        for row, value in enumerate(values):
+            table.text(i + 1, row, form.format(value), ha='right', va='center',
+                       color=RED if heads[row] else 'black')
+    table.set_xlim(0, len(columns))
+    for axes in (faces, left, right, table):
+        axes.set(ylim=(n - 0.5, -0.5))
+    left.set_yticks([])
+    return figure, left, right
+
+
+def put_lines(figure, first, second, last=''):
+    """Write two lines above all else on a figure, and one below."""
+    height = figure.bbox.height
+    for text, y in ((first, height - 24), (second, height - 42), (last, 12)):
+        figure.text(0.5, y / height, text, ha='center', size=10)
+
+
+def put_bars(axes, lower, upper, name):
+    """Draw the bars of the article: L, and on top of it what `name` says."""
+    rows = range(len(lower))
+    spread = max(np.ptp([*lower, *upper]), LEAST)
+    start = lower.min() - 0.15 * spread                         # the bars come from minus infinity
+    axes.barh(rows, lower - start, 0.62, start, color=BLUE, label='L')
+    axes.barh(rows, upper - lower, 0.62, lower, color=RED, label=name)
+    axes.set(xlabel='nats', xlim=(start, upper.max() + 0.05 * spread))
+    axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
+
+
+def bound(model, digits, path):
+    """The gap between log p(x) and the lower bound L, measured (section 3)."""
+    evidence.check_loss(model, digits.test[:ROWS])
+    if pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW:
+        drawing.save(draw_exact_gap(model, digits), path)
+    else:
+        drawing.save(draw_sampled_gap(model, digits), path)
+
+
+def draw_exact_gap(model, digits):
+    """Return the figure of log p(x) = L + KL, by quadrature, beside importance sampling."""
+    (x, _, mu, ln_var, log_p, lower, kl, _), _, n = chosen_by_gap(model, digits, ROWS)
+    gap = log_p - lower
+    log_w = evidence.log_weights(model, x, mu, ln_var, KS[-1])
+    sampled = evidence.importance_bounds(log_w, KS[-1:])[:, 0]
+    lacks = np.round(log_p - sampled, 2) + 0                    # no -0.00
+    agree = np.abs(lacks) < SEEN
+    name = f'$L_{{{KS[-1]}}}$'
+    figure, left, right = digit_rows(x, [
+        ('log p(x)', '{:.2f}', log_p), ('L', '{:.2f}', lower), ('gap', '{:.3f}', gap),
+        ('KL', '{:.3f}', kl), (f'{name}\nlacks', '{:.2f}', lacks)], ~agree)
+    put_bars(left, lower, log_p, 'the gap, up to log p(x)')
+    rows = range(len(x))
+    least, most = np.log10(np.maximum([gap.min() / 1.5, gap.max() * 1.5], LEAST))
+    decades = 10 ** np.floor(least), 10 ** np.ceil(most + LEAST)
+    right.hlines(rows, decades[0], gap, color='#dddddd', zorder=0)
+    right.plot(gap, rows, 'o', color=RED, markersize=7, label='gap, log p(x) - L')
+    right.plot(kl, rows, 'o', color='black', markersize=11, fillstyle='none', label='KL')
+    right.plot(sampled - lower, rows, 'D', color=ORANGE, markersize=4.5,
+               markeredgecolor='black', markeredgewidth=0.5, label=f'{name} - L')
+    right.set(xlabel='nats, logarithmic', xscale='log', xlim=decades, yticks=[])
+    right.xaxis.set_major_formatter('{x:g}')
+    right.minorticks_off()
+    right.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=1,
+                 handletextpad=0.3)
+    put_lines(
+        figure, f'log p(x) = L + KL[q(z|x) || p(z|x)], in nats: {len(x)} of {n} test digits, '
+        'evenly in the order of their gap', 'each by quadrature over z; the gap, log p(x) - L, and '
+        f'the KL agree to within {np.abs(gap - kl).max():.1g}',
+        f'{name}, by importance sampling with samples of q(z|x), is within {SEEN} of log p(x) for '
+        f'{agree.sum()} digits' + ('' if agree.all() else
+                                   '; for those in red too few fall where the posterior is'))
+    return figure
+
+
+def draw_sampled_gap(model, digits):
+    """Return the figure of L_k, from L up to log p(x), by importance sampling."""
+    x, _ = pictures.spaced(digits, ROWS)
+    log_w = evidence.log_weights(model, x, *evidence.infer(model, x), KS[-1])
+    l_k = evidence.importance_bounds(log_w, KS)                 # (N, len(KS))
+    order = np.argsort(l_k[:, -1] - l_k[:, 0])
+    x, l_k = x[order], l_k[order]
+    rise = l_k - l_k[:, :1]
+    name = f'$L_{{{KS[-1]}}}$'
+    figure, left, right = digit_rows(x, [
+        ('L', '{:.2f}', l_k[:, 0]), (name, '{:.2f}', l_k[:, -1]),
+        (f'{name} - L', '{:.2f}', rise[:, -1])], np.zeros(len(x), bool))
+    put_bars(left, l_k[:, 0], l_k[:, -1], f'up to {name}')
+    right.plot(KS, rise.T, color='#aaaaaa', linewidth=1)
+    right.plot([], [], color='#aaaaaa', linewidth=1, label='$L_k$ - L of a digit')
+    right.plot(KS, rise.mean(axis=0), color=RED, linewidth=2.5, marker='o', label='their mean')
+    right.set(xscale='log', xlabel='samples k', ylim=(0, 1.05 * max(rise.max(), LEAST)))
+    right.set_xticks(KS, [f'{k:,}' for k in KS])
+    right.minorticks_off()
+    right.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
+    put_lines(
+        figure, f'log p(x) ≥ $L_k$ ≥ L, in nats: {len(x)} test digits, evenly spaced among all, in '
+        f'the order of {name} - L',
+        f'by importance sampling with samples of q(z|x): {name} - L, which the gap log p(x) - L '
+        f'exceeds, is {rise[:, -1].mean():.2f} on average')
+    return figure
+
+
+def window_on(points):
+    """Return the evidence.Grid of a square that holds points (N, 2), and the square's extent."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    grid = evidence.even_grid(0.55 * (high - low).max(), WINDOW, 2)
+    grid = grid._replace(z=grid.z + (low + high) / 2)
+    half = grid.volume ** 0.5 / 2
+    (left, bottom), (right, top) = grid.z[0] - half, grid.z[-1] + half
+    return grid, (left, right, bottom, top)
+
+
+def posterior(model, digits, path):
+    """The posterior p(z|x), and q(z|x), which stands for it (section 3)."""
+    evidence.check_loss(model, digits.test[:ROWS])
+    chosen, grid, n = chosen_by_gap(model, digits, 6)
+    figure = Figure(figsize=(10.6, 7.5), layout='constrained')
+    figure.suptitle(
+        'blue: the posterior p(z|x), by quadrature; red: q(z|x), 1, 2 and 3 σ; in the corner x, '
+        f'and x decoded from µ\n{len(chosen.x)} of {n} test digits, evenly in the order of their '
+        'gap, log p(x) - L = KL[q(z|x) || p(z|x)]', size=10)
+    panels = figure.subplots(2, 3).ravel()
+    for axes in panels:
+        axes.axis('off')
+    for axes, x, label, mu, ln_var, log_p, lower, _, joint in zip(panels, *chosen, strict=False):
+        sigma = np.exp(ln_var / 2)
+        window, extent = window_on(np.concatenate([         # the posterior, and four sigma of q
+            grid.z[joint > joint.max() - 8], [mu - 4 * sigma, mu + 4 * sigma]]))
+        density = np.exp(evidence.posterior(model, x, window)).reshape(WINDOW, WINDOW)
+        axes.axis('on')
+        axes.imshow(density.T, cmap='Blues', origin='lower', extent=extent,
+                    interpolation='bilinear')
+        plots.put_ellipses(axes, mu, sigma, RED)
+        axes.set(xlabel='$z_1$', ylabel='$z_2$', title=f'a {label}: gap {log_p - lower:.3g} nats')
+        axes.locator_params(nbins=5)
+        corner = axes.inset_axes((0.8, 0.6, 0.19, 0.39))
+        both = pictures.as_pictures(x)[0], pictures.decode(model, mu[None])[0]
+        corner.imshow(np.concatenate(both), cmap='gray', vmin=0, vmax=1)
+        corner.axis('off')
+    drawing.save(figure, path)
+
+
+def dimensions(model, digits, path):
+    """The KL of each latent dimension, and what the most used do (section 3)."""
+    evidence.check_loss(model, digits.test[:ROWS])
+    mu, ln_var = evidence.infer(model, digits.test)
+    kl = evidence.kl_to_prior(mu, ln_var).mean(axis=0)          # (Z,)
+    order = np.argsort(-kl)
+    shown = order[:6]
+    steps = np.linspace(-3, 3, 13)
+    z = np.tile(mu[0], (len(shown), len(steps), 1))
+    for row, j in zip(z, shown, strict=True):
+        row[:, j] = steps
+    decoded = pictures.decode(model, z.reshape(-1, z.shape[-1]))        # (6 * 13, 28, 28)
+
+    n, m = len(shown), len(steps)
+    figure = Figure(figsize=(11, max(1.1 + 0.18 * len(kl), 0.9 + 0.52 * n)), layout='constrained')
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    used = kl > USED
+    figure.suptitle(
+        f'KL[q(z|x) || p(z)], the mean of {len(mu):,} test digits: {kl.sum():.2f} nats, to which '
+        f'{used.sum()} of {len(kl)} dimensions contribute more than {USED}', size=10)
+    left.barh(range(len(kl)), kl[order], 0.7, color=[BLUE if used[j] else GRAY for j in order])
+    left.set(yticks=range(len(kl)), yticklabels=[f'$z_{{{j + 1}}}$' for j in order],
+             ylim=(len(kl) - 0.4, -0.6), xlim=(0, 1.15 * max(kl.max(), USED)), xlabel='nats',
+             title='of each dimension, sorted')
+    left.tick_params('y', length=0)
+    for i, value in enumerate(kl[order]):
+        left.annotate(f'{value:.2f}' if value > USED else f'{value:.1g}', (value, i), (4, 0),
+                      textcoords='offset points', va='center', size=8)
+    rows = decoded.reshape(n, m, *decoded.shape[1:]).transpose(0, 2, 1, 3).reshape(n * 28, m * 28)
+    right.imshow(rows, cmap='gray', vmin=0, vmax=1, extent=(-0.5, m - 0.5, n - 0.5, -0.5),
+                 interpolation='antialiased')
+    right.set(xticks=range(0, m, 2), xticklabels=[f'{step:g}' for step in steps[::2]],
+              yticks=range(n), yticklabels=[f'$z_{{{j + 1}}}$' for j in shown],
+              title=f'one dimension from -3 to 3, the others at the code of a '
+                    f'{digits.test_labels[0]}; framed: nearest to its own')
+    right.spines[:].set_visible(False)
+    right.tick_params(length=0)
+    for i, j in enumerate(shown):
+        own = np.abs(steps - mu[0, j]).argmin()
+        right.add_patch(Rectangle((own - 0.5, i - 0.5), 1, 1, fill=False, color=ORANGE, linewidth=2,
+                                  clip_on=False))
+    drawing.save(figure, path)

@@ -1,0 +1,1 @@
+"""What a run is besides the article: flags, snapshots, exact resume, what the terminal shows."""

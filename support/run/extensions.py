@@ -1,0 +1,293 @@
+"""What the Trainer does besides: stop, look at the losses, log, print, draw; first and last words.
+
+Each is an extension of Chainer's, or a class of Chainer's with what it lacks; `whole_run` stands
+around `trainer.run()`.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import sys
+import time
+
+from support.base import command, files
+from support.run import losses, models, resume, run_folder, snapshot, stopping, terminal
+
+from chainer import training
+from chainer.training import extensions
+import numpy as np
+
+
+def check_finite(resumed):
+    """Make the extension that stops a run when a loss is not finite.
+
+    Args:
+        resumed (str): The snapshot that the run goes on from, or None.
+
+    Returns:
+        callable: Of the trainer; it raises a FloatingPointError, with the epoch and the iteration,
+        before anything is logged or saved.
+    """
+    @training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR,
+                             default_name='check_finite')
+    def check(trainer):
+        at = trainer.updater
+        for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
+            loss = trainer.observation.get(key)
+            loss = loss[0] if isinstance(loss, tuple) else loss         # which has a weight, too
+            is_number = isinstance(loss, (int, float)) or getattr(loss, 'ndim', None) == 0
+            if is_number and not math.isfinite(float(getattr(loss, 'array', loss))):
+                raise snapshot.not_finite(name, int(at.previous_epoch_detail) + 1, at.iteration,
+                                          trainer.out, resumed)
+
+    return check
+
+
+class LogReport(extensions.LogReport):
+    """Chainer's log of the epochs, which replaces OUT/log only when it is whole.
+
+    Args:
+        keys, trigger, postprocess: As for Chainer's; by default a row an epoch, of all losses.
+        filename (str): In OUT.
+    """
+
+    def __init__(self, keys=None, trigger=(1, 'epoch'), postprocess=None, filename='log'):
+        super().__init__(keys, trigger, postprocess, log_name=None)     # it may leave a folder
+        self.filename = filename
+
+    def __call__(self, trainer):
+        """Add up the losses, and where a row is due write their means."""
+        rows = len(self.log)
+        super().__call__(trainer)
+        if len(self.log) > rows:
+            run_folder.make_again(trainer.out)
+            files.write_text(trainer.out, self.filename.format(**self.log[-1]),
+                             json.dumps(self.log, indent=4) + '\n',
+                             mend=run_folder.go_on(trainer.out))
+
+
+class PlotReport(training.Extension):
+    """Redraws OUT/loss.png after an epoch, at most each half minute; `whole_run` draws the last."""
+
+    priority = -200         # after the snapshot, which is worth more where the run is killed
+    seconds = 30
+    due = -math.inf
+    drawn = 0               # rows of the log
+
+    def trigger(self, trainer):
+        """Fire after an epoch; without a state, which the snapshot before would hold too early."""
+        return trainer.updater.is_new_epoch
+
+    def __call__(self, trainer):
+        """Draw, if that is due; after a signal, work is kept first."""
+        is_stopped = getattr(trainer.stop_trigger, 'signum', None) is not None
+        if time.monotonic() >= self.due and not is_stopped:
+            self.draw(trainer)
+
+    def draw(self, trainer):
+        """Draw what is new; where that fails, warn and do without: training is worth more."""
+        log = terminal.log_of(trainer)
+        if self.due == math.inf or not log or len(log) == self.drawn:
+            return
+        self.drawn = len(log)
+        try:
+            plot_losses(trainer)
+            self.due = time.monotonic() + self.seconds
+        except Exception as error:          # whatever matplotlib, its settings and OUT may raise
+            self.due = math.inf
+            print(f'warning: loss.png is not drawn ({command.printable(error)}); the run does '
+                  'without it', file=sys.stderr)
+
+
+def plot_losses(trainer):
+    """Draw OUT/loss.png from the log of a trainer, as `losses.plot` does."""
+    settings, updater = trainer.get_extension('run').settings, trainer.updater
+    losses.plot(terminal.log_of(trainer), settings['loss'], settings['kl_weight'],
+                updater.epoch_detail / max(1, updater.iteration),
+                os.path.join(trainer.out, 'loss.png'))
+
+
+# First and last words ---------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def whole_run(trainer, args, digits, graph):
+    """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
+
+    Within, a first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its iteration, which
+    `snapshot_interrupted` then keeps. A run that has nothing left to do writes nothing.
+
+    Args:
+        trainer (Trainer): That of this rank, which `resume.make_exact` has seen.
+        args (argparse.Namespace): The command line; as from `options.parsed`.
+        digits (mnist.Digits): Those that the run trains on.
+        graph (str): What `cg.dot` is to tell.
+
+    Yields:
+        stopping.UntilStopped: Its `status` is the exit status afterwards.
+
+    Raises:
+        FileError: If the results have no room in OUT, or cannot be written.
+    """
+    stop, comm = stopping.until_stopped(trainer), args.comm
+
+    def begin():
+        comm.on_root(prepare_folder, trainer, args, digits, graph)
+        if comm.rank == 0:
+            print_header(trainer, args, digits)
+
+    def end():
+        name = comm.on_root(name_unsaved, trainer)
+        if name:
+            trainer.get_extension('run').gather(trainer)
+            if comm.rank == 0:
+                writer = writer_of(trainer) or snapshot.Writer(args.keep, args.resume)
+                writer.save(name, trainer)
+
+    stop.begin, stop.end = begin, end
+    with terminal.lasting(stop):
+        with (command.handled(stop.signals, stop.on_signal),
+              np.errstate(all='ignore')):               # check_finite looks for itself
+            yield stop
+            if comm.rank == 0:              # what mpiexec returns is rank 0's
+                stop.status = report_end(trainer, args)
+        plot = terminal.find(trainer, PlotReport)
+        if comm.rank == 0 and plot is not None and (stop.has_begun or args.is_newest):
+            plot.draw(trainer)              # a run's last file
+
+
+def name_unsaved(trainer):
+    """Return the name for a snapshot of the last iteration; '' where that is saved, or need not be.
+
+    Without `snapshot.Writer` the script saves what it wants, and here only what a signal ends.
+    """
+    stop, updater, writer = trainer.stop_trigger, trainer.updater, writer_of(trainer)
+    saved = 0 if writer is None else writer.iteration
+    if updater.iteration in (0, saved) or not (stop.has_begun or stop.signum):
+        return ''
+    if stop.signum and not stop.is_over:
+        return run_folder.INTERRUPTED
+    if writer is None:
+        return ''
+    return (f'{run_folder.EPOCH_PREFIX}{updater.epoch}' if updater.is_new_epoch else
+            f'{files.ITERATION_PREFIX}{updater.iteration}')
+
+
+def writer_of(trainer):
+    """Return the `snapshot.Writer` that a trainer's snapshots are written by, or None."""
+    writers = [getattr(entry.extension, 'writer', None) for entry in trainer._extensions.values()]
+    return next((writer for writer in writers if isinstance(writer, snapshot.Writer)), None)
+
+
+def last_in(out):
+    """Return the path and the iteration of the snapshot with the most in `out`; None without."""
+    found = []
+    for path in run_folder.find_snapshots(out) if os.path.isdir(out) else []:
+        with contextlib.suppress(snapshot.SnapshotError):
+            found.append((snapshot.read_iteration(path), path))
+    iteration, path = max(found, default=(None, None))
+    return path, iteration
+
+
+def prepare_folder(trainer, args, digits, graph):
+    """Make sure that the snapshots have room in OUT, and write what a run writes at its start.
+
+    Args:
+        trainer (Trainer): Where the run starts.
+        args (argparse.Namespace): The command line.
+        digits (mnist.Digits): Those that the run trains on.
+        graph (str): What `cg.dot` is to tell.
+
+    Raises:
+        FileError: If they have not, or it cannot be written.
+    """
+    updater = trainer.updater
+    model = updater.get_optimizer('main').target
+    size = 3 * sum(param.array.nbytes for param in model.params()) + 8 * len(digits.train)
+    # weights, moments; the order
+    run_folder.check_room(args.out, size, args.keep, args.overwrite,
+                          more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
+    if args.overwrite:
+        run_folder.clear(args.out)
+    settings = trainer.get_extension('run').now()
+    files.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
+    files.write_text(args.out, 'cg.dot', graph)
+
+
+def print_header(trainer, args, digits):
+    """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
+    settings, updater = trainer.get_extension('run').settings, trainer.updater
+    where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
+    iterator, evaluator = updater.get_iterator('main'), terminal.find(trainer, extensions.Evaluator)
+    batch = snapshot.describe_step(getattr(iterator, 'batch_size', args.batch_size), args.comm.size)
+    pixels = '' if not args.binary else ', binary'
+    model = updater.get_optimizer('main').target
+    z = models.sizes_of(model).get('dim_z', args.dim_z)
+    test = 'none' if evaluator is None else digits_of(
+        evaluator.get_iterator('main'), digits.test, args.comm.size)
+    start = '' if not args.resume else f', from {updater.epoch_detail:.4g} of {args.resume}'
+    print(f"""\
+device   {where}
+updater  {resume.kind_of(updater)}
+digits   {digits.title}: {digits_of(iterator, digits.train, args.comm.size)} to train, {test} to \
+test{pixels}
+model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
+{', no noise' * args.autoencoder}
+loss     {settings['loss']}, {batch}, {settings['optimizer']}, seed {args.seed}
+epochs   {terminal.length_in_words(trainer.stop_trigger)}{start}
+results  {args.out}
+""", flush=True)
+    lacking = [name for name, kind in (('the table', terminal.PrintReport),
+                                       ('loss.png', PlotReport)) if terminal.find(trainer, kind)]
+    if terminal.log_of(trainer) is None and lacking:
+        print(f'warning: {" and ".join(lacking)} need a LogReport, which the trainer does not '
+              'have; the run does without', file=sys.stderr)
+
+
+def digits_of(iterator, digits, ranks):
+    """Return of how many digits an iterator yields a rank's share.
+
+    Args:
+        iterator (Iterator): That of this rank.
+        digits (ndarray): All that the run has, (N, D).
+        ranks (int): How many share them; shares may differ by one.
+    """
+    share = len(getattr(iterator, 'dataset', digits))
+    return len(digits) if abs(share * ranks - len(digits)) < ranks else share * ranks
+
+
+def report_end(trainer, args):
+    """Say how the run ended and what comes next; return the exit status."""
+    stop, updater, writer = trainer.stop_trigger, trainer.updater, writer_of(trainer)
+    at = f'epoch {updater.epoch}' if updater.is_new_epoch else (
+        f'epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}')
+    if stop.is_over and not stop.has_begun:
+        if writer is not None and args.is_newest:       # what a kill may have prevented
+            writer.iteration = updater.iteration
+            writer.clean(args.out, args.resume)
+        is_past = stop.is_past(trainer) and stop.length() == (args.epoch, 'epoch')
+        mend = 'go on with a larger --epoch' if is_past else (
+            'to go on, let the stop trigger of train_vae.py wait for longer')
+        print(f'{args.resume or "a new run"} is at {at} already; {mend}')
+        return 0
+    if stop.is_over:
+        last, iteration = (writer.path, writer.iteration) if writer is not None else (
+            last_in(args.out))
+        where = '' if last is None else f': {last}' if iteration == updater.iteration else (
+            f'; its last snapshot is {last}')
+        print(f'finished at {at}{where}')
+        if last is not None:
+            print(f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
+        return 0
+    if updater.iteration == 0:
+        print('interrupted before the first iteration; start it again')
+        return 128 + stop.signum
+    gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
+    mpiexec, communicator = ('', '') if args.communicator is None else (
+        f'mpiexec -n {args.comm.size} ', f' --communicator {args.communicator}')
+    print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
+          f'with: {mpiexec}python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}'
+          f'{communicator}')
+    return 128 + stop.signum

@@ -1,0 +1,131 @@
+"""The losses in a log as curves: of one quantity in training and test, over the epochs; loss.png.
+
+A log has the losses as they trained: a weight C of the KL divergence is in those of training, and
+not in those of the test digits.
+"""
+
+import itertools
+
+from support.run import models, snapshot  # lets chainer import
+
+import numpy as np
+
+TRAINING, TEST = 'main/', 'validation/main/'        # before the names of the losses
+ELBO = 'negative ELBO'
+
+
+def kl_weight(function, model):
+    """Return the weight C of the KL divergence in a loss function.
+
+    Args:
+        function (callable): The loss function.
+        model (VAE): Its model.
+
+    Returns:
+        float: None where it is not known: of an edited loss, or of a weight that is no plain
+        number and may change.
+    """
+    C = models.given_to_loss(function, model).get('C')
+    is_elbo = models.describe_loss(function, model).startswith(ELBO)
+    is_number = isinstance(C, (int, float, np.integer, np.floating))
+    return float(C) if is_elbo and is_number else None
+
+
+def column(log, key):
+    """Return what the rows of a log have under a key, (rows,) float; NaN where it is no number."""
+    values = [row.get(key) for row in log]
+    return np.array([value if isinstance(value, (int, float)) else np.nan for value in values],
+                    float)
+
+
+def curves(log, C):
+    """Return the losses of a log as curves of one quantity in training and test.
+
+    Args:
+        log (list of dict): Its rows.
+        C (float): As from `kl_weight`. Where it is known, the losses are the negative ELBO and the
+            latent losses the KL divergence, however C weighed that in training; with C = 0 the log
+            does not tell them of training. Else all are as logged.
+
+    Returns:
+        dict: By key of the log, such as `main/loss`, (rows,) float; NaN where it is not known.
+    """
+    found = {of + name: column(log, of + name)
+             for of in (TRAINING, TEST) for name in snapshot.LOSSES}
+    if C not in (None, 1):
+        kl = found['main/latent_loss'] / C if C else np.full(len(log), np.nan)
+        found |= {'main/latent_loss': kl, 'main/loss': found['main/rec_loss'] + kl}
+    return found
+
+
+def is_finer(log):
+    """Tell whether rows of a log stand within an epoch, or do not tell theirs."""
+    epochs = [0, *(row.get('epoch') for row in log)]
+    return any(after in (before, None) for before, after in itertools.pairwise(epochs))
+
+
+def epochs_of(log, per_iteration):
+    """Return after how many epochs the rows of a log stand, (rows,) float.
+
+    Args:
+        log (list of dict): Its rows.
+        per_iteration (float): Epochs an iteration, which tells where in an epoch a row stands.
+    """
+    epochs = column(log, 'epoch')
+    if not is_finer(log):
+        return epochs
+    return np.fmin(np.fmax(column(log, 'iteration') * per_iteration, epochs), epochs + 1)
+
+
+def plot(log, loss, C, per_iteration, path):
+    """Draw loss.png from a log: the loss and its two terms, in training and test.
+
+    Of four epochs or more from the second on, since the first would flatten all that follows. A
+    loss that the log lacks has no curve, and a panel of nothing else is left out.
+
+    Args:
+        log (list of dict): Its rows.
+        loss (str): Which loss trains, as from `models.describe_loss`.
+        C (float), per_iteration (float): As for `curves` and `epochs_of`.
+        path (str): The file.
+    """
+    from support.base import drawing
+
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = epochs_of(log, per_iteration)
+    if len(log) > 3 and epochs[-1] > 3:
+        log, epochs = (of[max(1, np.sum(epochs <= 1)):] for of in (log, epochs))
+    found = curves(log, C)
+    both = {name: np.array([found[of + name] for of in (TRAINING, TEST)])       # (2, rows)
+            for name in snapshot.LOSSES}
+    names = [name for name, losses in both.items() if np.nan_to_num(losses).any()]
+    if np.array_equal(both['rec_loss'], both['loss'], equal_nan=True):      # of an autoencoder
+        names = [name for name in names if name != 'rec_loss']
+    if not names:
+        return
+    kind = loss.split(',')[0]
+    titles = {'loss': f'loss ({kind})', 'rec_loss': 'reconstruction error',
+              'latent_loss': 'latent loss (KL divergence)'}
+    if C is None and kind != 'squared error':
+        titles |= {'loss': 'loss as logged', 'latent_loss': 'latent loss as logged'}
+    unit = {ELBO: 'nats per digit', 'squared error': 'squared error per digit'}.get(
+        kind, 'per digit')
+    with drawing.style():
+        figure = Figure(figsize=((None, 4.4, 7.2, 10)[len(names)], 3.4), layout='constrained')
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            for losses, label, color in zip(both[name], ('training', 'test'),
+                                            (drawing.PALETTE[0], drawing.PALETTE[2]),
+                                            strict=True):
+                at = np.isfinite(losses) & np.isfinite(epochs)
+                if at.any():
+                    axes.plot(epochs[at], losses[at], color=color,
+                              marker='.' if at.sum() < 20 else None,
+                              label=f'{label}: {losses[at][-1]:.2f} in epoch {epochs[at][-1]:.4g}')
+            axes.set(title=titles[name], xlabel='epoch')
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10],
+                                                       min_n_ticks=1))
+            axes.legend()
+        figure.axes[0].set_ylabel(unit)
+        drawing.save(figure, path)

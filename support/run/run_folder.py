@@ -1,0 +1,153 @@
+"""The folder of a run: its snapshots, the lock that keeps another run out, room on the disk."""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import sys
+
+from support.base import files  # lets chainer import
+
+import filelock
+
+INTERRUPTED = 'snapshot_interrupted'
+EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
+LOCK = '.lock'                              # file that a running run holds
+
+
+def go_on(out):
+    """Return what helps where a run cannot write into the folder `out`, for the message."""
+    return 'put that right, then ' + (
+        'go on with --resume' if os.path.isdir(out) and find_snapshots(out) else 'start it again')
+
+
+def make_again(out):
+    """Make the folder of a run anew, with a warning, where somebody moved or deleted it meanwhile.
+
+    Only that folder, and not those above it: what they were on may be gone.
+    """
+    with contextlib.suppress(OSError):      # which writing there will tell of
+        os.mkdir(out)
+        print(f'warning: {out} was moved or deleted; the run goes on in a new one', file=sys.stderr)
+
+
+def find_snapshots(out):
+    """Return the paths of all snapshots in the folder `out`, by their numbers.
+
+    Raises:
+        files.FileError: If the folder cannot be read.
+    """
+    try:
+        paths = [entry.path for entry in os.scandir(out)
+                 if entry.is_file() and folder_of(entry.path)]
+    except OSError as error:
+        raise files.FileError(f'cannot read the folder {shlex.quote(out)} ({error.strerror}); '
+                        'give another with -o') from None
+    return sorted(paths, key=lambda path: series_of(path)[::-1])
+
+
+def last_epoch(out):
+    """Return the last epoch of which the folder `out` has a snapshot, -1 where it has none."""
+    return max(map(epoch_of, find_snapshots(out)), default=-1) if os.path.isdir(out) else -1
+
+
+def epoch_of(path):
+    """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
+    kind, number = series_of(path)
+    return number if 'epoch' in kind else -1
+
+
+def folder_of(path):
+    """Return the folder of a run's snapshot; None where a path does not have the name of one."""
+    is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
+    return (os.path.dirname(path) or '.') if is_snapshot else None
+
+
+@contextlib.contextmanager
+def claim(out, overwrite=False, resumed=None):
+    """Hold a folder for a run to write to, so that no second run writes there meanwhile.
+
+    Args:
+        out (str): The folder, made if need be, and deleted again where nothing comes to lie in it.
+        overwrite (bool): Whether another run's snapshots in it may be lost.
+        resumed (str): The snapshot that the run goes on from, if it does.
+
+    Raises:
+        files.FileError: If it cannot be written, is in use, or holds another run's snapshots.
+    """
+    is_new = not os.path.exists(out)
+    files.make_folder(out, '' if resumed is None else f'--resume {shlex.quote(resumed)} and ')
+    lock = filelock.FileLock(os.path.join(out, LOCK), timeout=0)    # the system's: dies with us
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise files.FileError(f'{out} is in use by another run; wait for its end, or name another '
+                        'folder with -o') from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in files.UNSUPPORTED:
+            raise files.FileError(f'cannot lock {os.path.join(out, LOCK)} ({error}); name another '
+                            'folder with -o') from None
+        print(f'warning: {out} is in a file system without locks; start no second run there '
+              'meanwhile', file=sys.stderr)
+    try:
+        own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
+        if find_snapshots(out) and not own and not overwrite:
+            ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
+            raise files.FileError(f'{out} holds the snapshots of an earlier run; {ways}name '
+                                  'another folder with -o')
+        for name in os.listdir(out):        # what a run killed in mid-write left
+            if re.fullmatch(r'\.(snapshot_.+|log|loss\.png|args\.json|cg\.dot)\.\d+\.part', name):
+                os.remove(os.path.join(out, name))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if is_new and os.listdir(out) == [LOCK]:
+                os.remove(os.path.join(out, LOCK))
+                os.rmdir(out)
+        lock.release()
+
+
+def check_room(out, size, keep, overwrite, more):
+    """Make sure that the snapshots of a run have room on the disk.
+
+    Args:
+        out (str): The folder of the run.
+        size (int): Bytes of a snapshot.
+        keep (int): How many snapshots are kept, besides the one that is being written.
+        overwrite (bool): Whether those that are there will be deleted.
+        more (int): How many will be written.
+
+    Raises:
+        files.FileError: If they have not.
+    """
+    old = find_snapshots(out)
+    free = shutil.disk_usage(out).free
+    if overwrite:
+        free += sum(os.path.getsize(path) for path in old)
+        old = []
+    new = max(1, min(keep + 1, len(old) + more) - len(old))
+    needed = new * size
+    if free < needed:
+        raise files.FileError(
+            f'{out} has {free / 1e6:.1f} MB free, and {new} new snapshots take '
+            f'{needed / 1e6:.1f} MB; make room there, give a smaller --keep, or name another '
+            'folder with -o')
+
+
+def clear(out):
+    """Delete the snapshots and the log of an earlier run from the folder `out`."""
+    for path in [*find_snapshots(out), *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def series_of(path):
+    """Return the number in the name of a snapshot, after the rest of the name: `(str, int)`.
+
+    They are `snapshot_epoch_3`, `snapshot_iter_600` as Chainer names them, and what else is usual:
+    `snapshot_epoch-3`, `snapshot_600.npz`. Of another name it is `('', -1)`.
+    """
+    match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
+                         os.path.basename(path))
+    return (match[1] + match[3], int(match[2])) if match else ('', -1)

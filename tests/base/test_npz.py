@@ -1,0 +1,110 @@
+"""An npz is read without trust, and with all that Chainer reads of it."""
+
+import io
+import os
+import pickle
+import zipfile
+
+from support.base import npz  # lets chainer import
+from support.run import snapshot
+
+import chainer
+from chainer.training import triggers
+import numpy as np
+import pytest
+from test_mnist import zipped
+from test_snapshot import last
+
+
+def test_a_compressed_file_of_many_zeros_is_not_a_bomb_yet(tmp_path):
+    weights = np.zeros((2, 2**20), np.float32)
+    weights[0] = np.random.RandomState(0).normal(size=2**20)
+    np.savez_compressed(tmp_path / 'file.npz', x=weights)
+    assert os.path.getsize(tmp_path / 'file.npz') < weights.nbytes / 1.9
+    assert np.array_equal(npz.read(str(tmp_path / 'file.npz'))['x'], weights)
+
+
+def test_one_array_alone_can_be_read_but_all_must_be_what_they_claim(tmp_path):
+    np.savez(tmp_path / 'good.npz', x=np.arange(3), y=np.ones((2, 2)))
+    assert list(npz.read(str(tmp_path / 'good.npz'))) == ['x', 'y']
+    found = npz.read(str(tmp_path / 'good.npz'), only='x')
+    assert {key: array.tolist() for key, array in found.items()} == {'x': [0, 1, 2]}
+    size = sum(128 + array.nbytes for array in (np.arange(3), np.ones((2, 2))))     # with headers
+    npz.read(str(tmp_path / 'good.npz'), most=size)
+    with pytest.raises(ValueError, match=f'claims more than {size - 1} bytes'):
+        npz.read(str(tmp_path / 'good.npz'), only='x', most=size - 1)
+
+
+def test_an_npz_that_somebody_packed_again(small_run, tmp_path):
+    # with entries for the folders, compressed, and with what a Mac puts in
+    good = snapshot.read(last(small_run))
+    with zipfile.ZipFile(last(small_run)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (tmp_path / 'again').write_bytes(zipped({
+        'updater/': b'', '.DS_Store': b'\0Bud1', '__MACOSX/updater/._iteration.npy': b'\0\5\26\7',
+        **members}))
+    again = npz.read(str(tmp_path / 'again'))
+    assert again.keys() == good.keys()
+    assert all(np.array_equal(again[key], good[key]) for key in good)
+
+
+def test_arrays_of_all_kinds_are_read_as_numpy_reads_them(tmp_path):
+    rng = np.random.RandomState(0)
+    arrays = {f'{kind}{order}': np.asarray(rng.uniform(0, 9, (3, 4)).astype(kind), order=order)
+              for kind in ('f4', '>f8', 'f2', 'i1', '>i8', 'u8', '?', 'c8', 'U5', 'S3')
+              for order in 'CF'} | {'scalar': np.array(3), 'none': np.zeros((0, 5), 'f4')}
+    np.savez(tmp_path / 'file.npz', **arrays)
+    found = npz.read(str(tmp_path / 'file.npz'))
+    assert found.keys() == arrays.keys()
+    for key, array in arrays.items():
+        assert (found[key].dtype, found[key].shape) == (array.dtype, array.shape)
+        assert found[key].tobytes() == array.tobytes()
+        assert found[key].flags.writeable
+
+
+def test_a_value_that_is_not_known_yet_is_read_without_unpickling(tmp_path, monkeypatch):
+    # Chainer saves None, the best value of a trigger before it has fired, as a pickle
+    trigger = triggers.MinValueTrigger('validation/main/loss')
+    chainer.serializers.save_npz(str(tmp_path / 'new'), trigger)
+    with zipfile.ZipFile(tmp_path / 'new') as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    pickled = pickle.dumps(np.array(None), 3)
+    old = pickled.replace(b'numpy._core', b'numpy.core')        # as NumPy 1 writes it
+    member = members['best_value.npy']
+    members['best_value.npy'] = member[:member.index(b'\n') + 1] + old
+    (tmp_path / 'old').write_bytes(zipped(members))
+
+    def load(*args, **kwargs):
+        raise AssertionError('unpickled')
+
+    monkeypatch.setattr(pickle, 'load', load)
+    monkeypatch.setattr(pickle, 'loads', load)
+    for name in ('new', 'old'):
+        assert npz.read(str(tmp_path / name))['best_value'].tolist() is None
+
+
+@pytest.mark.parametrize('value', [{}, [None], 'text', (), np.float32])
+def test_any_other_object_is_refused(tmp_path, value):
+    array = np.empty((), object)
+    array[()] = value
+    np.savez(tmp_path / 'file.npz', x=array)
+    with pytest.raises(ValueError, match='it holds Python objects, which could run code'):
+        npz.read(str(tmp_path / 'file.npz'))
+
+
+def test_the_header_of_python_2(tmp_path):
+    file = io.BytesIO()
+    np.save(file, np.arange(6).reshape(2, 3))
+    (tmp_path / 'file').write_bytes(zipped({
+        'x.npy': file.getvalue().replace(b'(2, 3), }  ', b'(2L, 3L), }')}))
+    assert npz.read(str(tmp_path / 'file'))['x'].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_bug_of_ours_is_not_called_damage(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError('a bug')
+
+    np.savez(tmp_path / 'file.npz', x=np.arange(3))
+    monkeypatch.setattr(npz, 'read_array', fail)
+    with pytest.raises(RuntimeError, match='a bug'):
+        snapshot.read(str(tmp_path / 'file.npz'))

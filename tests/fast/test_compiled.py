@@ -1,0 +1,188 @@
+"""compiled.py's functions against NumPy in float64 and the paper's Adam; threads; Numba's cache."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+from support.fast import step, threads
+
+import numpy as np
+import pytest
+from test_resume import check_same, needs_posix
+from test_updater import make, model_of
+
+import train_vae
+
+compiled = pytest.importorskip('support.fast.compiled', reason='needs Numba')
+
+
+@pytest.mark.parametrize(('kind', 'function', 'derivative'), [
+    (0, lambda a: np.logaddexp(a, 0), lambda a: 1 / (1 + np.exp(-a))),
+    (1, np.tanh, lambda a: 1 - np.tanh(a) ** 2),
+    (2, lambda a: np.maximum(a, 0), lambda a: (a > 0) * 1.0)])
+def test_activations_are_exact_in_float32(kind, function, derivative):
+    a = np.concatenate([np.linspace(-30, 30, 10001), [0, 88, -88, 1e4, -1e4]]).astype(np.float32)
+    h, d, b = a[None].copy(), np.empty((1, len(a)), np.float32), np.zeros(len(a), np.float32)
+    compiled.activate(h, b, d, kind)
+    a = np.clip(a.astype(np.float64), -700, 1e5)
+    assert np.allclose(h[0], function(a), rtol=5e-7, atol=5e-7)
+    assert np.allclose(d[0], derivative(a), rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize('kind', step.ACTIVATIONS.values())
+def test_what_is_not_finite_shows(kind):
+    h = np.array([[np.nan, np.inf, -np.inf, 1]], np.float32)
+    compiled.activate(h, np.zeros(4, np.float32), np.empty_like(h), kind)
+    assert np.isnan(h[0, 0])
+    assert list(h[0, 1:3]) == pytest.approx({0: [np.inf, 0], 1: [1, -1], 2: [np.inf, 0]}[kind])
+    y, x = np.array([[0.5, np.nan]], np.float32), np.zeros((1, 2), np.float32)
+    assert np.isnan(compiled.bernoulli_nll(y, np.zeros(2, np.float32), x, 1, np.float32(1)))
+
+
+def test_adam_is_that_of_the_paper():
+    rng = np.random.RandomState(0)
+    grads = rng.standard_normal((5, 7)).astype(np.float32)
+    param, m, v = np.ones(7, np.float32), np.zeros(7, np.float32), np.zeros(7, np.float32)
+    theta, mean, square = np.ones(7), np.zeros(7), np.zeros(7)
+    for t, grad in enumerate(grads, 1):
+        alpha_t = 0.001 * np.sqrt(1 - 0.999 ** t) / (1 - 0.9 ** t)
+        compiled.update(param, grad, m, v, step.Adam(*map(np.float32, (
+            alpha_t, 0.1, 0.001, 1e-8))))
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.999 * square + 0.001 * grad.astype(np.float64) ** 2
+        theta -= alpha_t * mean / (np.sqrt(square) + 1e-8)
+    assert np.allclose(param, theta, rtol=0, atol=1e-6)
+    assert np.allclose(m, mean, rtol=1e-5)
+    assert np.allclose(v, square, rtol=1e-5)
+
+
+@pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
+def test_a_thread_has_sixteen_digits_at_least(n, shares):
+    workers = threads.Workers(model_of(make('standard')), 2, 3)
+    space, parts = workers.prepare(n)
+    assert len(parts) == shares
+    assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
+                          np.arange(n))
+    assert sum(len(part.z) for _, part in parts) == len(space.z) == 2 * n
+
+
+def test_a_thread_that_fails_waits_for_the_others():
+    def function(is_first):
+        if is_first:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+        ended.append(True)
+
+    ended = []
+    workers = threads.Workers(model_of(make('standard')), 1, 2)
+    with pytest.raises(KeyboardInterrupt):
+        workers.call(function, [(True,), (False,)])
+    assert ended == [True]
+
+
+# Numba's cache --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def numba_cache(tmp_path, monkeypatch):
+    """Let Numba keep its files in an empty folder, and return that."""
+    monkeypatch.setattr(compiled.numba.config, 'CACHE_DIR', str(tmp_path))
+    return tmp_path
+
+
+def call_as_later_runs_do():
+    """Call a function that is kept; return how often its cache gave it."""
+    def plus_one(number):
+        return number + 1
+
+    function = compiled.kept(plus_one)
+    assert compiled.compile_for(function, (2,))(2) == 3
+    return sum(function.stats.cache_hits.values())
+
+
+@pytest.mark.parametrize('kind', ['nbi', 'nbc'])
+@pytest.mark.parametrize('damage', [
+    lambda content: b'', lambda content: content[:len(content) // 2],
+    lambda content: content[:-64] + bytes(64), lambda content: bytes(len(content))])
+def test_a_damaged_cache_is_written_anew(numba_cache, kind, damage):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    path, = numba_cache.rglob('*.' + kind)
+    path.write_bytes(damage(path.read_bytes()))
+    assert [call_as_later_runs_do() for _ in range(3)] == [0, 0, 1]
+
+
+def test_code_of_before_an_edit_is_never_taken_for_that_of_after(numba_cache, monkeypatch):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    monkeypatch.setattr(compiled, 'STAMP', 'of an edit')
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled.numba.core.caching.IndexDataCacheFile, '_save_data',
+                      lambda *args: None)               # killed, once the index is there
+        assert call_as_later_runs_do() == 0
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Let no file grow, within a `with` block, as on a full disk."""
+    import resource  # of POSIX
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@needs_posix
+def test_a_full_disk_of_the_cache_is_told_once(numba_cache, capsys):
+    with full_disk():
+        assert [call_as_later_runs_do() for _ in range(2)] == [0, 0]
+    folder, = numba_cache.iterdir()
+    assert capsys.readouterr().err == (
+        f'warning: {folder} cannot keep what Numba compiles (File too large), so that each run '
+        'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR\n')
+    assert not list(folder.iterdir())
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+
+
+@needs_posix
+def test_a_damaged_cache_on_a_full_disk_stops_nothing(numba_cache):
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
+    path, = numba_cache.rglob('*.nbc')
+    path.write_bytes(b'')
+    with full_disk():
+        assert call_as_later_runs_do() == 0
+
+
+def test_without_a_folder_it_compiles(numba_cache, monkeypatch):
+    monkeypatch.setattr(compiled.numba.core.caching.CacheImpl, '_locator_classes', [])
+    assert [call_as_later_runs_do() for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.slow
+def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
+    out = {}
+    for name in ('cold', 'warm'):
+        run = subprocess.run(
+            [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '3', '-o',
+             tmp_path / name], env={**os.environ, 'NUMBA_CACHE_DIR': str(tmp_path / 'numba')},
+            capture_output=True, text=True, timeout=300, check=False)
+        assert (run.returncode, run.stderr) == (0, '')
+        out[name] = run.stdout
+    assert 'compiling the fast step' in out['cold']
+    assert 'compiling the fast step' not in out['warm']
+    assert 'fast (' in out['cold']
+    check_same(tmp_path / 'warm', tmp_path / 'cold')
+
+
+@pytest.mark.slow
+def test_numba_may_be_told_what_it_cannot_do(tmp_path):
+    run = subprocess.run(
+        [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '1', '-o',
+         tmp_path / 'run'], env={**os.environ, 'NUMBA_NUM_THREADS': '0'},
+        capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, '')
+    assert 'updater  standard (Number of threads specified must be > 0.)\n' in run.stdout

@@ -1,0 +1,244 @@
+"""What you read is what runs: a copy of the tree with an edited net.py trains what it then says."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from support.run import models, snapshot  # lets chainer import
+
+import chainer
+import chainer.functions as F
+from conftest import ROOT, SMALL
+import pytest
+from test_resume import state_of
+
+import net
+
+pytest.importorskip('numba')
+pytestmark = pytest.mark.skipif(os.name != 'posix', reason='needs symbolic links')
+SCRIPT = """\
+import sys
+from support import extensions
+import train_vae
+extensions.plot_losses = lambda trainer: None
+for kind in ('fast', 'standard'):
+    assert train_vae.cli([*sys.argv[2:], '--updater', kind, '-o', sys.argv[1] + '/' + kind]) == 0
+"""
+# what is done before: net.py is imported from one file, and then another takes its name
+SWAP = """\
+import importlib, os
+import net, train_vae
+os.replace('other.py', 'net.py')
+"""
+RELOAD = SWAP + 'importlib.reload(net)\n'
+NLL = 'F.bernoulli_nll(x, logits)'
+LF = '            x = chainer.as_variable(x)                          # one leaf'
+LE2 = 'h2 = self.act_func(self.le2(h1))'
+LD3 = '            self.ld3 = L.Linear(n_h, n_in, initialW=Xavier(n_h, n_in))\n'
+LOSS = 'self.loss = self.rec_loss + self.latent_loss'
+CALLS = """\
+            self.calls = getattr(self, 'calls', 0) + 1
+            C = 1.0 if self.calls <= 100 else 5.0
+"""
+HALF = 'F.bernoulli_nll(x, logits - 0.5 * (logits - logits.array))'
+EDITS = {       # what: the text of net.py, what takes its place, and the reason that is named
+    'another reconstruction error':
+        (NLL, '1000 * F.mean_squared_error(x, F.sigmoid(logits))', 'VAE.get_loss_func is edited'),
+    'another weight of the KL divergence':
+        ('C * F.gaussian', '2 * C * F.gaussian', 'VAE.get_loss_func is edited'),
+    'a layer more':
+        (LE2, 'h2 = self.act_func(self.le2(self.act_func(self.le2(h1))))', 'VAE.encode is edited'),
+    'a layer of its own more':
+        (LD3, LD3 + '            self.ld4 = L.Linear(n_in, n_in)\n', 'there is another link, ld4'),
+    'a layer less': (LE2, 'h2 = self.act_func(h1)', 'VAE.encode is edited'),
+    'tanh in one layer': (LE2, 'h2 = F.tanh(self.le2(h1))', 'VAE.encode is edited'),
+    'dropout': (LE2, 'h2 = F.dropout(self.act_func(self.le2(h1)), 0.2)', 'VAE.encode is edited'),
+    'no sigmoid': ('F.sigmoid(h3) if sigmoid else h3', 'h3', 'VAE.decode is edited'),
+    'mu scaled': ('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)', 'VAE.encode is edited'),
+    'ln_var clipped, far out':
+        ('ln_var = self.le3_ln_var(h2)', 'ln_var = F.clip(self.le3_ln_var(h2), -9., 9.)',
+         'VAE.encode is edited'),
+    'two samples averaged':
+        ('z = F.gaussian(mu, ln_var)', 'z = (F.gaussian(mu, ln_var) + F.gaussian(mu, ln_var)) / 2',
+         'VAE.get_loss_func is edited'),
+    'a penalty on weights':
+        (LOSS, LOSS + ' + 1e-3 * F.sum(self.le1.W ** 2)', 'VAE.get_loss_func is edited'),
+    'another generator of noise':
+        ('z = F.gaussian(mu, ln_var)',
+         'z = mu + np.random.RandomState(1).normal(size=mu.shape).astype("f") * F.exp(ln_var / 2)',
+         'VAE.get_loss_func is edited'),
+    'a draw more': (LF, '            np.random.uniform()\n' + LF, 'VAE.get_loss_func is edited'),
+    'x made black and white':
+        (LF, '            x = (x > 0.5).astype("f")\n' + LF, 'VAE.get_loss_func is edited'),
+    'after 100 calls': (LF, CALLS + LF, 'VAE.get_loss_func is edited'),
+    'no gradient into the encoder':
+        ('z = F.gaussian(mu, ln_var)', 'z = chainer.Variable(F.gaussian(mu, ln_var).array)',
+         'VAE.get_loss_func is edited'),
+    'a gradient halved': (NLL, HALF, 'VAE.get_loss_func is edited'),
+    'another activation':
+        ('self.act_func = act_func', 'self.act_func = F.leaky_relu',
+         'activation leaky_relu is not compiled'),
+    'a narrower layer':
+        ('self.le2 = L.Linear(n_h, n_h, initialW=Xavier(n_h, n_h))\n            self.le3_mu = '
+         'L.Linear(n_h, n_latent, initialW=Xavier(n_h, n_latent))\n            self.le3_ln_var = '
+         'L.Linear(n_h, n_latent,',
+         'self.le2 = L.Linear(n_h, 9)\n            self.le3_mu = L.Linear(9, n_latent)\n'
+         '            self.le3_ln_var = L.Linear(9, n_latent,', 'link le2 has another size'),
+    'activations written out':
+        ('        self.act_func = act_func\n', '        self.softplus = F.softplus\n',
+         'activation None is not compiled'),
+    'a hook':
+        (LD3, LD3 + '        from chainer.link_hooks import TimerHook\n'
+                    '        self.add_hook(TimerHook())\n', 'a hook watches it'),
+    # what only numbers tell, as the text of the methods is as it was
+    "another function under Chainer's name":
+        ('ACTIVATIONS = {', 'kl = F.gaussian_kl_divergence\n'
+         'F.gaussian_kl_divergence = lambda mu, ln_var: 3 * kl(mu, ln_var)\nACTIVATIONS = {',
+         'latent_loss differs'),
+    "another gradient under Chainer's name":
+        ('ACTIVATIONS = {', 'nll = F.bernoulli_nll\nF.bernoulli_nll = lambda x, y: '
+         'nll(x, y - 0.5 * (y - y.array))\nACTIVATIONS = {', 'gradient of /ld1/W differs'),
+}
+HARMLESS = {
+    'a comment': (LE2, '# deeper\n        ' + LE2),
+    'a docstring': ('"""Infer q(z|x)', '"""Guess q(z|x)'),
+    'wider weights at the start': (LD3, LD3.replace('(n_h, n_in))', '(n_h, n_in, 2))')),
+    'a function more': ('def draw_graph', 'def nothing():\n    pass\n\n\ndef draw_graph'),
+}
+QUICK = ('another reconstruction error', "another gradient under Chainer's name")
+
+
+def train(folder, data_dir, old, new, *flags, first='', edited_first=True):
+    """Train by both updaters in a copy of the tree, in which net.py is edited; return stdout.
+
+    Before that, `first` is done; net.py is the edited one until then, or only afterwards.
+    """
+    tree = folder / 'tree'
+    tree.mkdir()
+    for name in ('support', 'train_vae.py', 'xavier.py'):   # a link, so that Numba finds its cache
+        (tree / name).symlink_to(os.path.join(ROOT, name))
+    with open(os.path.join(ROOT, 'net.py')) as file:
+        text = file.read()
+    assert old in text
+    text = text.replace(old, new, 1)            # in VAE, not in what comes behind it
+    if 'self.softplus' in new:
+        text = text.replace('self.act_func(', 'self.softplus(')
+    shutil.copy(os.path.join(ROOT, 'net.py'), tree / ('other.py' if edited_first else 'net.py'))
+    (tree / ('net.py' if edited_first else 'other.py')).write_text(text)
+    ended = subprocess.run(
+        [sys.executable, '-c', first + SCRIPT, folder, '--data-dir', data_dir, *SMALL,
+         *flags], cwd=tree, capture_output=True, text=True, check=False,
+        env={**os.environ, 'PYTHONPATH': str(tree)})
+    assert (ended.returncode, ended.stderr) == (0, '')
+    return ended.stdout
+
+
+def check_trained_alike(folder, epoch):
+    """Assert that both updaters left the same, to the last bit."""
+    fast, standard = (state_of(folder / kind / f'snapshot_epoch_{epoch}')
+                      for kind in ('fast', 'standard'))
+    assert fast.keys() == standard.keys()
+    # which updater was asked for is a setting
+    assert {key for key in fast if fast[key] != standard[key]} <= {snapshot.SETTINGS_KEY}
+
+
+@pytest.mark.parametrize('what', [
+    what if what in QUICK else pytest.param(what, marks=pytest.mark.slow) for what in EDITS])
+def test_an_edit_trains_what_it_says(data_dir, tmp_path, what):
+    old, new, why = EDITS[what]
+    epochs = 40 if what == 'after 100 calls' else 2         # of three minibatches
+    out = train(tmp_path, data_dir, old, new, '-e', str(epochs))
+    prefix = '' if why.startswith('activation') else 'net.py is not what updater.py compiles: '
+    assert f'\nupdater  standard ({prefix}{why})\n' in out
+    assert '\nupdater  standard\n' in out
+    check_trained_alike(tmp_path, epochs)
+
+
+def test_a_reloaded_edit_trains_what_it_says(data_dir, tmp_path):
+    old, new, why = EDITS['another reconstruction error']
+    for name in ('edited', 'reloaded'):
+        (tmp_path / name).mkdir()
+        out = (train(tmp_path / name, data_dir, old, new) if name == 'edited' else
+               train(tmp_path / name, data_dir, old, new, first=RELOAD, edited_first=False))
+        assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
+    edited, reloaded = (state_of(tmp_path / name / 'standard' / 'snapshot_epoch_2')
+                        for name in ('edited', 'reloaded'))
+    assert edited == reloaded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('edited_first', [True, False])
+def test_what_was_imported_trains_whatever_the_file_says_by_now(data_dir, tmp_path, edited_first):
+    old, new, why = EDITS['another weight of the KL divergence']
+    out = train(tmp_path, data_dir, old, new, first=SWAP, edited_first=edited_first)
+    if edited_first:
+        assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
+        assert '\nloss     of an edited get_loss_func, ' in out
+        check_trained_alike(tmp_path, 2)
+    else:
+        assert '\nupdater  fast (' in out
+        assert '\nloss     negative ELBO, ' in out
+    fast, standard = (snapshot.read(str(tmp_path / kind / 'snapshot_epoch_2'))
+                      for kind in ('fast', 'standard'))
+    logs = [snapshot.read_log(arrays)[-1]['main/loss'] for arrays in (fast, standard)]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    noted = snapshot.read_settings(fast, '')['methods']['VAE.get_loss_func']
+    assert (noted == models.notes_of_net()['VAE.get_loss_func']) == (not edited_first)
+
+
+@pytest.mark.parametrize('what', [
+    what if what == 'a comment' else pytest.param(what, marks=pytest.mark.slow)
+    for what in HARMLESS])
+def test_an_edit_that_changes_nothing_compiled_trains_fast(data_dir, tmp_path, what):
+    old, new = HARMLESS[what]
+    out = train(tmp_path, data_dir, old, new)
+    assert '\nupdater  fast (' in out
+
+
+# A run, and the net.py of another day -------------------------------------------------------------
+
+
+def test_a_run_notes_the_methods_of_net_py(cli, draw, data_dir, tmp_path, edit):
+    out = tmp_path / 'run'
+    told = (f'warning: {out / "snapshot_epoch_3"} was trained by a net.py that differs in '
+            'VAE.encode; this one may make something else of it\n')
+    assert cli('--data-dir', data_dir, *SMALL, '-o', out)[::2] == (0, '')
+    assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
+    assert draw('digits', '-o', out)[::2] == (0, '')
+    edit('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)')
+    assert draw('digits', '-o', out)[::2] == (0, told)
+    assert cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, *SMALL, '-o',
+               tmp_path / 'other')[::2] == (0, told)
+    status, _, err = cli('--resume', '-e', '4', '-o', out)
+    assert (status, err.endswith(told), err.count('\n')) == (0, True, 2)     # and by another step
+    told = told.replace('epoch_3', 'epoch_4')           # which both have trained
+    assert draw('digits', '-o', out)[::2] == (0, told)
+
+
+def test_sizes_and_activation_of_net_pys_own(cli, draw, data_dir, tmp_path, monkeypatch):
+    def init(self, n_in, n_latent, n_h, act_func=F.tanh):
+        plain(self, n_in, 3, 5, F.elu)
+
+    plain, out = net.VAE.__init__, tmp_path / 'run'
+    monkeypatch.setattr(net.VAE, '__init__', init)
+    status, text, err = cli('--data-dir', data_dir, *SMALL, '-o', out)
+    assert (status, err) == (0, '')
+    assert '\nmodel    784-5-5-3-5-5-784, z = 3, elu\n' in text
+    assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
+    status, drew, err = draw('digits', 'scatter', '-o', out)
+    assert (status, drew.count('\n'), err) == (0, 2, '')
+    status, drew, err = draw('map', '-o', out)          # which needs z = 2
+    assert (status, drew, err.count('\n')) == (2, '', 1)
+    path = out / 'weights.npz'
+    snapshot.load_model(snapshot.read(str(out / 'snapshot_epoch_3')), model := net.VAE(784, 2, 16),
+                        '')
+    chainer.serializers.save_npz(str(path), model)
+    assert draw('digits', '-s', path, '--data-dir', data_dir, '-o', out)[::2] == (0, '')
+    monkeypatch.undo()
+    for refused in (draw('digits', '-o', out), cli('--resume', '-e', '4', '-o', out),
+                    cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, '--dim-h', '5',
+                        '-z', '3', '-o', tmp_path / 'other')):
+        assert (refused[0], refused[2].count('\n')) == (2, 1)
+        assert ('was trained with the activation elu, and this net.py has softplus, whose '
+                'ACTIVATIONS lack it; ') in refused[2]

@@ -1,0 +1,364 @@
+"""The evidence, the lower bound and the posterior, against closed forms and other integrators."""
+
+from types import SimpleNamespace
+
+from support.figures import evidence, pictures  # lets chainer import
+
+import chainer
+import chainer.functions as F
+from chainer.functions import bernoulli_nll
+import chainer.links as L
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+import net
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch):
+    """Let the first grid be smaller: what is tested here is smooth."""
+    monkeypatch.setattr(evidence, 'NODES', 61)
+
+
+def make_model(dims, strength=1.0, act_func=F.softplus):
+    """Return a model of nine pixels, of which the decoder makes something, and 8 digits."""
+    np.random.seed(dims)
+    model = net.VAE(9, dims, 12, act_func)
+    for link in (model.ld1, model.ld2, model.ld3):
+        link.W.array *= 2 * strength
+    return model, np.random.uniform(size=(8, 9)).astype(np.float32)
+
+
+def measure(model, x):
+    """Return mu, ln_var and the Gap of digits."""
+    mu, ln_var = evidence.infer(model, x)
+    grid = evidence.first_grid(mu, ln_var)
+    joint = evidence.log_joint(model, x, grid.z)
+    return mu, ln_var, evidence.measure_gap(model, x, mu, ln_var, grid, joint)
+
+
+# The densities ----------------------------------------------------------------------------------
+
+
+def test_log_normal():
+    z, mu, ln_var = np.random.RandomState(0).normal(size=(3, 5, 2))
+    wanted = stats.norm.logpdf(z, mu, np.exp(ln_var / 2)).sum(axis=1)
+    np.testing.assert_allclose(evidence.log_normal(z, mu, ln_var), wanted)
+    np.testing.assert_allclose(evidence.log_normal(z), stats.norm.logpdf(z).sum(axis=1))
+
+
+def test_log_likelihood_is_chainers_bernoulli(monkeypatch):
+    monkeypatch.setattr(pictures, 'BATCH', 2)
+    model, x = make_model(3)
+    z = np.random.normal(size=(5, 3)).astype(np.float32)
+    found = evidence.log_likelihood(model, x, z)
+    assert (found.shape, found.dtype) == ((8, 5), np.float64)
+    for j in range(5):
+        logits = np.repeat(model.decode(z[j:j + 1], sigmoid=False).array, 8, axis=0)
+        nll = bernoulli_nll(x, logits, reduce='no').array.sum(axis=1)
+        np.testing.assert_allclose(found[:, j], -nll, rtol=1e-5)
+
+
+def test_logits_of_any_size_are_no_overflow():
+    model = SimpleNamespace(xp=np, decode=lambda z, sigmoid: chainer.as_variable(
+        np.repeat(np.asarray(z), 2, axis=1)))
+    found = evidence.log_likelihood(model, np.array([[1, 0], [1, 1]]), [[1000.0], [-1000.0]])
+    np.testing.assert_array_equal(found, [[-1000, -1000], [0, -2000]])
+
+
+def test_the_kl_of_the_dimensions_sums_to_the_latent_loss():
+    model, x = make_model(4)
+    kl = evidence.kl_to_prior(*evidence.infer(model, x))
+    assert kl.shape == (8, 4)
+    model.get_loss_func()(x)
+    assert kl.sum(axis=1).mean() == pytest.approx(float(model.latent_loss.array), rel=1e-5)
+
+
+# Log p(x) against closed forms ------------------------------------------------------------------
+
+
+def test_a_decoder_that_ignores_z_makes_the_prior_the_posterior():
+    model, x = make_model(2)
+    model.ld3.W.array[:] = 0
+    model.ld3.b.array[:] = np.linspace(-2, 2, 9)
+    y = 1 / (1 + np.exp(-model.ld3.b.array.astype(float)))
+    mu, ln_var, gap = measure(model, x)
+    wanted = (x * np.log(y) + (1 - x) * np.log(1 - y)).sum(axis=1)
+    np.testing.assert_allclose(gap.log_p, wanted, atol=1e-4)
+    np.testing.assert_allclose(gap.kl, evidence.kl_to_prior(mu, ln_var).sum(axis=1), atol=1e-4)
+    log_w = evidence.log_weights(model, x, mu, ln_var, 2000)
+    np.testing.assert_allclose(evidence.importance_bounds(log_w, [2000])[:, 0], wanted, atol=0.3)
+
+
+@pytest.mark.parametrize('noise', [1.0, 0.1, 0.05])
+def test_a_linear_gaussian_model_is_solved(monkeypatch, noise):
+    # p(x|z) = N(A z, noise^2 I): p(x) = N(0, A A' + noise^2 I), the posterior is normal
+    rng = np.random.RandomState(0)
+    a, x = rng.normal(size=(3, 2)), rng.normal(size=(6, 3))
+    monkeypatch.setattr(evidence, 'log_likelihood', lambda model, x, z: stats.norm.logpdf(
+        x[:, None], z @ a.T, noise).sum(axis=2))
+    covariance = np.linalg.inv(np.eye(2) + a.T @ a / noise ** 2)
+    mean = x @ a @ covariance / noise ** 2                      # (6, 2)
+    log_p = stats.multivariate_normal(np.zeros(3), a @ a.T + noise ** 2 * np.eye(3)).logpdf(x)
+    sigma = 1.3 * np.sqrt(np.diag(covariance))
+    mu, ln_var = mean + 0.5 * sigma, np.tile(2 * np.log(sigma), (6, 1))
+    difference = mu - mean
+    kl = (np.trace(np.linalg.solve(covariance, np.diag(sigma ** 2))) - 2
+          + (difference @ np.linalg.inv(covariance) * difference).sum(axis=1)
+          + np.log(np.linalg.det(covariance)) - np.log(sigma ** 2).sum()) / 2
+
+    grid = evidence.first_grid(mu, ln_var)
+    joint = evidence.log_joint(None, x, grid.z)
+    gap = evidence.measure_gap(None, x, mu, ln_var, grid, joint)
+    np.testing.assert_allclose(gap.log_p, log_p, atol=0.005)
+    np.testing.assert_allclose(gap.kl, kl, atol=0.005)
+    np.testing.assert_allclose(gap.bound, log_p - kl, atol=0.005)
+    log_w = evidence.log_weights(None, x, mu, ln_var, 5000)
+    np.testing.assert_allclose(evidence.importance_bounds(log_w, [5000])[:, 0], log_p, atol=0.15)
+    # where q lies beside the posterior, importance sampling falls short, and quadrature does not
+    beside = mean + 12 * sigma
+    log_w = evidence.log_weights(None, x, beside, ln_var, 5000)
+    assert (log_p - evidence.importance_bounds(log_w, [5000])[:, 0] > 1).all()
+    gap = evidence.measure_gap(None, x, beside, ln_var, grid, joint)
+    np.testing.assert_allclose(gap.log_p - gap.bound, gap.kl, atol=0.01)
+
+
+def test_one_dimension_against_scipy():
+    model, x = make_model(1)
+
+    def joint(z, digit):
+        return np.exp(evidence.log_likelihood(model, digit[None], [[z]])[0, 0]) * stats.norm.pdf(z)
+
+    _, _, gap = measure(model, x[:2])
+    for digit, log_p in zip(x, gap.log_p, strict=False):
+        wanted, _ = integrate.quad(joint, -6, 6, args=(digit,), epsrel=1e-6)
+        assert log_p == pytest.approx(np.log(wanted), abs=1e-3)
+
+
+# A network's posterior --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('dims', [1, 2])
+@pytest.mark.parametrize('strength, act_func', [
+    (0.5, F.softplus), (1.5, F.softplus), (0.7, F.relu), (0.7, F.tanh)])
+def test_the_gap_is_the_kl(dims, strength, act_func):
+    model, x = make_model(dims, strength, act_func)
+    model.le3_ln_var.b.array[:] = -2
+    *_, gap = measure(model, x)
+    assert (gap.kl > 0).all()
+    np.testing.assert_allclose(gap.log_p - gap.bound, gap.kl, atol=0.01)
+    np.random.seed(0)
+    for digit, lower in zip(x, gap.bound, strict=True):                 # by Monte Carlo
+        loss = model.get_loss_func()(np.repeat(digit[None], 2000, axis=0))
+        assert lower == pytest.approx(-float(loss.array), abs=0.02 + 0.01 * abs(lower))
+
+
+def test_quadrature_agrees_with_importance_sampling():
+    model, x = make_model(2)
+    mu, ln_var, gap = measure(model, x)
+    log_w = evidence.log_weights(model, x, mu, ln_var, 5000)
+    np.testing.assert_allclose(evidence.importance_bounds(log_w, [5000])[:, 0], gap.log_p, atol=0.1)
+
+
+def test_the_posterior_is_normalized_and_is_proportional_to_the_joint():
+    model, x = make_model(2)
+    grid = evidence.even_grid(5, 50, 2)
+    log_density = evidence.posterior(model, x[3], grid)
+    assert np.exp(log_density).sum() * grid.volume == pytest.approx(1)
+    difference = log_density - evidence.log_joint(model, x[3:4], grid.z)[0]
+    assert np.ptp(difference) == pytest.approx(0, abs=1e-9)
+    assert -difference.mean() == pytest.approx(measure(model, x[3:4])[2].log_p[0], abs=1e-3)
+
+
+# Grids ------------------------------------------------------------------------------------------
+
+
+def test_a_divided_grid_covers_the_same_cells():
+    grid = evidence.even_grid(1, 3, 2)                          # cells of side 1 around -1, 0, 1
+    assert (grid.z.shape, grid.volume) == ((9, 2), 1)
+    keep = np.arange(9) == 4
+    fine = evidence.divided(grid, keep, 2)
+    assert fine.volume == 0.25
+    assert sorted(map(tuple, fine.z)) == [(-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25),
+                                          (0.25, 0.25)]
+
+
+def test_the_first_grid_holds_codes_that_lie_far_out():
+    narrow, wide = np.log([[0.01, 0.01]]) * 2, np.log([[0.01, 2.0]]) * 2
+    near, far = np.array([[0.0, 1.0]]), np.array([[0.0, -7.0]])
+    for mu, ln_var, limit in (
+            (near, narrow, evidence.LIMIT), (far, narrow, 7.05), (near, wide, 11)):
+        grid = evidence.first_grid(mu, ln_var)
+        assert np.abs(grid.z).max() == pytest.approx(limit)
+        step = 2 * evidence.LIMIT / (evidence.NODES - 1)
+        assert grid.volume ** 0.5 == pytest.approx(step, rel=0.02)
+
+
+@pytest.mark.parametrize('sigma', [0.05, 0.3, 1])
+def test_a_grid_of_its_own_is_as_fine_as_it_needs(sigma):
+    grid = evidence.even_grid(4.5, evidence.NODES, 2)
+    center = np.array([0.31, -0.77])
+    own = evidence.own_grid(grid, evidence.log_normal(grid.z, center, 2 * np.log(sigma)))
+    assert 200 < len(own.z) < 2500
+    total = np.exp(evidence.log_normal(own.z, center, 2 * np.log(sigma))).sum() * own.volume
+    assert total == pytest.approx(1, abs=1e-3)
+
+
+# Importance sampling ----------------------------------------------------------------------------
+
+
+def test_importance_bounds_rise_from_the_mean_to_the_log_of_the_mean():
+    log_w = np.random.RandomState(0).normal(size=(4, 1000))
+    bounds = evidence.importance_bounds(log_w, (1, 10, 100, 1000))
+    np.testing.assert_allclose(bounds[:, 0], log_w.mean(axis=1))
+    np.testing.assert_allclose(bounds[:, 3], np.log(np.exp(log_w).mean(axis=1)))
+    assert (np.diff(bounds, axis=1) > 0).all()
+
+
+def test_a_digit_has_the_weights_it_has_alone():
+    model, x = make_model(3)
+    mu, ln_var = evidence.infer(model, x)
+    both = evidence.log_weights(model, x, mu, ln_var, 20)
+    alone = evidence.log_weights(model, x[2:3], mu[2:3], ln_var[2:3], 20)
+    np.testing.assert_allclose(both[2:3], alone, rtol=1e-6)
+
+
+# What is measured, and net.py's loss --------------------------------------------------------------
+
+
+class OtherLikelihood(net.VAE):
+    def get_loss_func(self, C=1.0, k=1):
+        plain = super().get_loss_func(C, k)
+
+        def lf(x):
+            loss = plain(x)
+            chainer.report({'rec_loss': self.rec_loss * 1.1}, self)
+            return loss
+        return lf
+
+
+class OtherPrior(net.VAE):
+    def get_loss_func(self, C=1.0, k=1):
+        return super().get_loss_func(C * 1.1, k)
+
+
+class OtherDecoder(net.VAE):
+    def decode(self, z):
+        return super().decode(z)
+
+
+@pytest.mark.parametrize('kind', [net.VAE, OtherLikelihood, OtherPrior, OtherDecoder])
+def test_another_loss_than_the_one_measured_is_refused(kind):
+    np.random.seed(1)
+    model = kind(9, 2, 12, F.softplus)
+    x = np.random.uniform(size=(8, 9)).astype(np.float32)
+    state = np.random.get_state()[1].copy()
+    if kind is net.VAE:
+        evidence.check_loss(model, x)
+    else:
+        with pytest.raises(pictures.FigureError, match=r'is another$'):
+            evidence.check_loss(model, x)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+class OtherNames(net.VAE):
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            mu, ln_var = self.encode(x)
+            logits = self.decode(F.gaussian(mu, ln_var), sigmoid=False)
+            self.loss = (F.bernoulli_nll(x, logits) + F.gaussian_kl_divergence(mu, ln_var)) / len(x)
+            chainer.report({'loss': self.loss}, self)
+            return self.loss
+        return lf
+
+
+class Conditional(net.VAE):
+    def encode(self, x, t):
+        return super().encode(x + t)
+
+
+def test_what_an_edited_loss_lacks_is_told():
+    x = np.random.RandomState(0).uniform(size=(8, 9)).astype(np.float32)
+    with pytest.raises(pictures.FigureError, match=r'^the loss .* reports no rec_loss; '):
+        evidence.check_loss(OtherNames(9, 2, 12), x)
+    with pytest.raises(pictures.FigureError, match=r"^TypeError: .* argument: 't'; it measures"):
+        evidence.check_loss(Conditional(9, 2, 12), x)
+
+
+class Regular(net.VAE):
+    """A VAE with dropout and batch normalization, and a loss that counts."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        with self.init_scope():
+            self.bn = L.BatchNormalization(2)
+
+    def encode(self, x):
+        self.calls = getattr(self, 'calls', 0) + 1
+        return [self.bn(F.dropout(part)) for part in super().encode(x)]
+
+
+def test_a_regularized_model_is_measured_as_it_is_tested():
+    model, x = Regular(9, 2, 12), np.random.RandomState(0).uniform(size=(8, 9)).astype(np.float32)
+    model.encode(x)                         # moves the running mean
+    mean = model.bn.avg_mean.copy()
+    evidence.check_loss(model, x)
+    with chainer.using_config('train', False):
+        wanted = [part.array for part in model.encode(x)]
+    np.testing.assert_allclose(evidence.infer(model, x), wanted, rtol=1e-6)
+    np.testing.assert_array_equal(model.bn.avg_mean, mean)
+    assert (model.calls, hasattr(model, 'loss'), 'decode' in vars(model)) == (2, False, False)
+
+
+class Sigma(net.VAE):
+    """A VAE whose encoder returns sigma, and whose loss takes it so."""
+
+    def encode(self, x):
+        mu, ln_var = super().encode(x)
+        return mu, F.exp(ln_var / 2)
+
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            mu, sigma = self.encode(x)
+            z = F.gaussian(mu, 2 * F.log(sigma))
+            return F.sum((self.decode(z) - x) ** 2)
+        return lf
+
+
+class Squared(net.VAE):
+    """A VAE of another likelihood, whose decoder gives no logits."""
+
+    def decode(self, z):
+        return super().decode(z)
+
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            mu, ln_var = self.encode(x)
+            return F.sum((self.decode(z=F.gaussian(mu, ln_var)) - x) ** 2) + 4 * (
+                F.gaussian_kl_divergence(mu, ln_var))
+        return lf
+
+
+@pytest.mark.parametrize('kind, passes', [(net.VAE, True), (Squared, True), (OtherPrior, True),
+                                          (Sigma, False)])
+def test_the_trick_is_shown_where_z_is_mu_plus_eps_times_sigma(kind, passes):
+    np.random.seed(1)
+    model = kind(9, 2, 12, F.softplus)
+    x = np.random.uniform(size=(8, 9)).astype(np.float32)
+    if passes:
+        evidence.check_noise(model, x)
+    else:
+        with pytest.raises(pictures.FigureError, match=r'decodes another z$'):
+            evidence.check_noise(model, x)
+
+
+@pytest.mark.parametrize('pack', [lambda mu, ln_var: (mu, ln_var, ln_var), lambda mu, _: mu])
+def test_mu_and_ln_var_are_not_cut_out_of_something_else(pack):
+    model = net.VAE(9, 2, 12)
+    encode = model.encode
+    model.encode = lambda x: pack(*encode(x))
+    with pytest.raises(ValueError, match='encode does not return mu and ln_var'):
+        evidence.infer(model, np.zeros((2, 9), np.float32))

@@ -1,0 +1,620 @@
+"""explorer.html, in a real Chromium: what the page computes and shows, beside net.py."""
+
+import base64
+import json
+import re
+import shutil
+import time
+
+from support.data import mnist  # lets chainer import
+from support.figures import evidence, explorer, pictures
+
+import chainer.functions as F
+from conftest import make_digits, open_chromium
+import numpy as np
+import pytest
+
+import net
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+ARTICLE = 'https://qiita.com/kenmatsu4/items/b029d697e9995d93aa24'
+FLAGS = ('--disable-gpu', '--disable-quic', '--disable-background-networking',
+         '--disable-component-update', '--disable-sync', '--window-size=1200,900',
+         '--host-resolver-rules=MAP * ~NOTFOUND')
+
+
+# The file ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Return a function that writes the page of a new model: the path, the model, its digits."""
+    def run(dims, act_func=F.softplus, dim_h=12, n=40, scale=1.0, name='run', **settings):
+        np.random.seed(3)
+        model = net.VAE(784, dims, dim_h, act_func)
+        for param in model.params():
+            param.array *= scale
+        images, labels = make_digits(n, 0)
+        digits = mnist.Digits('digits', 'mnist', None, '', None, None,
+                              images.reshape(n, 784).astype(np.float32) / 255, labels)
+        settings = {
+            'dataset': 'mnist', 'data_dir': None, 'dim_z': dims, 'dim_h': dim_h, 'beta': 1.0,
+            'activation': 'softplus', 'binary': False, 'batch_size': 20, 'k': 1, 'seed': 0,
+            'path': 'snapshot_epoch_2', 'log': []} | settings
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        path = folder / 'explorer.html'
+        explorer.save(model, digits, str(path), settings)
+        return path, model, digits
+    return run
+
+
+def about(path):
+    """Return the JSON of a page."""
+    return json.loads(re.search(r'<script type="application/json" id="run">(.*?)</script>',
+                                path.read_text('utf-8'))[1])
+
+
+def test_the_page_is_a_figure_like_any_other(draw, finished, tmp_path):
+    status, out, err = draw('explorer', '-s', finished / 'snapshot_epoch_2', '-o', tmp_path / 'out')
+    assert (status, out, err) == (0, f'{tmp_path / "out" / "explorer.html"}\n', '')
+    path = tmp_path / 'out' / 'explorer.html'
+    text = path.read_text('utf-8')
+    assert '{{' not in text
+    assert re.findall(r'(?:src|href)="(?!data:)(.*?)"', text) == [ARTICLE]    # to be clicked
+    assert not re.search(r'https?://|url\(|@import|fetch\(', text.replace(ARTICLE, ''))
+    page = about(path)
+    assert [row[0] for row in page['log']] == [1, 2]
+    assert page['settings'][-1] == ['snapshot', 'snapshot_epoch_2']
+    assert str(finished) not in text                    # it may be passed on
+
+
+def test_weights_are_float16_of_one_part_in_two_thousand():
+    rng = np.random.RandomState(0)
+    arrays = {'a/W': rng.normal(size=(3, 4)) * 1e6, 'a/b': np.zeros(4),
+              'codes': rng.normal(size=(2, 2))}
+    packed, listed = explorer.as_halves(arrays)
+    low, high = np.frombuffer(packed, np.uint8).reshape(2, -1).astype(np.uint16)
+    numbers = (low | high << 8).astype('<u2').view('<f2').astype(float)
+    for (name, array), each in zip(arrays.items(), listed, strict=True):
+        found, numbers = np.split(numbers, [array.size])
+        assert each['name'] == name
+        np.testing.assert_allclose(found.reshape(array.shape) * each['scale'], array, rtol=2**-11,
+                                   atol=2**-25 * each['scale'])
+
+
+def test_a_variable_stands_beside_its_lines_of_net_py():
+    with open(net.__file__, encoding='utf-8') as file:
+        lines = [re.sub(r' +', ' ', line.strip()) for line in file]
+    source = explorer.source()
+    assert set(source) == {
+        'x', 'enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
+        'reconstruction error', 'latent loss', 'loss'}
+    for name, of in source.items():
+        text = [re.sub(r' +', ' ', line.strip()) for line in of['text'].splitlines()]
+        assert lines[of['line'] - 1:of['line'] - 1 + len(text)] == text
+        assert text[-1].partition('.name')[2].startswith(f" = '{name}'")
+    assert 'F.gaussian(mu, ln_var)' in source['z']['text']
+    assert 'F.bernoulli_nll' in source['reconstruction error']['text']
+
+
+def test_curves_leave_out_what_is_no_number():
+    row = {'epoch': 1, 'main/rec_loss': 3.0, 'main/latent_loss': 8.0, 'validation/main/loss': 2}
+    others = [row | {'main/rec_loss': value} for value in ('x', float('nan'), None)]
+    assert explorer.curves([row, *others, {}], 4.0) == [[1, 5.0, 2]]        # 8 is 4 times the KL
+    assert explorer.curves([row | {'main/loss': 11.0}], 1.0) == [[1, 11.0, 2]]
+    for unknown in (0.0, None):             # of which the log does not tell the KL
+        assert explorer.curves([row], unknown) == []
+
+
+def test_a_page_from_a_checkout_of_windows_is_the_same(make, monkeypatch, tmp_path):
+    shutil.copytree(explorer.PAGE, tmp_path / 'page')
+    for path in (tmp_path / 'page').iterdir():
+        path.write_bytes(path.read_bytes().replace(b'\n', b'\r\n'))
+    page = make(2)[0].read_bytes()
+    monkeypatch.setattr(explorer, 'PAGE', str(tmp_path / 'page'))
+    assert make(2)[0].read_bytes() == page
+
+
+def test_codes_that_are_not_finite_are_told(make):
+    with pytest.raises(pictures.FigureError, match='not finite'):
+        make(2, scale=1e9)
+
+
+class Louder(net.VAE):
+    def decode(self, z, sigmoid=True):
+        return super().decode(2 * z, sigmoid)
+
+
+def test_what_the_page_does_not_compute_is_not_shown(make, monkeypatch, tmp_path):
+    monkeypatch.setattr(net, 'VAE', Louder)
+    with pytest.raises(pictures.FigureError, match=r'but Louder\.decode is edited'):
+        make(2)
+    monkeypatch.undo()
+    with pytest.raises(pictures.FigureError, match='its activation is elu'):
+        make(2, F.elu)
+    assert not list(tmp_path.glob('run/*'))
+
+
+# In Chromium ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def chromium():
+    """Return Chromium without a network."""
+    with open_chromium(*FLAGS) as chrome:
+        chrome.set_script_timeout(30)
+        yield chrome
+
+
+@pytest.fixture
+def visit(chromium):
+    """Return a function that opens a page and waits for it; it must not complain, or ask."""
+    def run(path, link=''):
+        keep()
+        chromium.get(path.as_uri() + link)
+        settle(chromium)
+        visited.append(path.as_uri())
+        return chromium
+
+    def keep():
+        for kind in logs:
+            logs[kind] += chromium.get_log(kind)
+
+    visited, logs = [], {'browser': [], 'performance': []}
+    chromium.get('about:blank')
+    keep()
+    for entries in logs.values():
+        entries.clear()                                             # of an earlier test
+    yield run
+    keep()
+    assert [entry for entry in logs['browser']
+            if 'getImageData' not in entry['message']] == []        # which the tests read with
+    for entry in logs['performance']:
+        message = json.loads(entry['message'])['message']
+        if message['method'] == 'Network.requestWillBeSent':
+            address = message['params']['request']['url'].partition('#')[0]
+            assert address in visited or address.startswith(('data:', 'blob:')), address
+
+
+def settle(chrome):
+    """Wait until the page has started and drawn what it was asked to."""
+    assert chrome.execute_async_script(
+        'const done = arguments[0], end = Date.now() + 20000;'
+        'const ready = () => typeof state !== "undefined" && state.z && !waiting.size;'
+        'const look = () => (ready() ?'
+        ' requestAnimationFrame(() => requestAnimationFrame(() => done())) :'
+        ' Date.now() > end ? done("late") : setTimeout(look, 20));'
+        'look();') is None, 'the page is not ready after 20 s'
+
+
+def numbers(chrome, script):
+    """Return what JavaScript says, as an array; typed arrays in it become lists."""
+    return np.array(chrome.execute_script(
+        f'const plain = (v) => ArrayBuffer.isView(v) || Array.isArray(v) ? [...v].map(plain) : v;'
+        f'return plain({script})'))
+
+
+def pixels_of(chrome, canvas):
+    """Return the red channel of a canvas, (height, width) in [0, 1]."""
+    return numbers(chrome, f'(() => {{ const c = $("{canvas}"), n = c.width;'
+                   f'const d = c.getContext("2d").getImageData(0, 0, n, c.height).data;'
+                   f'return Array.from({{length: c.height}}, (_, y) =>'
+                   f'Array.from({{length: n}}, (_, x) => d[4 * (y * n + x)])) }})()') / 255
+
+
+def read(chrome, selector):
+    return chrome.find_element('css selector', selector).text
+
+
+def said(chrome, selector):
+    """Return the numbers with decimals in the text of an element."""
+    text = read(chrome, selector).replace('\N{MINUS SIGN}', '-')
+    return [float(number) for number in re.findall(r'-?\d+\.\d+', text)]
+
+
+def click(chrome, selector):
+    chrome.execute_script('arguments[0].click()', chrome.find_element('css selector', selector))
+    settle(chrome)
+
+
+def press(chrome, selector, *keys):
+    from selenium.webdriver.common.keys import Keys
+    chrome.find_element('css selector', selector).send_keys(
+        *(getattr(Keys, key) for key in keys))
+    settle(chrome)
+
+
+def drag(chrome, selector, *points, device='mouse'):
+    """Press a pointer at the first of points, shares of an element's size, and draw to the rest."""
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    from selenium.webdriver.common.actions.pointer_input import PointerInput
+    element = chrome.find_element('css selector', selector)
+    chrome.execute_script('arguments[0].scrollIntoView({block: "center"})', element)
+    box = element.rect
+    actions = ActionBuilder(chrome, PointerInput(device, f'a {device}'), duration=20)
+    for i, (x, y) in enumerate(points):
+        actions.pointer_action.move_to(
+            element, round((x - 0.5) * box['width']), round((y - 0.5) * box['height']))
+        if i == 0:
+            actions.pointer_action.pointer_down()
+    actions.pointer_action.pointer_up()
+    actions.perform()
+    settle(chrome)
+
+
+CASES = [(1, F.tanh, 12), (2, F.softplus, 12), (3, F.relu, 30), (20, F.softplus, 500)]
+
+
+@pytest.mark.parametrize('dims, act_func, dim_h', CASES)
+def test_encoder_and_decoder_are_those_of_net_py(make, visit, dims, act_func, dim_h):
+    path, model, digits = make(dims, act_func, dim_h, scale=1.5)
+    chrome = visit(path)
+    z = np.random.RandomState(0).normal(size=(5, dims)).astype(np.float32)
+    for each in z:
+        decoded = numbers(chrome, f'vae.decode(Float32Array.from({each.tolist()})).y')
+        np.testing.assert_allclose(decoded, model.decode(each[None]).array[0], atol=2e-3)
+    mu, ln_var = (variable.array for variable in model.encode(digits.test))
+    for i in range(5):
+        chrome.execute_script(f'setTestDigit({i})')
+        np.testing.assert_allclose(numbers(chrome, 'state.x'), digits.test[i], atol=1e-7)
+        np.testing.assert_allclose(numbers(chrome, 'state.q.mu'), mu[i], atol=1e-2)
+        np.testing.assert_allclose(numbers(chrome, 'state.q.ln_var'), ln_var[i], atol=1e-2)
+    np.testing.assert_allclose(numbers(chrome, 'codes'), mu, atol=1e-2)
+    settle(chrome)
+    # what is on the screen: the digit at z, the input, and the numbers beside them
+    np.testing.assert_allclose(pixels_of(chrome, 'x').ravel(), digits.test[4], atol=0.003)
+    shown = numbers(chrome, 'state.z')
+    np.testing.assert_allclose(pixels_of(chrome, 'digit').ravel(), model.decode(
+        shown[None].astype(np.float32)).array[0], atol=0.005)
+    np.testing.assert_allclose(said(chrome, '#z'), shown, atol=0.0051)
+
+
+@pytest.mark.parametrize('dims', [1, 2, 20])
+def test_the_terms_of_the_loss_are_those_of_get_loss_func(make, visit, monkeypatch, dims):
+    path, model, digits = make(dims, scale=1.2)
+    chrome = visit(path, '#digit=7')
+    eps = iter(numbers(chrome, 'noise').astype(np.float32))
+    monkeypatch.setattr(F, 'gaussian', lambda mu, ln_var: mu + next(eps) * F.exp(ln_var / 2))
+    model.get_loss_func(k=10)(digits.test[7:8])
+    for cell, wanted in (('rec', model.rec_loss), ('kl', model.latent_loss), ('total', model.loss)):
+        assert said(chrome, f'#{cell}') == [pytest.approx(float(wanted.array), abs=0.1, rel=1e-3)]
+    kl = numbers(chrome, 'kl_divergence(state.q)')
+    mu, ln_var = evidence.infer(model, digits.test)
+    wanted = evidence.kl_to_prior(mu, ln_var)
+    np.testing.assert_allclose(kl, wanted[7], atol=1e-2)
+    np.testing.assert_allclose(numbers(chrome, 'run.kl'), wanted.mean(axis=0))
+    # in the graph, of the eps drawn last
+    eps = numbers(chrome, 'state.eps')
+    click(chrome, '[data-node="enc_h1"]')
+    assert 'f is softplus' in read(chrome, '#node-says')
+    click(chrome, '[data-node="z"]')
+    z = mu[7] + eps * np.exp(ln_var[7] / 2)
+    np.testing.assert_allclose(said(chrome, '#node-numbers'), z, atol=0.02)
+    assert 'z = F.gaussian(mu, ln_var)' in read(chrome, '#node-code')
+
+
+def test_noise_is_normal(make, visit):
+    from scipy import stats
+    chrome = visit(make(2)[0])
+    assert stats.kstest(numbers(chrome, 'gaussian(20000)'), 'norm').pvalue > 0.001
+
+
+def ellipse_at(chrome):
+    """Return where the plane draws the mean of q(z|x), in its units."""
+    return numbers(chrome, 'plane.project(state.q.mu)')
+
+
+@pytest.mark.parametrize('device', ['mouse', 'touch', 'pen'])
+def test_a_drawn_digit_moves_the_ellipse(make, visit, device):
+    path, model, _ = make(2, scale=1.5)
+    chrome = visit(path, '#digit=7')
+    before = pixels_of(chrome, 'x')
+    drag(chrome, '#pad', (0.2, 0.1), (0.3, 0.4), (0.35, 0.6), device=device)
+    x = numbers(chrome, 'state.x').astype(np.float32)
+    assert (x > 0.5).sum() > 15
+    assert np.abs(pixels_of(chrome, 'x') - before).max() > 0.5
+    np.testing.assert_allclose(pixels_of(chrome, 'x').ravel(), x, atol=0.003)
+    mu, ln_var = model.encode(x[None])
+    np.testing.assert_allclose(ellipse_at(chrome), mu.array[0], atol=1e-2)
+    np.testing.assert_allclose(numbers(chrome, 'plane.covariance(state.q)'),
+                               np.diag(np.exp(ln_var.array[0])), atol=1e-2)
+    assert chrome.execute_script('return $("index").value') == ''
+    one = x.copy()
+    drag(chrome, '#pad', (0.7, 0.2), (0.7, 0.8), device=device)
+    assert np.abs(numbers(chrome, 'state.x') - one).max() > 0.5
+    click(chrome, '#undo')
+    np.testing.assert_array_equal(numbers(chrome, 'state.x'), one)
+    click(chrome, '#eraser')
+    drag(chrome, '#pad', (0.2, 0.1), (0.25, 0.25), device=device)
+    assert not np.array_equal(numbers(chrome, 'state.x'), one)
+    erased = numbers(chrome, 'state.x')
+    click(chrome, '#clear')
+    assert chrome.execute_script('return state.index') == 7
+    click(chrome, '#undo')
+    np.testing.assert_array_equal(numbers(chrome, 'state.x'), erased)
+
+
+def test_a_drawing_is_brought_to_the_form_of_mnist(make, visit):
+    chrome = visit(make(2)[0])
+    # a tall bar far from the middle, heavier below
+    picture = np.zeros((280, 280))
+    picture[20:220, 30:60] = 1
+    picture[180:220, 30:110] = 1
+    chrome.execute_script('window.found = asMnist(Float32Array.from(arguments[0]), 280)',
+                          picture.ravel().tolist())
+    x = numbers(chrome, 'found').reshape(28, 28)
+    rows, columns = np.nonzero(x > 0.02)
+    assert np.ptp(rows) + 1 in (20, 21)                             # 200 pixels to 20
+    assert np.ptp(columns) + 1 in (8, 9)
+    middle = np.arange(28) + 0.5
+    centre = [(x.sum(axis=axis) @ middle) / x.sum() for axis in (0, 1)]
+    assert centre == pytest.approx([14, 14], abs=0.1)
+    assert x.sum() == pytest.approx(picture.sum() / 100, rel=0.03)
+    assert ((x > 0.1) & (x < 0.9)).any()                            # gray edges
+    for left in (0, 20):                                            # nothing, and a dot
+        picture = np.zeros((280, 280))
+        picture[:left, :left] = 1
+        chrome.execute_script('window.found = asMnist(Float32Array.from(arguments[0]), 280)',
+                              picture.ravel().tolist())
+        assert chrome.execute_script('return found') is None
+
+
+def test_the_plane_follows_pointer_and_keys(make, visit):
+    path, *_ = make(2, scale=1.5)
+    chrome = visit(path)
+    limit = float(numbers(chrome, 'plane.limit'))
+    canvas = '#plane canvas + canvas'
+    drag(chrome, canvas, (0.9, 0.5), (0.75, 0.25))
+    z = numbers(chrome, 'state.z')
+    np.testing.assert_allclose(z, [limit / 2, limit / 2], atol=0.02 * limit)
+    press(chrome, canvas, 'ARROW_LEFT', 'ARROW_DOWN', 'ARROW_DOWN')
+    np.testing.assert_allclose(numbers(chrome, 'state.z'), z - [0.1, 0.2], atol=1e-5)
+    # Enter puts in the digit of the nearest dot
+    codes = numbers(chrome, 'codes')
+    nearest = ((codes - numbers(chrome, 'state.z')) ** 2).sum(axis=1).argmin()
+    press(chrome, canvas, 'ENTER')
+    assert chrome.execute_script('return state.index') == nearest
+    # so does a click on it
+    place = numbers(chrome, 'plane.toScreen(plane.points[3]).map((p) => p / plane.side)')
+    drag(chrome, canvas, place)
+    found = chrome.execute_script('return state.index')
+    np.testing.assert_allclose(codes[found], codes[3], atol=0.05)
+
+
+def test_on_a_plane_of_many_dimensions_the_rest_stays(make, visit):
+    path, *_ = make(20, scale=1.5)
+    chrome = visit(path, '#digit=4')
+    base, rows = numbers(chrome, 'state.z'), np.array(about(path)['components'])
+    np.testing.assert_allclose(rows @ rows.T, np.eye(2), atol=1e-5)
+    drag(chrome, '#plane canvas + canvas', (0.6, 0.5), (0.7, 0.4))
+    z = numbers(chrome, 'state.z')
+    assert np.abs(rows @ (z - base)).max() > 0.1
+    rest = (z - base) - (z - base) @ rows.T @ rows
+    np.testing.assert_allclose(rest, 0, atol=1e-4)
+    chrome.execute_script('setAxes([2, 11])')
+    base = z
+    settle(chrome)
+    assert said(chrome, '#where')[1:] == pytest.approx(z[[2, 11]], abs=0.0051)
+    drag(chrome, '#plane canvas + canvas', (0.6, 0.5), (0.75, 0.25))
+    z, limit = numbers(chrome, 'state.z'), float(numbers(chrome, 'plane.limit'))
+    np.testing.assert_allclose(z[[2, 11]], limit / 2, atol=0.02 * limit)
+    np.testing.assert_allclose(np.delete(z, [2, 11]), np.delete(base, [2, 11]), atol=1e-5)
+
+
+def test_sliders_walk_and_prior_move_z(make, visit):
+    path, model, _ = make(3, scale=1.5)
+    chrome = visit(path)
+    kl = np.array(about(path)['kl'])
+    order = [int(slider.get_attribute('data-dimension'))
+             for slider in chrome.find_elements('css selector', '.sliders input')]
+    assert order == np.argsort(-kl, kind='stable').tolist()
+    z = numbers(chrome, 'state.z')
+    press(chrome, f'.sliders input[data-dimension="{order[1]}"]', 'HOME')
+    z[order[1]] = -4
+    np.testing.assert_allclose(numbers(chrome, 'state.z'), z, atol=1e-6)
+    click(chrome, '#from')
+    chrome.execute_script('setPoint([1, -1, 0.5])')
+    click(chrome, '#to')
+    chrome.execute_script('$("t").value = 0.25; $("t").dispatchEvent(new Event("input"))')
+    settle(chrome)
+    np.testing.assert_allclose(numbers(chrome, 'state.z'), 0.75 * z + [0.25, -0.25, 0.125],
+                               atol=1e-5)
+    strip = numbers(chrome, 'walkSheet.zs')
+    np.testing.assert_allclose(strip, np.linspace(z, [1, -1, 0.5], 11), atol=1e-5)
+    press(chrome, '#prior canvas', 'ARROW_RIGHT', 'ARROW_RIGHT', 'ARROW_DOWN')
+    samples = numbers(chrome, 'priorSheet.zs')
+    assert samples.shape == (100, 3)
+    np.testing.assert_allclose(numbers(chrome, 'state.z'), samples[21], atol=1e-6)
+    tile = numbers(chrome, '[...priorSheet.canvas.getContext("2d").getImageData(28, 28, 28, 28)'
+                   '.data].filter((_, i) => i % 4 === 0)') / 255
+    wanted = model.decode(samples[21:22].astype(np.float32)).array[0]
+    np.testing.assert_allclose(tile, wanted, atol=0.005)
+    chrome.execute_script('$("play").click()')
+    before = numbers(chrome, 'state.z')
+    time.sleep(0.3)
+    assert np.abs(numbers(chrome, 'state.z') - before).max() > 0
+    click(chrome, '#play')
+    before = numbers(chrome, 'state.z')
+    time.sleep(0.1)
+    np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
+
+
+@pytest.mark.parametrize('button', ['to-origin', 'to-code', 'draw-z', 'random'])
+def test_whatever_sets_z_ends_the_walk(make, visit, button):
+    chrome = visit(make(2)[0])
+    chrome.execute_script(f'$("play").click(); $("{button}").click()')
+    before = numbers(chrome, 'state.z')
+    time.sleep(0.1)
+    np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
+    assert chrome.execute_script('return $("play").textContent') == 'play'
+
+
+def test_a_press_counts_after_a_typed_digit(make, visit):
+    chrome = visit(make(2)[0])
+    for selector in ('#plane', '#pad'):
+        chrome.execute_script('$("index").select()')
+        chrome.find_element('css selector', '#index').send_keys('7')
+        z = numbers(chrome, 'state.z')
+        drag(chrome, selector, (0.1, 0.2), (0.2, 0.8))
+        assert np.abs(numbers(chrome, 'state.z') - z).max() > 0
+    assert chrome.execute_script('return state.index') is None      # it was drawn
+
+
+def test_a_stroke_ends_where_it_is_cleared(make, visit):
+    chrome = visit(make(2)[0], '#digit=7')
+    for button in ('undo', 'clear'):                                # with nothing drawn
+        click(chrome, f'#{button}')
+        assert chrome.execute_script('return state.index') == 7
+    sent = ('const to = (type, x) => $("pad").dispatchEvent(new PointerEvent(type, {pointerId: 1,'
+            'clientX: $("pad").getBoundingClientRect().left + x, clientY: 50, button: 0}));'
+            '$("pad").setPointerCapture = () => {};')
+    for button in ('undo', 'clear', 'random'):
+        chrome.execute_script(f'{sent} to("pointerdown", 20); to("pointermove", 90);'
+                              f'$("{button}").click(); to("pointermove", 99); to("pointerup", 99)')
+        settle(chrome)
+        assert chrome.execute_script('return [pad.strokes.length, pad.drawing]') == [0, None]
+
+
+def test_a_resize_keeps_the_sample_that_is_chosen(make, visit):
+    chrome = visit(make(2)[0])
+    press(chrome, '#prior canvas', 'ARROW_RIGHT', 'ARROW_RIGHT')
+    chrome.execute_script('window.dispatchEvent(new Event("resize"))')
+    settle(chrome)
+    assert chrome.execute_script('return priorSheet.at') == 1
+
+
+def test_draws_follow_q(make, visit):
+    path, model, digits = make(2, scale=1.5)
+    chrome = visit(path, '#digit=2')
+    for _ in range(3):
+        click(chrome, '#draw-z')
+    z, eps = numbers(chrome, 'state.z'), numbers(chrome, 'state.eps')
+    mu, ln_var = (variable.array[0] for variable in model.encode(digits.test[2:3]))
+    np.testing.assert_allclose(z, mu + eps * np.exp(ln_var / 2), atol=0.02)
+    assert numbers(chrome, 'state.drawn').shape == (4, 2)           # one from the start
+    np.testing.assert_allclose(pixels_of(chrome, 'sample').ravel(),
+                               model.decode(z[None].astype(np.float32)).array[0], atol=0.005)
+
+
+def test_the_legend_hides_and_shows_a_class(make, visit):
+    chrome = visit(make(2, scale=2.0)[0])
+    button = chrome.find_element('css selector', '#legend button:nth-child(4)')
+    assert button.text == '3'
+    of_three = (            # pixels of its colour
+        '(() => { const {back} = plane; let n = 0;'
+        'const d = back.getContext("2d").getImageData(0, 0, back.width, back.height).data;'
+        'const c = plane.colorOf(3).match(/\\w\\w/g).map((pair) => parseInt(pair, 16));'
+        'for (let i = 0; i < d.length; i += 4)'
+        ' n += d[i] === c[0] && d[i + 1] === c[1] && d[i + 2] === c[2]; return n })()')
+    assert numbers(chrome, of_three) > 10
+    click(chrome, '#legend button:nth-child(4)')
+    assert (numbers(chrome, of_three), button.get_attribute('aria-pressed')) == (0, 'false')
+    click(chrome, '#all-classes')
+    assert numbers(chrome, of_three) > 10
+    click(chrome, '#all-classes')
+    assert numbers(chrome, of_three) == 0
+    click(chrome, '#all-classes')
+    click(chrome, '#map')
+    assert numbers(chrome, 'plane.mapCanvas.width') == 560
+
+
+@pytest.mark.parametrize('dims', [2, 20])
+def test_a_link_holds_the_state(make, visit, dims):
+    path, *_ = make(dims)
+    z = np.round(np.linspace(-1, 1, dims), 4)
+    axes = '&axes=4,9' if dims > 2 else ''
+    chrome = visit(path, f'#z={",".join(map(str, z))}&digit=5{axes}')
+    np.testing.assert_allclose(numbers(chrome, 'state.z'), z, atol=1e-6)
+    assert chrome.execute_script('return [state.index, plane.axes]') == [
+        5, [4, 9] if axes else [0, 1]]
+    chrome.execute_script(f'setPoint(Array({dims}).fill(0.5))')
+    settle(chrome)
+    time.sleep(0.4)
+    link = chrome.execute_script('return location.hash')
+    assert link == f'#z={",".join(["0.5"] * dims)}&digit=5{axes}'
+    huge = f'#z={",".join(["1e300"] * dims)}'
+    for bad in ('#z=1', '#z=a,b', huge, '#digit=999&axes=0,0', '#digit=-1&axes=99,1', '#%E0%A4%A'):
+        visit(path, bad)
+        assert chrome.execute_script('return [state.index, $("trouble").hidden]') == [0, True]
+        np.testing.assert_array_equal(numbers(chrome, 'state.z'), numbers(chrome, 'state.q.mu'))
+
+
+def test_the_digit_is_saved_as_a_picture(make, visit):
+    chrome = visit(make(2)[0])
+    chrome.execute_script('HTMLAnchorElement.prototype.click = function () {'
+                          ' window.saved = [this.download, this.href] }')
+    click(chrome, '#save')
+    name, address = chrome.execute_script('return saved')
+    assert name == 'digit.png'
+    content = base64.b64decode(address.partition(',')[2])
+    assert content.startswith(b'\x89PNG')
+
+
+HOSTILE = '<img src=x onerror=document.title=1>'
+
+
+def test_a_hostile_name_stays_text(make, visit):
+    name = f'{HOSTILE.replace("/", "")}<!--<script>'
+    path, *_ = make(2, name=name, data_dir=f'/data/{name}', path=f'/a/{name}')
+    chrome = visit(path)
+    assert chrome.title == f'{name}: explorer of the latent space'
+    assert name in read(chrome, '#settings')
+    assert name in read(chrome, '#about')
+    assert chrome.execute_script('return document.images.length') == 0
+    visit(make(2, name='run', path='/a/\udcff')[0])                # no UTF-8; it starts
+
+
+def test_a_phone_has_nothing_to_scroll_sideways(make, visit, chromium):
+    for dims in (1, 20):
+        path, *_ = make(dims, log=[
+            {'epoch': i, 'main/loss': 1 + 9 / i, 'validation/main/loss': 10 / i}
+            for i in range(1, 6)])
+        chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
+            'width': 360, 'height': 740, 'deviceScaleFactor': 2, 'mobile': True})
+        try:
+            chrome = visit(path)
+            assert chrome.execute_script('return document.documentElement.scrollWidth') == 360
+            assert not chrome.execute_script('return $("curves-figure").hidden')
+        finally:
+            chromium.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_nothing_but_its_own_script_may_run(make, visit, chromium):
+    chrome = visit(make(2)[0])
+    chrome.execute_script('const script = document.createElement("script");'
+                          'script.textContent = "window.ran = 1"; document.body.append(script)')
+    refused = chrome.execute_async_script(
+        'const done = arguments[0];'
+        'fetch("data:text/plain,x").then(() => done("fetched"), () => done("no"))')
+    assert (chrome.execute_script('return window.ran'), refused) == (None, 'no')
+    assert len(chromium.get_log('browser')) >= 2                    # both are reported
+    chromium.get_log('performance')
+
+
+def test_the_test_digit_is_one_that_there_is(make, visit):
+    chrome = visit(make(2)[0])
+    field = chrome.find_element('css selector', '#index')
+    for typed, index in (('7', 7), ('99', 39), ('-5', 0)):
+        chrome.execute_script('$("index").select()')
+        field.send_keys(typed, '\n')
+        settle(chrome)
+        assert chrome.execute_script('return [state.index, $("index").value]') == [
+            index, str(index)]
+
+
+def test_the_digit_stays_in_sight(make, visit):
+    chrome = visit(make(2)[0])
+    assert chrome.execute_script('return $("float").hidden')
+    chrome.execute_script('$("prior").scrollIntoView()')
+    time.sleep(0.3)
+    settle(chrome)
+    assert not chrome.execute_script('return $("float").hidden')
+    drag(chrome, '#prior canvas', (0.51, 0.5))
+    large, small = (numbers(chrome, f'[...{canvas}.getContext("2d").getImageData(0, 0, 28, 28)'
+                            '.data]') for canvas in ('$("digit")', '$("float").firstChild'))
+    np.testing.assert_array_equal(large, small)
+    mark = chrome.find_element('css selector', '#prior i').rect
+    canvas = chrome.find_element('css selector', '#prior canvas').rect
+    assert (mark['x'] - canvas['x']) / canvas['width'] == pytest.approx(10 / 20, abs=0.01)

@@ -1,0 +1,170 @@
+"""The graph of the loss as a picture: its names, what goes, its frames."""
+
+import os
+import re
+
+from support.figures import graphs, pictures  # lets chainer import
+
+import chainer
+import chainer.functions as F
+import chainer.links as L
+import numpy as np
+import pytest
+
+import net
+
+
+@pytest.fixture(scope='module')
+def model():
+    return net.VAE(784, 2, 5)
+
+
+def drawn(model, C=1.0, k=1):
+    """Return labels by number, edges, and the labels within each frame, of the drawn graph."""
+    dot = net.draw_graph(model, np.zeros((10, 784), np.float32), C, k)
+    text = graphs.draw(dot, graphs.names_of(model))
+    labels = dict(re.findall(r'(n\d+) \[label="(.*?)"', text))
+    edges = set(re.findall(r'(n\d+) -> (n\d+)', text))
+    frames = {title: {labels[node] for node in re.findall(r'n\d+', inside)} for title, inside
+              in re.findall('subgraph .*label="(.*?)".*?style=rounded; (.*?) }', text)}
+    return labels, edges, frames
+
+
+def test_every_parameter_has_its_name(model):
+    labels, _, _ = drawn(model)
+    wanted = {rf'{name.lstrip("/")}\n({", ".join(map(str, param.shape))})'
+              for name, param in model.namedparams()}
+    assert wanted < set(labels.values())
+    for name in ('x', 'enc_h1', 'enc_h2', 'z_mu', 'z_ln_var', 'z', 'dec_h1', 'dec_h2', 'dec_h3',
+                 'reconstruction error', 'latent loss', 'loss'):
+        assert [label.split(r'\n')[0] for label in labels.values()].count(name) == 1
+    assert not [label for label in labels.values() if 'float' in label or 'W:' in label]
+
+
+@pytest.mark.parametrize('C, k, left', [(1, 1, []), (2, 1, ['_ * 2']), (1, 3, [])])
+def test_what_changes_nothing_goes_and_the_graph_stays_whole(model, C, k, left):
+    labels, edges, _ = drawn(model, C, k)
+    for label in graphs.NOTHING:
+        assert label not in labels.values()
+    assert [label for label in labels.values() if label.startswith('_ * 2')] == left
+    ends = [node for node in labels if node not in {a for a, _ in edges}]
+    assert [labels[node] for node in ends] == ['loss']
+    starts = {labels[node] for node in labels if node not in {b for _, b in edges}}
+    assert starts == {label for label in labels.values() if '/' in label} | {r'x\n(10, 784)'}
+    assert {node for edge in edges for node in edge} == set(labels)
+
+
+def test_encoder_and_decoder_are_framed(model):
+    _, _, frames = drawn(model)
+    params = {'encoder': 'le', 'decoder': 'ld'}
+    assert frames.keys() == params.keys()
+    for title, prefix in params.items():
+        assert {label[:2] for label in frames[title] if '/' in label} == {prefix}
+    names = {title: {label.split(r'\n')[0] for label in frame} for title, frame in frames.items()}
+    assert {'enc_h1', 'enc_h2', 'z_mu', 'z_ln_var'} < names['encoder']
+    assert {'dec_h1', 'dec_h2', 'dec_h3'} < names['decoder']
+    assert not names['encoder'] & {'x', 'z', 'loss', 'Gaussian'}
+    assert not names['decoder'] & {'x', 'z', 'loss', 'Gaussian', 'z_mu'}
+
+
+class Parts(chainer.Chain):
+    """Two layers in a chain of their own."""
+
+    def __init__(self, n_in, n_h, *n_out):
+        super().__init__()
+        with self.init_scope():
+            self.first = L.Linear(n_in, n_h)
+            self.bn = L.BatchNormalization(n_h)
+            self.heads = chainer.ChainList(*(L.Linear(n_h, n) for n in n_out))
+
+    def forward(self, x):
+        h = F.dropout(F.relu(self.bn(self.first(x))))
+        return [head(h) for head in self.heads]
+
+
+class InParts(net.VAE):
+    """A VAE whose encoder and decoder are chains of their own, and whose loss counts its calls."""
+
+    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
+        chainer.Chain.__init__(self)
+        with self.init_scope():
+            self.encoder, self.decoder = Parts(n_in, n_h, n_latent, n_latent), Parts(
+                n_latent, n_h, n_in)
+        self.add_persistent('steps', 0)
+
+    def encode(self, x):
+        return tuple(self.encoder(x))
+
+    def decode(self, z, sigmoid=True):
+        logits, = self.decoder(z)
+        return F.sigmoid(logits) if sigmoid else logits
+
+    def get_loss_func(self, C=1.0, k=1):
+        lf = super().get_loss_func(C, k)
+
+        def counted(x):
+            self.steps += 1
+            return lf(x)
+        return counted
+
+
+def test_chains_of_their_own_are_framed():
+    model = InParts(784, 2, 5)
+    labels, _, frames = drawn(model)
+    for title in ('encoder', 'decoder'):
+        names = {label.split(r'\n')[0] for label in frames[title] if '/' in label}
+        assert names == {name[1:] for name, _ in model.namedparams() if name[1:].startswith(title)}
+    assert 'z_mu' not in labels.values()
+
+
+def test_the_graph_is_of_training_and_leaves_the_model_as_it_was():
+    model = InParts(784, 2, 5)
+    state = np.random.get_state()[1].copy()
+    with chainer.using_config('train', False), chainer.no_backprop_mode():      # as in a notebook
+        labels, _, _ = drawn(model)
+    assert {'Dropout', 'BatchNormalization'} <= set(labels.values())    # and not the fixed one
+    assert (model.steps, hasattr(model, 'loss')) == (0, False)
+    for part in (model.encoder, model.decoder):
+        assert not part.bn.avg_mean.any() and (part.bn.avg_var == 1).all()
+    assert all(param.grad is None or not np.nan_to_num(param.grad).any()
+               for param in model.params())
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+@pytest.mark.parametrize('k', [1, 3])
+def test_the_same_graph_gives_the_same_picture_whatever_its_numbers_and_their_order(model, k):
+    dot = net.draw_graph(model, np.zeros((10, 784), np.float32), 1.0, k)
+    head, *lines = re.split(r'(?<=;)', dot.removesuffix('}'))
+    nodes, names = [*graphs.parse(dot)[0]], graphs.names_of(model)
+    rng, texts = np.random.RandomState(0), set()
+    for _ in range(5):
+        text = head + ''.join(rng.permutation(lines)) + '}'
+        number = dict(zip(nodes, rng.permutation(len(nodes)).astype(str), strict=True))
+        for node in nodes:
+            text = text.replace(node, f'9999{number[node]}')
+        texts.add(graphs.draw(text, {f'9999{number[node]}': name for node, name in names.items()}))
+    assert len(texts) == 1
+
+
+def test_a_named_variable_stays_where_what_follows_it_goes():
+    dot = """digraph graphname{rankdir=TB;1 [label="a: float32",shape="octagon"];
+2 [label="_ + 0",shape="record"];3 [label="float32",shape="octagon"];4 [label="exp",shape="record"];
+5 [label="b: float32",shape="octagon"];1 -> 2;2 -> 3;3 -> 4;4 -> 5;}"""
+    labels, edges = graphs.without_nothing(*graphs.parse(dot))
+    assert labels == {'1': 'a: float32', '4': 'exp', '5': 'b: float32'}
+    assert edges == {('1', '4'), ('4', '5')}
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='writes a shell script')
+@pytest.mark.parametrize(('script', 'cause'), [
+    ('cat > /dev/null', '()'), ('head -c 1000000 /dev/zero | tr "\\0" x >&2; exit 1', 'xxx)')])
+def test_a_graphviz_that_draws_nothing_is_told_in_one_short_line(tmp_path, monkeypatch, script,
+                                                                 cause):
+    (tmp_path / 'dot').write_text(f'#!/bin/sh\n{script}\n')
+    (tmp_path / 'dot').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    with pytest.raises(pictures.FigureError, match=r'install it anew$') as caught:
+        graphs.save('digraph {}', {}, str(tmp_path / 'graph.png'))
+    assert cause in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert not (tmp_path / 'graph.png').exists()

@@ -1,0 +1,91 @@
+"""The reparameterization trick in pictures: the draws, and the graph."""
+
+from types import SimpleNamespace
+
+from support.base import drawing  # lets chainer import
+from support.figures import evidence, pictures, reparameterization
+
+import chainer.functions as F
+from matplotlib.colors import to_hex
+from matplotlib.patches import FancyArrowPatch
+import numpy as np
+import pytest
+from test_pictures import frames
+
+import net
+
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
+@pytest.fixture
+def digits():
+    """Return 30 test digits."""
+    rng = np.random.RandomState(0)
+    return SimpleNamespace(test=rng.uniform(size=(30, 784)).astype(np.float32),
+                           test_labels=np.arange(30) % 10)
+
+
+def make_model(dims):
+    np.random.seed(0)
+    return net.VAE(784, dims, 8, F.softplus)
+
+
+@pytest.mark.parametrize('dims', [2, 5])
+def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
+    monkeypatch.setattr(reparameterization, 'DRAWS', 5)
+    model, seen = make_model(dims), []
+    monkeypatch.setattr(pictures, 'save_gif', lambda figures, *_, **__: seen.extend(figures))
+    reparameterization.animation(model, digits, '')
+    assert len(seen) == 5
+    mu, ln_var = evidence.infer(model, digits.test[:10])        # the first of each class
+    i = ln_var.sum(axis=1).argmax()
+    eps = np.random.RandomState(0).standard_normal((5, dims))
+    z = mu[i] + eps * np.exp(ln_var[i] / 2)
+    used = sorted(np.argsort(-evidence.kl_to_prior(mu[i], ln_var[i]))[:2])
+    for t, figure in enumerate(seen):
+        left, right, face, decoded = figure.axes
+        for axes, wanted in ((left, eps), (right, z)):
+            earlier, now = axes.lines
+            np.testing.assert_allclose(np.transpose(earlier.get_data()), wanted[:t][:, used])
+            np.testing.assert_allclose(np.transpose(now.get_data()), wanted[t:t + 1][:, used])
+        np.testing.assert_array_equal(face.images[0].get_array().ravel(), digits.test[i])
+        np.testing.assert_allclose(decoded.images[0].get_array(),
+                                   pictures.decode(model, z[t:t + 1])[0], atol=1e-6)
+        heading = figure.texts[0].get_text()
+        assert heading.startswith(f'a {i}, µ = ({mu[i][used[0]]:.2f}, ')
+        assert heading.endswith(f'; draw {t + 1} of 5')
+        assert ('its two most used of 5 dimensions' in heading) == (dims == 5)
+    assert np.ptp(right.get_xlim()) == pytest.approx(np.ptp(right.get_ylim()))      # not stretched
+    box = right.get_window_extent()
+    assert box.width == pytest.approx(box.height, rel=0.01)
+    for times, ellipse in zip((1, 2, 3), right.patches, strict=True):
+        np.testing.assert_allclose((ellipse.width, ellipse.height),
+                                   2 * times * np.exp(ln_var[i] / 2)[used])
+
+
+def test_the_animation_has_its_frames_and_colours(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(reparameterization, 'DRAWS', 4)
+    with drawing.style():
+        reparameterization.animation(make_model(2), digits, str(tmp_path / 'a.gif'))
+    arrays, durations = frames(tmp_path / 'a.gif')
+    assert durations == [1000, 500, 500, 1000]
+    for color in (reparameterization.BLUE, reparameterization.RED):
+        assert np.sum(np.abs(arrays[3] - 255 * np.array(color)).max(axis=2) < 16) > 20
+
+
+def test_the_gradient_flows_back_past_the_noise(monkeypatch):
+    seen = []
+    monkeypatch.setattr(pictures, 'save', lambda figure, path: seen.append(figure))
+    reparameterization.graph(None, None, '')
+    without, trick = seen[0].axes
+    counts = []
+    for axes in (without, trick):
+        arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+        blue = [to_hex(arrow.get_edgecolor()) == to_hex(reparameterization.BLUE)
+                for arrow in arrows]
+        counts.append((len(arrows), sum(blue)))
+        for arrow, back in zip(arrows, blue, strict=True):
+            (start, _), (end, _) = arrow._posA_posB
+            assert start > end if back else start <= end
+    assert counts == [(8 + 3, 3), (10 + 8, 8)]      # all the way back but for x and the noise
+    assert 'ε ~ N(0, I)' in [text.get_text() for text in trick.texts]

@@ -1,0 +1,101 @@
+"""What visualize.py draws from: snapshots of both models, and weights alone."""
+
+from support.figures import sources  # lets chainer import
+from support.run import snapshot
+
+import chainer
+from conftest import SMALL, train
+import numpy as np
+import pytest
+from test_snapshot import last
+
+import net
+import visualize
+
+
+def read(*argv):
+    """Read what a command line of visualize.py names."""
+    return sources.read_run(visualize.parse_arguments([str(arg) for arg in argv]))
+
+
+def test_a_snapshot_gives_its_model_digits_and_settings(finished):
+    model, digits, settings = read('-o', finished)
+    assert type(model) is net.VAE
+    with np.load(last(finished)) as npz:
+        for name, param in model.namedparams():
+            assert np.array_equal(param.array, npz[snapshot.MODEL_PREFIX + name[1:]])
+    assert (settings['dim_z'], settings['dim_h'], len(digits.test)) == (2, 16, 30)
+
+
+def test_the_snapshot_of_an_autoencoder_gives_one(data_dir, tmp_path):
+    train(data_dir, tmp_path / 'run', *SMALL, '--autoencoder')
+    model, _, settings = read('-o', tmp_path / 'run')
+    assert (type(model), settings['autoencoder']) == (net.Autoencoder, True)
+
+
+@pytest.mark.parametrize('kind', [net.VAE, net.Autoencoder])
+@pytest.mark.parametrize('flags, activation', [
+    ([], 'softplus'), (['--activation', 'tanh'], 'tanh')])
+def test_weights_alone_as_the_notebook_saves_them(data_dir, tmp_path, kind, flags, activation):
+    saved = kind(784, 3, 9)
+    path = tmp_path / 'mlp_3.model'
+    chainer.serializers.save_npz(str(path), saved)
+    model, digits, settings = read('-s', path, '--data-dir', data_dir, *flags)
+    assert (type(model), model.act_func) == (kind, net.ACTIVATIONS[activation])
+    saved.act_func = model.act_func
+    assert np.array_equal(model(digits.test).array, saved(digits.test).array)
+    assert (settings['dim_z'], settings['dim_h'], settings['beta']) == (3, 9, 1)
+    _, digits, _ = read('-s', path, '--dataset', 'digits')
+    assert digits.dataset == 'digits'
+
+
+def test_weights_in_a_trainer_without_settings(finished, data_dir, tmp_path):
+    # as another script's Trainer saves them, by Chainer's own extension
+    arrays = {key: array for key, array in snapshot.read(last(finished)).items()
+              if not key.startswith('extensions/run/')}
+    np.savez(tmp_path / 'other.npz', **arrays)
+    model, digits, settings = read('-s', tmp_path / 'other.npz', '--data-dir', data_dir)
+    same, _, _ = read('-o', finished)
+    assert np.array_equal(model(digits.test).array, same(digits.test).array)
+    assert (settings['dim_z'], settings['dim_h'], settings['autoencoder']) == (2, 16, False)
+
+
+def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
+    path = tmp_path / 'mlp_2.model'
+    chainer.serializers.save_npz(str(path), net.VAE(784, 2, 9))
+    status, out, err = draw('-s', path, '--data-dir', data_dir, '-o', tmp_path / 'out',
+                            'reconstruction', 'map', 'scatter', 'samples')
+    assert (status, err) == (0, '')
+    assert len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize('arrays, line', [
+    ({'le1/W': np.zeros((3, 784), 'f')}, 'another network: it holds le1/W, and no le3_mu/W; '),
+    ({'le1/W': np.zeros(3, 'f'), 'le3_mu/W': np.zeros((2, 3), 'f')},
+     'does not hold the weights of a VAE'),
+    ({'le1/W': np.zeros((3, 784), 'f'), 'le2/W': np.zeros((3, 3)),
+      'le3_mu/W': np.zeros((2, 3), 'f')}, 'is of another model'),
+    ({'le1/W': np.zeros((90_000, 1), 'f'), 'le3_mu/W': np.zeros((2, 1), 'f')},
+     'asks for a model of 16,200,900,000 weights'),     # le2 would take 32 GB
+    ({'le1/W': np.zeros((0, 784), 'f'), 'le2/W': np.zeros((0, 0), 'f'),
+      'le3_mu/W': np.zeros((2, 0), 'f')}, 'does not hold the weights of a VAE'),
+    ({'l1/W': np.zeros((3, 784), 'f'), 'l1/b': np.zeros(3, 'f')},
+     'is of another network: it holds l1/W, and no le1/W; use a snapshot of train_vae.py, or a '),
+    ({'x_train': np.zeros(3)}, 'it holds x_train, and no le1/W; '),
+    ({f'updater/model:main/{layer}/W': np.zeros((3, 3), 'f') for layer in 'abcd'},
+     'it holds updater/model:main/a/W, updater/model:main/b/W, updater/model:main/c/W, ..., and '),
+])
+def test_what_is_no_model(draw, data_dir, tmp_path, arrays, line):
+    np.savez(tmp_path / 'other.npz', **arrays)
+    status, out, err = draw('-s', tmp_path / 'other.npz', '--data-dir', data_dir,
+                            '-o', tmp_path / 'out')
+    assert (status, out, err.count('\n')) == (2, '', 1)
+    assert line in err
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('flags', [['--activation', 'softplus'], ['--dataset', 'mnist']])
+def test_a_snapshot_tells_its_own(draw, finished, flags):
+    status, out, err = draw('-o', finished, 'digits', *flags)
+    assert (status, out, err.count('\n')) == (2, '', 1)
+    assert 'is the snapshot of a run, which tells its activation and dataset; leave out ' in err

@@ -1,0 +1,202 @@
+"""TensorBoard's projector: what it is given, what it serves, and what Chromium shows of it."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+
+from support.figures import tensorboard  # lets chainer import
+
+import chainer
+import chainer.functions as F
+from conftest import make_digits, open_chromium
+import numpy as np
+import pytest
+from test_pictures import frames
+
+import net
+
+DIGITS, LABELS = make_digits(30, 0)
+DIGITS = DIGITS.reshape(30, 784).astype(np.float32) / 255
+
+
+def codes_of(dims, n=30):
+    """Return codes in clusters, (n, dims), around as many places as there are labels."""
+    rng = np.random.RandomState(0)
+    return 2 * rng.normal(size=(10, dims))[np.arange(n) % 10] + 0.1 * rng.normal(size=(n, dims))
+
+
+def same_label(vectors, labels):
+    """Return how many of the 5 neighbours by the dot product have a vector's label, on average."""
+    dot = vectors @ vectors.T
+    np.fill_diagonal(dot, -np.inf)
+    return np.mean(labels[np.argsort(-dot, axis=1)[:, :5]] == labels[:, None])
+
+
+@pytest.mark.parametrize('dims', [1, 2, 3, 20])
+def test_neighbours_on_the_sphere_are_those_of_the_codes(dims):
+    codes, labels = codes_of(dims, 300), np.arange(300) % 10
+    vectors = tensorboard.on_sphere(codes)
+    assert vectors.shape == (300, max(dims + 1, 3))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
+    distance = np.linalg.norm(codes[:, None] - codes, axis=2)
+    np.fill_diagonal(distance, np.inf)
+    wanted = np.mean(labels[np.argsort(distance, axis=1)[:, :5]] == labels[:, None])
+    assert same_label(vectors, labels) > wanted - 0.02
+    if dims < 4:                                            # why there are two
+        assert same_label(tensorboard.padded(codes), labels) < wanted - 0.1
+
+
+def test_codes_of_few_dimensions_are_padded_for_three_axes():
+    codes = codes_of(2)
+    np.testing.assert_array_equal(tensorboard.padded(codes), np.c_[codes, np.zeros(30)])
+    assert tensorboard.padded(codes_of(20)).shape == (30, 20)
+
+
+def test_the_loss_of_a_digit_is_that_of_the_model():
+    model = net.VAE(784, 2, 8)
+    model.le3_ln_var.W.array[...] = 0
+    model.le3_ln_var.b.array[...] = -60                     # sigma = 0: no noise
+    losses = tensorboard.losses(model, DIGITS)
+    wanted = [float(model.get_loss_func()(x[None]).array) for x in DIGITS]
+    np.testing.assert_allclose(losses, wanted, rtol=1e-4)
+    np.testing.assert_array_equal(losses, tensorboard.losses(model, DIGITS))
+
+
+class Annealed(net.VAE):
+    """A VAE with dropout, whose decoder gives no logits, and whose loss grows with each call."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.add_persistent('calls', 7)
+
+    def decode(self, z):
+        return super().decode(F.dropout(z))
+
+    def get_loss_func(self, C=1.0, k=1):
+        def lf(x):
+            self.calls += 1
+            mu, _ = self.encode(x)
+            self.loss = self.calls * F.sum((x - self.decode(mu)) ** 2) / len(x)
+            return self.loss
+        return lf
+
+
+def test_the_losses_of_an_edited_model_are_its_own():
+    model = Annealed(784, 2, 8)
+    losses = tensorboard.losses(model, DIGITS)
+    assert (model.calls, hasattr(model, 'loss')) == (7, False)
+    with chainer.using_config('train', False):
+        wanted = ((DIGITS - model.decode(model.encode(DIGITS)[0]).array) ** 2).sum(axis=1)
+    np.testing.assert_allclose(losses, 8 * wanted, rtol=1e-5)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Return a function that writes codes and yields the address where TensorBoard serves them."""
+    @contextlib.contextmanager
+    def run(codes):
+        tensorboard.save(str(tmp_path / 'projector'), codes, DIGITS,
+                         {'label': LABELS, 'index': range(30), 'loss': range(100, 130)})
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'tensorboard.main', '--logdir', str(tmp_path / 'projector'),
+             '--host', '127.0.0.1', '--port', '0'],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            lines = []
+            while not (found := re.search(r'http://127\.0\.0\.1:\d+/', ''.join(lines))):
+                lines.append(process.stderr.readline())
+                assert lines[-1], ''.join(lines)
+            yield found[0]
+        finally:
+            process.terminate()
+            process.wait()
+            process.stderr.close()
+    return run
+
+
+def test_tensorboard_reads_the_projector(served, tmp_path):
+    codes = codes_of(2)
+    with served(codes) as address:
+        def get(path):
+            with urllib.request.urlopen(address + path, timeout=30) as answer:
+                return answer.read()
+
+        def of(name):
+            return f'?run=.&name={urllib.request.quote(name)}'
+
+        plugin = 'data/plugin/projector/'
+        configs = json.loads(get(plugin + 'info?run=.'))['embeddings']
+        names = [config['tensorName'] for config in configs]
+        assert names == sorted(names)                       # the projector opens the first of these
+        for name, wanted in zip(names, (tensorboard.padded(codes), tensorboard.on_sphere(codes)),
+                                strict=True):
+            tensor = np.frombuffer(get(plugin + 'tensor' + of(name)), '<f4').reshape(30, 3)
+            np.testing.assert_allclose(tensor, wanted, atol=1e-6)
+            assert len(name) <= 26                          # else the projector cuts it off
+        header, *rows = get(plugin + 'metadata' + of(names[1])).decode().splitlines()
+        assert header == 'label\tindex\tloss'
+        assert rows[3] == f'{LABELS[3]}\t3\t103'
+        (tmp_path / 'sprite.png').write_bytes(get(plugin + 'sprite_image' + of(names[1])))
+        end = time.monotonic() + 30
+        while not json.loads(get('data/plugins_listing'))['projector']['enabled']:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    sprite = frames(tmp_path / 'sprite.png')[0][0][..., 0]
+    assert sprite.shape == (168, 168)                   # 6 x 6 tiles for 30 digits
+    width, height = configs[0]['sprite']['singleImageDim']
+    for i in (0, 1, 7, 29):
+        tile = sprite[i // 6 * height:, i % 6 * width:][:height, :width]
+        np.testing.assert_array_equal(tile.ravel(), np.round(255 * DIGITS[i]))
+
+
+# In a browser -----------------------------------------------------------------------------------
+
+
+# All text of a page, in its web components too.
+TEXT = """
+const text = node => [...node.childNodes].map(child => child.nodeType == 3 ? child.textContent
+  : /STYLE|SCRIPT/.test(child.tagName) ? '' : (child.shadowRoot ? text(child.shadowRoot) : '')
+    + text(child)).join(' ');
+return text(document.body).replace(/\\s+/g, ' ');"""
+
+
+@pytest.fixture
+def browser():
+    """Return Chromium, with the graphics that TensorBoard needs."""
+    with open_chromium('--window-size=1500,1000', '--use-angle=swiftshader',
+                       '--enable-unsafe-swiftshader') as chrome:
+        yield chrome
+
+
+@pytest.mark.parametrize('dims', [2, *(pytest.param(dims, marks=pytest.mark.slow)
+                                       for dims in (1, 20))])
+def test_the_projector_in_chromium(served, browser, tmp_path, dims):
+    with served(codes_of(dims)) as address:
+        browser.get(address + '#projector')
+        end, page = time.monotonic() + 120, ''
+        while not re.search(r'Total variance described: \S', page):
+            assert time.monotonic() < end, page[:2000]
+            time.sleep(0.5)
+            browser.switch_to.default_content()
+            with contextlib.suppress(Exception):            # what is not there yet
+                for _ in range(2):
+                    browser.switch_to.frame(browser.find_element('tag name', 'iframe'))
+                page = browser.execute_script(TEXT)
+        variance = re.search(r'Total variance described: ([\d.]+)%', page)
+        assert variance, re.search('Total variance.{30}', page)[0]          # not NaN
+        assert float(variance[1]) == pytest.approx(100, abs=60 if dims > 3 else 0.1)
+        assert f'Points: 30 | Dimension: {max(dims, 3)}' in page.replace('Dimension', '| Dimension')
+        for words in ('2 tensors found', tensorboard.FOR_PCA, tensorboard.FOR_NEIGHBOURS,
+                      'label 10 colors', 'Label by label index loss'):
+            assert words in page
+        end = time.monotonic() + 60
+        while True:                             # digits, as pictures where the points are
+            browser.save_screenshot(str(tmp_path / 'seen.png'))
+            array = frames(tmp_path / 'seen.png')[0][0][150:-50, 320:1150]
+            if (array.max(axis=2) < 40).sum() > 1000:
+                break
+            assert time.monotonic() < end

@@ -1,0 +1,577 @@
+"""Damaged and forged files: none runs code, hangs or takes memory; each is refused in one line.
+
+Or, where the damage does not matter, the result is that of the good file. Hypothesis makes
+most of the damage; `-m hypothesis` runs what it does.
+"""
+
+import contextlib
+import functools
+import gzip
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import struct
+import tempfile
+import tracemalloc
+from types import SimpleNamespace
+import zipfile
+
+from support.data import mnist  # lets chainer import
+from support.run import snapshot
+
+from conftest import SMALL, idx, make_digits
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from test_mnist import Marker, check_tiny, fill_cache, npy, zipped
+from test_resume import state_of
+from test_snapshot import last
+
+import train_vae
+import visualize
+
+MEMORY = 8 * 2**20      # bytes that a bad file may take beyond a good one; theirs have 0.4 MB
+
+
+# Damage ---------------------------------------------------------------------------------------
+
+
+@st.composite
+def damaged(draw, good):
+    """Make a file of bytes that somebody or something has been at."""
+    content = bytearray(good)
+    for _ in range(draw(st.integers(1, 3))):
+        # early and late places are as likely as all between
+        end = len(content)
+        at = draw(st.integers(0, end) | st.integers(0, min(end, 300))
+                  | st.integers(max(0, end - 300), end))
+        kind = draw(st.sampled_from(['truncate', 'flip', 'flip', 'flip', 'write', 'insert', 'cut']))
+        if kind == 'truncate':
+            del content[at:]
+        elif kind == 'flip' and at < end:
+            content[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == 'write':
+            new = draw(st.binary(min_size=1, max_size=40))
+            content[at:at + len(new)] = new
+        elif kind == 'insert':
+            content[at:at] = draw(st.binary(min_size=1, max_size=40))
+        elif kind == 'cut':
+            del content[at:at + draw(st.integers(1, 1000))]
+    return bytes(content)
+
+
+DTYPES = ['f8', 'f2', '>f4', '>f8', 'i4', 'i8', '>i8', 'u1', 'c8', 'U5', 'S3', '?', 'M8[s]', 'O']
+SHAPES = {
+    'rank + 1': lambda array: array[np.newaxis],
+    'rank 0': lambda array: array.reshape(-1)[:1].reshape(()),
+    'rank 1': np.ravel,
+    'transposed': lambda array: array.T if array.shape != array.T.shape else array,
+    'twice': lambda array: np.stack([array, array]),
+    'empty': lambda array: array.reshape(-1)[:0],
+    'one less': lambda array: array.reshape(-1)[:-1],
+}
+
+
+def forged(arrays, key, kind):
+    """Return the arrays of a snapshot with one of another dtype or shape, or without it."""
+    array = arrays[key]
+    if kind == 'missing':
+        return {name: value for name, value in arrays.items() if name != key}
+    with contextlib.suppress(ValueError, TypeError), np.errstate(all='ignore'):
+        array = SHAPES[kind](array) if kind in SHAPES else array.astype(kind)
+    return arrays | {key: array}
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5)
+    | st.sampled_from([-1, 0, 1, 2, 3, 2**31, 2**63, 10**30, 'mnist', 'digits', '\x1b[2J', '/']),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner,
+                                                                max_size=2), max_leaves=3)
+
+
+def npz(arrays):
+    """Return arrays as the content of an npz, object arrays pickled."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+# What is done with the files ------------------------------------------------------------------
+
+
+class Ways:
+    """The commands that read a snapshot, and what they make of a good one.
+
+    Attributes:
+        good (bytes): The good snapshot.
+        arrays (dict): Its arrays.
+    """
+
+    def __init__(self, finished):
+        self.run = finished
+        with open(last(finished), 'rb') as file:
+            self.good = file.read()
+        self.arrays = snapshot.read(last(finished))
+        self.results, self.peaks = {}, {}
+        for way in ('resume', 'initmodel', 'visualize'):
+            for _ in range(2):              # the first time imports, and so takes more
+                with tracing() as memory:
+                    status, _, err, result = self.use(way, self.good)
+                self.peaks[way] = memory.peak
+                assert (status, err) == (0, '')
+                self.results[way] = result
+
+    def use(self, way, content):
+        """Use a snapshot of this content; return status, stdout, stderr and the result."""
+        with tempfile.TemporaryDirectory() as folder:
+            path, out = os.path.join(folder, 'file'), os.path.join(folder, 'out')
+            with open(path, 'wb') as file:
+                file.write(content)
+            data = json.loads((self.run / 'args.json').read_text())['data_dir']
+            flags = {'resume': ['--resume', path, '-e', '3'],
+                     'initmodel': ['-m', path, '--data-dir', data, *SMALL, '-e', '1'],
+                     'visualize': ['reconstruction', '-s', path]}[way]
+            command = visualize if way == 'visualize' else train_vae
+            status, text, err = quietly(command, *flags, '-o', out)
+            result = None
+            if status == 0 and way == 'visualize':
+                with open(os.path.join(out, 'reconstruction.png'), 'rb') as file:
+                    result = file.read()
+            elif status == 0 and ' already; ' not in text:
+                result = state_of(snapshot.newest(out))
+                result.pop(snapshot.SETTINGS_KEY)
+            return status, text, err, result
+
+    def check(self, way, content, fine=None):
+        """Assert that a snapshot is refused, or else gives a good result.
+
+        Args:
+            way (str): Which command uses it.
+            content (bytes): What it holds.
+            fine (callable): Of the status, whether it stands for a good result; by default, that
+                of the good snapshot is.
+        """
+        with tracing() as memory:
+            status, _, err, result = self.use(way, content)
+        assert memory.peak < self.peaks[way] + MEMORY
+        if status:
+            check_line(err)
+        if fine:
+            assert status == 2 or fine(status)
+        elif status != 2:
+            assert status == 0
+            assert result == self.results[way]
+
+
+def quietly(command, *argv):
+    """Run one of the two commands in this process; return status, stdout and stderr."""
+    with contextlib.redirect_stdout(io.StringIO()) as text, \
+            contextlib.redirect_stderr(io.StringIO()) as err, running_on():
+        try:
+            status = command.cli([str(arg) for arg in argv])
+        except SystemExit as end:
+            status = end.code
+    return status, text.getvalue(), err.getvalue()
+
+
+def check_line(err):
+    """Assert that this is one line for people, without a traceback or escape codes."""
+    assert err.count('\n') == 1, err
+    assert '.py: error: ' in err
+    assert err[:-1].isprintable()
+    assert 'pickle=True' not in err
+
+
+@contextlib.contextmanager
+def tracing():
+    """Give something whose `peak` is afterwards the most memory that was in use, in bytes."""
+    memory = SimpleNamespace()
+    tracemalloc.start()
+    try:
+        yield memory
+    finally:
+        memory.peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+
+
+@contextlib.contextmanager
+def running_on():
+    """Fail, rather than wait for ever."""
+    def stop(signum, frame):
+        raise AssertionError('it hangs')
+
+    if os.name != 'posix':
+        yield
+        return
+    earlier = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, earlier)
+
+
+@pytest.fixture(scope='module')
+def ways(finished):
+    """Return the ways to use a snapshot."""
+    return Ways(finished)
+
+
+# Snapshots ------------------------------------------------------------------------------------
+
+
+WAYS = pytest.mark.parametrize('way', ['resume', 'initmodel', 'visualize'])
+
+
+@WAYS
+@given(data=st.data())
+def test_damaged_snapshots(ways, way, data):
+    ways.check(way, data.draw(damaged(ways.good)))
+
+
+@WAYS
+@given(data=st.data())
+def test_forged_snapshots(ways, way, data):
+    key = data.draw(st.sampled_from(sorted(ways.arrays)))
+    kind = data.draw(st.sampled_from([*DTYPES, *SHAPES, 'missing']))
+    ways.check(way, npz(forged(ways.arrays, key, kind)))
+
+
+@WAYS
+@given(data=st.data())
+def test_forged_settings(ways, way, data):
+    """Settings are a stranger's word too; some others than the good ones may do as well."""
+    settings = json.loads(str(ways.arrays[snapshot.SETTINGS_KEY]))
+    for key in data.draw(st.lists(st.sampled_from(sorted(settings)), max_size=2)):
+        settings[key] = data.draw(ODD)
+    text = json.dumps(data.draw(st.just(settings) | ODD))
+    arrays = ways.arrays | {snapshot.SETTINGS_KEY: np.array(text)}
+    ways.check(way, npz(arrays), fine=lambda status: status in (0, 1))     # 1: a huge --beta
+
+
+@given(data=st.data())
+def test_forged_logs(ways, pictures, data):
+    rows = json.loads(str(ways.arrays[snapshot.LOG_KEY]))
+    row = data.draw(st.sampled_from(rows))
+    key = data.draw(st.sampled_from(sorted(row)))
+    if data.draw(st.booleans()):
+        del row[key]
+    else:
+        row[key] = data.draw(ODD)
+    arrays = ways.arrays | {snapshot.LOG_KEY: np.array(json.dumps(
+        data.draw(st.just(rows) | ODD)))}
+    ways.check('resume', npz(arrays), fine=lambda status: status == 0)
+
+
+NUMBERS = ['updater/iteration', 'updater/iterator:main/epoch', 'updater/optimizer:main/t',
+           'updater/optimizer:main/le1/W/t', 'updater/iterator:main/current_position',
+           'extensions/run/random_position', 'extensions/run/random_has_gauss']
+
+
+@pytest.mark.parametrize('key', NUMBERS)
+@pytest.mark.parametrize('value', [-1, 625, 2**63 - 1, *(
+    pytest.param(value, marks=pytest.mark.slow) for value in (1, 7, 2**31))])
+def test_forged_numbers_that_cannot_be(ways, key, value):
+    """A position past NumPy's 624 random words, for one, would read memory that is not its own."""
+    status, _, err, _ = ways.use('resume', npz(ways.arrays | {key: np.array(value)}))
+    most = {'updater/iterator:main/current_position': 60, 'extensions/run/random_position': 624,
+            'extensions/run/random_has_gauss': 1}.get(key, 2**53)
+    assert status == (0 if 0 <= value <= most else 2)
+    if status:
+        check_line(err)
+
+
+def change(key, *values):
+    """Name changes that a snapshot must be refused for: a key, and what to make of its array."""
+    return [(key, value) for value in values]
+
+
+def set_first(value):
+    """Return a function that sets the first number of an array."""
+    def change(array):
+        changed = array.copy()
+        changed.flat[0] = value
+        return changed
+    return change
+
+
+def logged(change):
+    """Return a function that changes the rows of a log."""
+    def changed(array):
+        rows = json.loads(str(array))
+        return np.array(json.dumps(change(rows)))
+    return changed
+
+
+REFUSED = {
+    'does not fit the iterator of train_vae.py (updater/iterator:main/order: ': change(
+        'updater/iterator:main/order', set_first(60), set_first(-1), lambda array: array[:-1],
+        lambda array: array[np.newaxis], lambda array: array.astype(float)),
+    'its counts cannot be': [
+        *change('updater/iterator:main/epoch', set_first(-1)),
+        *change('updater/iteration', set_first(-1), lambda array: 0.5, lambda array: [6]),
+        *change('updater/optimizer:main/le1/W/t', set_first(-1))],
+    'its moments cannot be': [
+        *change('updater/optimizer:main/ld2/W/v', set_first(-1e-9), np.float64, lambda array: 0),
+        *change('updater/optimizer:main/ld2/W/m', np.ravel, np.float16, set_first(np.nan),
+                set_first(np.inf))],
+    'its log cannot be': change(
+        snapshot.LOG_KEY, logged(lambda rows: dict(enumerate(rows))), logged(lambda rows: [rows]),
+        logged(lambda rows: [{'main/loss': 10**400}]), lambda array: '[' * 10**5),
+    'its random state cannot be': [
+        *change('extensions/run/random_position', set_first(-1), set_first(625)),
+        *change('extensions/run/random_has_gauss', set_first(7)),
+        *change('extensions/run/random_cached', set_first(np.nan)),
+        *change('extensions/run/random_keys', np.zeros_like, np.float64,
+                lambda keys: np.eye(1, 624, dtype=keys.dtype)[0])],
+    'its elapsed time cannot be': change('_snapshot_elapsed_time', set_first(np.inf)),
+}
+
+
+@pytest.mark.parametrize('what', REFUSED)
+def test_what_cannot_be_is_refused(ways, pictures, what):
+    for key, make in REFUSED[what]:
+        arrays = ways.arrays | {key: np.asarray(make(ways.arrays[key]))}
+        status, _, err, _ = ways.use('resume', npz(arrays))
+        assert status == 2, key
+        check_line(err)
+        assert what in err
+
+
+@pytest.mark.slow
+def test_a_missing_array_is_refused_or_does_not_matter(ways):
+    """Only what Chainer can do without may be missing: the state of a trigger."""
+    for key in ways.arrays:
+        status, _, err, result = ways.use('resume', npz(forged(ways.arrays, key, 'missing')))
+        if status == 2:
+            check_line(err)
+        else:
+            assert (result, err) == (ways.results['resume'], ''), key
+            assert key == 'updater/iterator:main/previous_epoch_detail' or key.startswith((
+                'extension_triggers/', 'stop_trigger/', 'extensions/LogReport/_trigger/',
+                'extensions/LogReport/_summary/')), key
+
+
+@functools.cache
+def bombs(marker):
+    """Return snapshots that would run code or take memory, by name."""
+    return dict(make_bombs(marker))
+
+
+def make_bombs(marker):
+    """Make them: names and contents."""
+    x = np.zeros(3, np.float32)
+    key = 'updater/model:main/le1/W'
+
+    def member(content, kind=zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, 'w', kind) as archive:
+            archive.writestr(key + '.npy', content)
+        return file.getvalue()
+
+    def header(shape, dtype='<f4', version=b'\1\0'):
+        text = repr({'descr': dtype, 'fortran_order': False, 'shape': shape}).encode() + b'\n'
+        size = struct.pack('<H' if version == b'\1\0' else '<I', len(text))
+        return b'\x93NUMPY' + version + size + text
+
+    zeros = header((2**24,)) + bytes(2**26)
+    yield 'a pickle', npz({key: np.array([Marker(marker)])})
+    yield 'a pickle alone', npy(np.array([Marker(marker)]))
+    yield 'a pickle of no array', pickle.dumps(Marker(marker))
+    yield 'a file of PyTorch', zipped({'vae/data.pkl': pickle.dumps(Marker(marker))})
+    yield 'a pickle for no value', member(header((), '|O') + pickle.dumps(Marker(marker), 0))
+    yield 'a zip bomb', member(zeros)
+    yield 'a zip bomb by bzip2', member(zeros, zipfile.ZIP_BZIP2)
+    yield 'a zip bomb by LZMA', member(zeros, zipfile.ZIP_LZMA)
+    many = io.BytesIO()
+    with zipfile.ZipFile(many, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for i in range(64):
+            archive.writestr(f'{i}.npy', npy(np.zeros(2**17)))
+    yield 'many members of a zip bomb', many.getvalue()
+    yield 'an array before a zip', header((2**31,)) + npz({key: x})
+    for dtype in ('V0', 'S0', '<U0'):
+        yield f'nothing many times, {dtype}', member(header((10**8,), dtype))
+    yield 'LZMA', member(npy(x), zipfile.ZIP_LZMA)
+    for shape in [(2**50,), (2**31, 2**31), (10**30,), (0, 10**30), (-1,), (-3, -1), (-2, 3),
+                  (1,) * 99, (3, 10**9), (2**64,), (True,), (3.0,), 3, 'abc', None]:
+        yield f'a claim of shape {shape}', member(header(shape) + x.tobytes())
+    for dtype in ['V1000000000', 'U1000000000', '<f4,<f4', 'O', [('a', 'O')], 'evil', 7]:
+        yield f'a claim of dtype {dtype}', member(header((1,), dtype) + x.tobytes())
+    yield 'a header of 4 GB', member(b'\x93NUMPY\2\0\xff\xff\xff\xff' + x.tobytes())
+    yield 'a header that nests', member(header((3,)).replace(b'(3,)', b'(' * 900 + b')' * 900))
+    yield 'version 3', member(header((3,), version=b'\3\0') + x.tobytes())
+    yield 'version 9', member(header((3,), version=b'\x09\0') + x.tobytes())
+    yield 'settings that nest', npz({snapshot.SETTINGS_KEY: np.array('[' * 10**5)})
+    yield 'settings of a huge number', npz({snapshot.SETTINGS_KEY: np.array('9' * 10**5)})
+    yield 'escape codes', member(header((9,))).replace(key.encode(), b'\x1b[2J'.ljust(len(key)))
+    yield 'a zip of nothing', npz({})
+
+
+@pytest.fixture(scope='module')
+def marker(tmp_path_factory):
+    """Return the path that the pickles would write to, and make sure that none did."""
+    path = tmp_path_factory.mktemp('marker') / 'marker'
+    yield str(path)
+    assert not path.exists()
+
+
+@WAYS
+def test_bombs(ways, way, marker):
+    for name, content in bombs(marker).items():
+        with tracing() as memory:
+            status, _, err, _ = ways.use(way, content)
+        assert status == 2, name
+        check_line(err)
+        assert memory.peak < ways.peaks[way] + MEMORY, name
+
+
+@WAYS
+def test_what_it_is_instead(ways, way):
+    for content, name in ((b'\x89HDF\r\n\x1a\n' + bytes(88), 'is an HDF5 file; '),
+                          (npz({'l1/W': np.zeros((3, 3), 'f')}), 'is of another network: ')):
+        status, _, err, _ = ways.use(way, content)
+        assert (status, name in err, 'chainer.serializers.save_npz' in err) == (2, True, True)
+        check_line(err)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
+def test_a_pipe_is_not_waited_for(cli, draw, tmp_path, data_dir):
+    os.mkfifo(tmp_path / 'snapshot_epoch_1')
+    with running_on():
+        for command, flags in ((cli, ['--resume']), (draw, ['-s']),
+                               (cli, [*SMALL, '--data-dir', data_dir, '-m'])):
+            status, _, err = command(*flags, tmp_path / 'snapshot_epoch_1', '-o', tmp_path / 'out')
+            assert (status, 'it is no file' in err) == (2, True)
+        assert cli('--resume', '-o', tmp_path)[0] == 2
+        for path in data_dir.iterdir():
+            path.unlink()
+            os.mkfifo(path)
+        status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'out')
+        assert (status, 'has neither' in err) == (2, True)
+
+
+# Settings for people, which nothing reads -----------------------------------------------------
+
+
+@given(content=st.binary(max_size=50) | damaged(b'{"dim_z": 2, "k": 1, "seed": 0}'))
+def test_args_json_does_not_matter(ways, content):
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, 'run')
+        shutil.copytree(ways.run, out)
+        with open(os.path.join(out, 'args.json'), 'wb') as file:
+            file.write(content)
+        status, _, err = quietly(train_vae, '--resume', '-o', out, '-e', '3')
+        assert (status, err) == (0, '')
+        result = state_of(snapshot.newest(out))
+        result.pop(snapshot.SETTINGS_KEY)
+        assert result == ways.results['resume']
+
+
+# Digits ---------------------------------------------------------------------------------------
+
+
+NAME = 'train-images-idx3-ubyte'
+PICTURES = make_digits(60, 0)[0]
+
+
+@contextlib.contextmanager
+def folder_of(idx_files, content, zipped):
+    """Make a folder of digits, with this content in place of the training images."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, good in idx_files.items():
+            if not name.startswith(NAME):
+                with open(os.path.join(folder, name), 'wb') as file:
+                    file.write(good)
+        with open(os.path.join(folder, NAME + '.gz' * zipped), 'wb') as file:
+            file.write(content)
+        yield folder
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@given(data=st.data())
+def test_damaged_idx_files(idx_files, zipped, data):
+    plain = idx(PICTURES)
+    good = gzip.compress(plain) if zipped else plain
+    content = data.draw(damaged(good))
+    with folder_of(idx_files, content, zipped) as folder, tracing() as memory:
+        try:
+            digits = mnist.get_digits(data_dir=folder)
+        except mnist.DatasetError as error:
+            assert str(error).count('\n') == 0
+        else:       # in a plain file other pixels are other digits, but no pixel is where none was
+            pixels = plain[16:] if zipped else content[16:]
+            assert len(content) == len(good) or zipped
+            assert content[:16] == good[:16] or zipped
+            assert np.round(digits.train * 255).astype(np.uint8).tobytes() == pixels
+    assert memory.peak < 2 * MEMORY
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@given(magic=st.sampled_from([2051, 2049, 2052, 0x0D03, 0x0803 << 16, 0, 2**32 - 1]),
+       shape=st.lists(st.sampled_from([0, 1, 28, 59, 60, 784, 10**6, 2**20, 2**31, 2**32 - 1]),
+                      min_size=3, max_size=3),
+       body=st.sampled_from([b'', bytes(100), PICTURES.tobytes()]))
+def test_forged_idx_headers(idx_files, zipped, magic, shape, body):
+    content = struct.pack('>4I', magic, *shape) + body
+    content = gzip.compress(content) if zipped else content
+    with folder_of(idx_files, content, zipped) as folder, tracing() as memory:
+        try:
+            check_tiny(mnist.get_digits(data_dir=folder))
+            assert (magic, shape, body) == (2051, [60, 28, 28], PICTURES.tobytes())
+        except mnist.DatasetError as error:
+            assert folder in str(error)
+    assert memory.peak < MEMORY
+
+
+def test_a_gzip_bomb(idx_files, cli, tmp_path):
+    """300,000 black pictures in 0.2 MB."""
+    bomb = gzip.compress(struct.pack('>4I', 2051, 300_000, 28, 28) + bytes(300_000 * 784))
+    with folder_of(idx_files, bomb, True) as folder, tracing() as memory:
+        status, _, err = cli('--data-dir', folder, '-o', tmp_path / 'run')
+    assert status == 2
+    check_line(err)
+    assert 'claims 235200000 bytes, too many for a file of its size' in err
+    assert memory.peak < MEMORY
+
+
+# The cache ------------------------------------------------------------------------------------
+
+
+@given(data=st.data())
+def test_damaged_caches(capsys, data):
+    fill_cache()
+    path = mnist.cache_paths()[0]
+    with open(path, 'rb') as file:
+        good = file.read()
+    content = data.draw(damaged(good))
+    with open(path, 'wb') as file:
+        file.write(content)
+    capsys.readouterr()
+    arrays = mnist.read_cache()
+    err = capsys.readouterr().err
+    if arrays is None:
+        assert err.startswith(f'warning: {path} cannot be read (')
+        assert err.count('\n') == 1
+    else:
+        assert err == ''
+        assert arrays[0].tobytes() == PICTURES.tobytes()
+        assert arrays[1].tolist() == [i % 10 for i in range(60)]
+
+
+def test_bombs_in_the_cache(marker, capsys):
+    fill_cache()
+    zeros = io.BytesIO()
+    np.savez_compressed(zeros, x=np.zeros((300_000, 784), np.uint8), y=np.zeros(300_000, np.uint8))
+    for name, content in [('more than MNIST', zeros.getvalue()), *bombs(marker).items()]:
+        with open(mnist.cache_paths()[0], 'wb') as file:
+            file.write(content)
+        with tracing() as memory:
+            assert mnist.read_cache() is None, name
+        assert memory.peak < MEMORY, name
+        err = capsys.readouterr().err
+        assert (err.count('\n'), err[:-1].isprintable()) == (1, True), name

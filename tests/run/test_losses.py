@@ -1,0 +1,151 @@
+"""losses.py: a log as curves of one quantity, and loss.png."""
+
+from support.figures import pictures  # lets chainer import
+from support.run import losses
+
+import numpy as np
+import pytest
+
+import net
+
+NAMES = ('loss', 'rec_loss', 'latent_loss')
+
+
+@pytest.fixture
+def draw(monkeypatch):
+    """Return a function of `losses.plot`'s arguments that returns the figure; None for none."""
+    def draw(log, loss='negative ELBO', C=1.0, per_iteration=0.1):
+        seen = []
+        monkeypatch.setattr(pictures, 'save', lambda *saved: seen.append(saved))
+        losses.plot(log, loss, C, per_iteration, 'FILE')
+        assert [path for _, path in seen] == ['FILE'] * len(seen)
+        return seen[0][0] if seen else None
+    return draw
+
+
+def lines_of(axes):
+    """Return the points of each curve of a panel by the first word of its label."""
+    return {line.get_label().partition(':')[0]: line.get_xydata().tolist() for line in axes.lines}
+
+
+def rows(C, kls=(8.0, 4.0), test_kls=(6.0, 5.0)):
+    """Return the log of a run whose weight of the KL divergence is C."""
+    return [{'epoch': epoch, 'iteration': 10 * epoch, 'main/rec_loss': 100.0,
+             'main/latent_loss': C * kl, 'main/loss': 100 + C * kl,
+             'validation/main/rec_loss': 90.0, 'validation/main/latent_loss': test,
+             'validation/main/loss': 90 + test}
+            for epoch, (kl, test) in enumerate(zip(kls, test_kls, strict=True), 1)]
+
+
+@pytest.mark.parametrize(('given', 'C'), [
+    ((), 1.0), ((4,), 4.0), ((0, 2), 0.0), ((np.float32(0.5),), 0.5), ((np.array(0.5),), None)])
+def test_the_weight_is_that_of_the_loss_function(given, C):
+    model = net.VAE(4, 2, 3)
+    assert losses.kl_weight(model.get_loss_func(*given), model) == C
+
+
+def test_the_weight_of_another_loss_is_not_known():
+    model = net.VAE(4, 2, 3)
+    lf = model.get_loss_func(2.0)
+    other, autoencoder = net.VAE(4, 2, 3), net.Autoencoder(4, 2, 3)
+
+    class Edited(net.VAE):
+        def get_loss_func(self, C=1.0, k=1):
+            return lambda x: C * self(x)
+
+    edited = Edited(4, 2, 3)
+    for function, of in ((lambda x: 2 * lf(x), model), (lf, other), (None, model),
+                         (edited.get_loss_func(), edited),
+                         (autoencoder.get_loss_func(), autoencoder)):
+        assert losses.kl_weight(function, of) is None
+
+
+@pytest.mark.parametrize('C', [0.25, 1.0, 4.0])
+def test_both_curves_are_the_kl_and_the_negative_elbo_whatever_weighed_in_training(draw, C):
+    figure = draw(rows(C), C=C)
+    assert [axes.get_title() for axes in figure.axes] == [
+        'loss (negative ELBO)', 'reconstruction error', 'latent loss (KL divergence)']
+    assert [lines_of(axes) for axes in figure.axes] == [
+        {'training': [[1, 108], [2, 104]], 'test': [[1, 96], [2, 95]]},
+        {'training': [[1, 100], [2, 100]], 'test': [[1, 90], [2, 90]]},
+        {'training': [[1, 8], [2, 4]], 'test': [[1, 6], [2, 5]]}]
+
+
+def test_without_a_weight_the_kl_of_training_is_not_drawn(draw):
+    elbo, error, kl = map(lines_of, draw(rows(0.0), C=0.0).axes)
+    assert (set(elbo), set(error), set(kl)) == ({'test'}, {'training', 'test'}, {'test'})
+
+
+def test_where_the_weight_is_not_known_the_curves_are_as_logged_and_titles_say_so(draw):
+    figure = draw(rows(0.25), 'of an edited train_vae.py', None)
+    assert [axes.get_title() for axes in figure.axes] == [
+        'loss as logged', 'reconstruction error', 'latent loss as logged']
+    assert lines_of(figure.axes[0])['training'] == [[1, 102], [2, 101]]
+    assert lines_of(figure.axes[2])['training'] == [[1, 2], [2, 1]]
+
+
+@pytest.mark.parametrize('epochs, first', [(1, 1), (3, 1), (4, 2), (30, 2)])
+def test_the_curves_leave_out_the_first_epoch_and_say_the_last_losses(draw, epochs, first):
+    names = [prefix + name for name in NAMES for prefix in ('main/', 'validation/main/')]
+    log = [{'epoch': epoch, **{name: 90 + i + 500 / epoch ** 2 for i, name in enumerate(names)}}
+           for epoch in range(1, epochs + 1)]
+    figure = draw(log, 'negative ELBO, k = 2')
+    assert figure.axes[0].get_ylabel() == 'nats per digit'
+    for i, axes in enumerate(figure.axes):
+        for name, line in zip(names[2 * i:], axes.lines, strict=False):
+            np.testing.assert_array_equal(line.get_xdata(), range(first, epochs + 1))
+            np.testing.assert_array_equal(line.get_ydata(),
+                                          [row[name] for row in log[first - 1:]])
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+            f'{label}: {log[-1][name]:.2f} in epoch {epochs}'
+            for label, name in zip(('training', 'test'), names[2 * i:], strict=False)]
+        assert not axes.spines['top'].get_visible()         # as in the other figures
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+@pytest.mark.parametrize('loss, title, unit', [
+    ('squared error', 'loss (squared error)', 'squared error per digit'),
+    ('of an edited train_vae.py', 'loss as logged', 'per digit')])
+def test_the_curve_of_an_autoencoder_is_one_of_squared_errors(draw, loss, title, unit):
+    row = {f'{of}main/{name}': 30.0 * (name != 'latent_loss') for of in ('', 'validation/')
+           for name in NAMES}
+    (axes,) = draw([row | {'epoch': 1}, row | {'epoch': 2}], loss, None).axes
+    assert (axes.get_title(), axes.get_ylabel()) == (title, unit)
+
+
+@pytest.mark.parametrize(('epochs', 'at'), [
+    ([0, 0, 1, 1], [1 / 3, 2 / 3, 1, 4 / 3]),       # of three iterations, each with a row
+    ([1, 2, 3, 4], [1, 2, 3, 4]),                   # a row an epoch, of one iteration now
+    ([2, 4, 6, 8], [2, 4, 6, 8]),
+    ([0, 1, 1, 2], [1 / 3, 1, 1, 2]),               # at another batch size
+    ([None] * 4, [1 / 3, 2 / 3, 1, 4 / 3])])
+def test_rows_within_an_epoch_stand_where_they_are(epochs, at):
+    log = [{'epoch': epoch, 'iteration': i} for i, epoch in enumerate(epochs, 1)]
+    np.testing.assert_allclose(losses.epochs_of(log, 1 / 3), at)
+
+
+def test_a_finer_log_is_drawn_at_fractions_of_an_epoch_and_test_losses_where_they_are(draw):
+    log = [{'epoch': i // 3, 'iteration': i, 'main/loss': 100.0 - i} | (
+        {'validation/main/loss': 90.0 - i} if i % 3 == 0 else {}) for i in range(1, 8)]
+    (axes,) = draw(log, per_iteration=1 / 3).axes
+    curves = lines_of(axes)
+    np.testing.assert_allclose(curves['training'], [[i / 3, 100 - i] for i in range(1, 8)])
+    np.testing.assert_allclose(curves['test'], [[1, 87], [2, 84]])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        'training: 93.00 in epoch 2.333', 'test: 84.00 in epoch 2']
+
+
+@pytest.mark.parametrize(('keys', 'titles'), [
+    ({'main/loss'}, ['loss (negative ELBO)']),
+    ({'main/loss', 'main/rec_loss', 'main/kl'}, ['loss (negative ELBO)', 'reconstruction error']),
+    ({'validation/main/latent_loss'}, ['latent loss (KL divergence)']),
+    ({'main/elbo'}, None), (set(), None)])
+def test_losses_that_the_log_lacks_have_no_curve(draw, keys, titles):
+    log = [{'epoch': epoch, 'main/loss': float('nan')} | {
+        key: 10.0 + i for i, key in enumerate(sorted(keys))} for epoch in (1, 2)]
+    figure = draw(log)
+    assert titles == (figure and [axes.get_title() for axes in figure.axes])
+
+
+def test_an_empty_log_has_no_figure(draw):
+    assert draw([]) is None

@@ -1,0 +1,438 @@
+"""Parts of train_vae.py exchanged: each extension deleted, or Chainer's own; triggers, iterators.
+
+Each edit of the script trains, gets a SIGTERM in its middle, resumes, and ends as the run that
+nothing disturbed.
+"""
+
+import ast
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+
+from support.run import snapshot, stopping  # lets chainer import
+
+import chainer
+from chainer import training
+from conftest import SMALL, in_process, write_files
+import numpy as np
+import pytest
+
+import train_vae
+
+pytestmark = [
+    pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals'),
+    # of Chainer's MultiprocessIterator, on today's Python
+    pytest.mark.filterwarnings('ignore::DeprecationWarning')]
+
+with open(train_vae.__file__) as file:
+    SCRIPT = file.read()
+# each `trainer.extend(...)` of the script, by the text of its first argument
+EXTENDS = {ast.unparse(node.value.args[0]): ast.get_source_segment(SCRIPT, node)
+           for node in ast.walk(ast.parse(SCRIPT)) if isinstance(node, ast.Expr)
+           and ast.unparse(node.value).startswith('trainer.extend(')}
+SNAPSHOT = next(name for name in EXTENDS if name.startswith('extensions.snapshot('))
+CHAINERS = {                # what Chainer has in their places
+    'evaluator': 'extensions.Evaluator(test_iter, model, device=device, '
+                 'eval_func=model.get_loss_func(k=TEST_K))',
+    'check_finite(args.resume)': 'extensions.FailOnNonNumber()',
+    'LogReport()': 'extensions.LogReport()',
+    'PrintReport()': "extensions.PrintReport(['epoch', 'main/loss', 'validation/main/loss'])",
+    'PlotReport()': "extensions.PlotReport(['main/loss'], trigger=(2, 'epoch'))",
+    'ProgressBar()': 'extensions.ProgressBar(update_interval=1, out=sys.stdout)',
+    SNAPSHOT: 'extensions.snapshot()'}
+TTY = 'if sys.stdout.isatty():'
+STOP = 'UntilStopped(args.epoch)'
+ITERATOR = 'iterators.SerialIterator(train, args.batch_size)'
+EPOCHS, STOPPED_AT = 3, 5   # epochs of 3 iterations each
+
+
+class Countdown:
+    """A trigger of somebody's own, which fires at its n-th call."""
+
+    def __init__(self, calls):
+        self.left = calls
+
+    def __call__(self, trainer):
+        """Count."""
+        self.left -= 1
+        return self.left == 0
+
+
+def edited(tmp_path, *edits):
+    """Return train_vae.py with some of its text replaced, as a module of its own."""
+    text = SCRIPT
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path = tmp_path / 'train_vae.py'
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location('edited', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.Countdown = Countdown
+    return module
+
+
+def with_extension(name, other):
+    """Return the edit of the script by which an extension is another, or, for None, deleted."""
+    new = 'pass' if other is None else f'trainer.extend({other})'
+    return [(EXTENDS[name], new)] + [(TTY, 'if True:')] * (name == 'ProgressBar()')
+
+
+NO_LOG = ('warning: the table and loss.png need a LogReport, which the trainer does not have; the '
+          'run does without\n')
+
+
+class Runs:
+    """Runs of an edited script in a folder, and the state in which its last trainer ended."""
+
+    def __init__(self, folder, edits, capsys, data):
+        self.module = edited(folder, *edits)
+        self.command = in_process(self.module.cli, capsys)
+        self.start = ['--data-dir', data, *SMALL, '-e', EPOCHS]
+        self.folder = folder
+
+    def __call__(self, *argv, stopped_at=None):
+        """Run; return status, stdout and stderr."""
+        with recorded() as trainers, stopping_at(stopped_at):
+            result = self.command(*argv)
+        self.trainer = trainers[0] if trainers else None
+        return *result[:2], result[2].replace(NO_LOG, '')
+
+    def whole(self):
+        """Return the state after a run that nothing disturbs."""
+        status, _, err = self(*self.start, '-o', self.folder / 'whole')
+        assert (status, err) == (0, '')
+        return state_of(self.trainer)
+
+    def disturbed(self, stopped_at=STOPPED_AT):
+        """Return the state after a run that is stopped by a signal and resumed."""
+        out = self.folder / 'run'
+        status, text, err = self(*self.start, '-o', out, stopped_at=stopped_at)
+        assert (status, err) == (143, '')
+        assert f'iteration {stopped_at}; go on with: ' in text.splitlines()[-1]
+        assert snapshot.read_iteration(snapshot.newest(str(out))) == stopped_at
+        status, text, err = self('--resume', '-o', out)
+        assert (status, err) == (0, '')
+        assert 'finished at epoch ' in text
+        self.text = text
+        return state_of(self.trainer)
+
+
+@contextlib.contextmanager
+def recorded():
+    """Give a list of the trainers that run."""
+    def run(self, **options):
+        trainers.append(self)
+        return plain(self, **options)
+
+    trainers, plain = [], training.Trainer.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Trainer, 'run', run)
+        yield trainers
+
+
+@contextlib.contextmanager
+def stopping_at(iteration):
+    """Let a run in this process meet a SIGTERM in its iteration of this number."""
+    def call(self, trainer):
+        if trainer.updater.iteration == iteration and self.signum is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, trainer)
+
+    plain = stopping.UntilStopped.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping.UntilStopped, '__call__', call)
+        yield
+
+
+def state_of(trainer):
+    """Return weights, Adam's moments, the random state and the log, each as bytes or numbers."""
+    optimizer = trainer.updater.get_optimizer('main')
+    serializer = chainer.serializers.DictionarySerializer()
+    optimizer.target.serialize(serializer['model'])
+    optimizer.serialize(serializer['optimizer'])
+    arrays = {key: np.asarray(array).tobytes() for key, array in serializer.target.items()}
+    random = np.random.get_state()
+    return arrays | {'iteration': trainer.updater.iteration,
+                     'random': (random[1].tobytes(), *random[2:])}
+
+
+def log_of(trainer):
+    """Return the rows of a trainer's log without the elapsed time; None where it has none."""
+    with contextlib.suppress(ValueError):
+        return [{key: value for key, value in row.items() if key != 'elapsed_time'}
+                for row in trainer.get_extension('LogReport').log]
+    return None
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory, idx_files):
+    """Return a folder with tiny digits."""
+    return write_files(tmp_path_factory.mktemp('parts') / 'data', idx_files)
+
+
+@pytest.fixture
+def runs(tmp_path, capsys, data):
+    """Return a function of edits of the script that makes its `Runs`."""
+    def make(*edits):
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Runs(folder, edits, capsys, data))
+        return made[-1]
+
+    made = []
+    return make
+
+
+PLAIN = {}
+
+
+@pytest.fixture
+def plain(runs):
+    """Return the state and the log at the end of the script as it comes."""
+    if not PLAIN:
+        run = runs()
+        PLAIN['state'], PLAIN['log'] = run.whole(), log_of(run.trainer)
+    return PLAIN
+
+
+# Extensions -------------------------------------------------------------------------------------
+
+
+def test_all_extensions_of_the_script_are_tried():
+    assert EXTENDS.keys() == CHAINERS.keys()
+
+
+@pytest.mark.parametrize('name', [name for name in CHAINERS if name != 'evaluator'])
+@pytest.mark.parametrize('how', ['deleted', "Chainer's"])
+def test_an_extension_that_is_another(runs, plain, name, how):
+    run = runs(*with_extension(name, CHAINERS[name] if how != 'deleted' else None))
+    assert run.disturbed() == plain['state']
+    deleted = name == 'LogReport()' and how == 'deleted'
+    assert log_of(run.trainer) == (None if deleted else plain['log'])
+    names = {path.name for path in (run.folder / 'run').iterdir()}
+    assert ('log' in names) == (not deleted)
+    if name == SNAPSHOT:
+        kept = {'deleted': {'snapshot_interrupted'},
+                "Chainer's": {'snapshot_iter_3', 'snapshot_interrupted', 'snapshot_iter_6',
+                              'snapshot_iter_9'}}[how]
+    else:
+        kept = {f'snapshot_epoch_{epoch}' for epoch in (1, 2, 3)}
+    assert {name for name in names if name.startswith('snapshot')} == kept
+
+
+@pytest.mark.parametrize('other', [None, CHAINERS['evaluator']])
+def test_an_evaluator_that_is_another(runs, other):
+    run = runs(*with_extension('evaluator', other))
+    assert run.disturbed() == run.whole()
+    columns = {key for row in log_of(run.trainer) for key in row}
+    assert ('validation/main/loss' in columns) == (other is not None)
+    assert 'main/loss' in columns
+
+
+def test_a_trainer_without_any(runs, plain):
+    run = runs(*(edit for name in EXTENDS if name != 'evaluator'
+                 for edit in with_extension(name, None) if edit[0] != TTY))
+    assert run.disturbed() == plain['state']
+    assert run.text.endswith('\nfinished at epoch 3; its last snapshot is '
+                             f'{run.folder / "run" / "snapshot_interrupted"}\ndraw its figures '
+                             f'with: python visualize.py -o {run.folder / "run"}\n')
+    status, text, err = run(*run.start, '-o', run.folder / 'other')
+    assert (status, text.splitlines()[-1], err) == (0, 'finished at epoch 3', '')
+    assert {path.name for path in (run.folder / 'other').iterdir()} == {
+        '.lock', 'args.json', 'cg.dot'}
+
+
+def test_a_snapshot_of_the_best_epoch_before_there_is_one(runs, plain):
+    """Chainer has None for the best loss until then, which its own snapshot pickles."""
+    best = ("extensions.snapshot_object(model, 'best'), trigger=training.triggers.MinValueTrigger("
+            "'validation/main/loss', (2, 'epoch'))")
+    run = runs(('    trainer.extend(LogReport())\n',
+                f'    trainer.extend({best})\n    trainer.extend(LogReport())\n'))
+    assert run.disturbed() == plain['state']
+    assert (run.folder / 'run' / 'best').exists()
+    with np.load(run.folder / 'run' / 'snapshot_epoch_1', allow_pickle=False) as npz:
+        assert all(npz[key].dtype.kind != 'O' for key in npz.files)
+
+
+def test_an_extension_that_a_snapshot_lacks_starts_anew(runs, plain):
+    run, other = runs(*with_extension('PrintReport()', None), *with_extension('LogReport()', None),
+                      *with_extension('PlotReport()', None)), runs()
+    out = run.folder / 'run'
+    assert run(*run.start, '-o', out, stopped_at=STOPPED_AT)[0] == 143
+    status, _, err = other('--resume', '-o', out)
+    assert (status, err) == (0, (
+        f'warning: {out / "snapshot_interrupted"} holds nothing of the extension LogReport of '
+        'train_vae.py, which starts anew\n'))
+    assert state_of(other.trainer) == plain['state']
+    first, last = log_of(other.trainer)             # the first from the one iteration that is left
+    assert (first['iteration'], last) == (6, plain['log'][2])
+    status, _, err = run('--resume', out / 'snapshot_epoch_2')      # which has one more
+    assert (status, err) == (0, '')
+    assert state_of(run.trainer) == plain['state']
+
+
+def test_triggers_of_another_kind_start_where_the_snapshot_was_taken(runs, plain):
+    run, other = runs(), runs(
+        (EXTENDS['LogReport()'], 'trainer.extend(extensions.LogReport(trigger=training.triggers.'
+                                 "TimeTrigger(10**6)), trigger=(2, 'iteration'))"),
+        (EXTENDS['PlotReport()'], "trainer.extend(note, trigger=(2, 'epoch'))"))
+    seen, out = [], run.folder / 'run'
+    assert run(*run.start, '-o', out, stopped_at=STOPPED_AT)[0] == 143
+    other.module.note = lambda trainer: seen.append(trainer.updater.iteration)
+    status, _, err = other('--resume', '-o', out)
+    assert (status, err, seen) == (0, '', [6])
+    assert state_of(other.trainer) == plain['state']
+
+
+# Stop triggers ----------------------------------------------------------------------------------
+
+
+STOPS = {
+    'epochs': "(args.epoch, 'epoch')",
+    'iterations': "(9, 'iteration')",
+    'nobody else': "training.triggers.EarlyStoppingTrigger(max_trigger=(args.epoch, 'epoch'))",
+    'early': "training.triggers.EarlyStoppingTrigger(monitor='validation/main/loss', mode='max', "
+             'patience=2)',         # the loss falls, so that the first is the best
+    'in mid-epoch': "training.triggers.EarlyStoppingTrigger((2, 'iteration'), "
+                    "monitor='main/rec_loss', mode='max', patience=3)",
+    'schedule': "training.triggers.ManualScheduleTrigger(9, 'iteration')",
+    'lambda': 'lambda trainer: trainer.updater.epoch >= args.epoch',
+    "one's own": 'Countdown(10)',   # at iterations 0 to 9
+}
+
+
+@pytest.mark.parametrize('name', STOPS)
+def test_a_stop_trigger_that_is_another(runs, plain, name):
+    run = runs((STOP, STOPS[name]))
+    out = run.folder / 'run'
+    if name == 'in mid-epoch':
+        whole, end = run.whole(), f'epoch 2.67, iteration 8: {out / "snapshot_iter_8"}'
+    else:
+        whole, end = plain['state'], f'epoch 3: {out / "snapshot_epoch_3"}'
+    assert run.disturbed() == whole
+    assert f'\nfinished at {end}\n' in run.text
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    status, text, err = run('--resume', '-o', out)      # nothing is left to do
+    assert (status, err, text.count('\n')) == (0, '', 1)
+    assert ' already; ' in text
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize('stopped_at', [3, 6])
+def test_early_stopping_from_the_end_of_an_epoch(runs, plain, stopped_at):
+    run = runs((STOP, STOPS['early']))
+    out = run.folder / 'run'
+    assert run(*run.start, '-o', out, stopped_at=stopped_at)[0] == 143
+    status, _, err = run('--resume', out / f'snapshot_epoch_{stopped_at // 3}')
+    assert (status, err) == (0, '')
+    assert state_of(run.trainer) == plain['state']
+
+
+def test_the_end_is_saved_whenever_it_comes(runs, plain):
+    run = runs((STOP, STOPS['early']))
+    out = run.folder / 'run'
+    for way in (['--data-dir', run.start[1], *SMALL, '-e', '9', '--snapshot-every', '2', '-o', out],
+                ['--resume', out / 'snapshot_epoch_2']):
+        status, text, err = run(*way)
+        assert (status, err) == (0, '')
+        assert f'\nfinished at epoch 3: {out / "snapshot_epoch_3"}\n' in text
+        assert state_of(run.trainer) == plain['state']
+    status, text, err = run('--resume', '-o', out, '-e', '20')      # it is asked again, once
+    assert (status, err) == (0, '')
+    assert text == (f'{out / "snapshot_epoch_3"} is at epoch 3 already; to go on, let the stop '
+                    'trigger of train_vae.py wait for longer\n')
+    patient = runs((STOP, STOPS['early'].replace('patience=2', 'patience=4')))
+    status, text, err = patient('--resume', '-o', out)
+    assert (status, err) == (0, '')
+    assert f'\nfinished at epoch 5: {out / "snapshot_epoch_5"}\n' in text
+
+
+def test_a_time_that_is_up_and_then_is_not(runs, monkeypatch):
+    monkeypatch.setattr(training.Trainer, 'elapsed_time',
+                        property(lambda self: 200 * self.updater.iteration))
+    run = runs((STOP, 'training.triggers.TimeTrigger(1000)'))
+    out = run.folder / 'run'
+    status, text, err = run(*run.start, '-o', out)
+    assert (status, err) == (0, '')
+    assert f'\nfinished at epoch 2: {out / "snapshot_epoch_2"}\n' in text
+    assert ' is at epoch 2 already; ' in run('--resume', '-o', out)[1]
+    longer = runs((STOP, 'training.triggers.TimeTrigger(1900)'))
+    status, text, err = longer('--resume', '-o', out)
+    assert (status, err) == (0, '')
+    assert f'finished at epoch 3.33, iteration 10: {out / "snapshot_iter_10"}\n' in text
+
+
+def test_a_stop_trigger_of_another_kind_starts_anew(runs, plain):
+    run, other = runs((STOP, STOPS['early'])), runs()
+    out = other.folder / 'run'
+    assert other(*run.start, '-o', out, stopped_at=STOPPED_AT)[0] == 143
+    status, text, err = run('--resume', '-o', out)
+    assert (status, err) == (0, (
+        f'warning: {out / "snapshot_interrupted"} holds nothing of the stop trigger of '
+        'train_vae.py, which starts anew\n'))
+    assert '\nfinished at epoch 4: ' in text            # the first that it sees is the second
+    status, _, err = other('--resume', out / 'snapshot_epoch_2', '-o', out / 'back')
+    assert (status, err) == (0, '')
+    assert state_of(other.trainer) == plain['state']
+
+
+# Iterators --------------------------------------------------------------------------------------
+
+
+ITERATORS = {
+    'no shuffle': 'iterators.SerialIterator(train, args.batch_size, shuffle=False)',
+    'processes': 'iterators.MultiprocessIterator(train, args.batch_size, shuffle=False, '
+                 'n_processes=1)',
+    'threads': 'iterators.MultithreadIterator(train, args.batch_size)',
+    'threads, no shuffle': 'iterators.MultithreadIterator(train, args.batch_size, shuffle=False)',
+    'another batch size': 'iterators.SerialIterator(train, 20)'}
+
+
+@pytest.mark.parametrize('name', ITERATORS)
+def test_an_iterator_that_is_another(runs, plain, name):
+    """Where threads fetch the last minibatch of an epoch already, Chainer draws its order twice."""
+    run = runs((ITERATOR, ITERATORS[name]))
+    whole = run.whole()
+    assert run.disturbed(STOPPED_AT - (name == 'threads')) == whole
+    assert (whole == plain['state']) == (name == 'another batch size')
+
+
+def test_an_iterator_that_is_another_on_resume(runs):
+    run, other = runs((ITERATOR, ITERATORS['no shuffle'])), runs()
+    out = run.folder / 'run'
+    assert run(*run.start, '-o', out)[0] == 0
+    status, _, err = other('--resume', '-o', out, '-e', '4')
+    path = out / 'snapshot_epoch_3'
+    assert (status, err) == (2, (
+        f'train_vae.py: error: {path} does not fit the iterator of train_vae.py (updater/iterator:'
+        'main/_order: it is not there); go on with the train_vae.py that wrote it, or start a run '
+        'from its weights, with -m\n'))
+    assert other(*run.start[:-2], '-m', path, '-o', other.folder / 'anew')[::2] == (0, '')
+
+
+def test_processes_that_shuffle(runs):
+    """Their thread shuffles from the generator that draws the noise, whichever is first."""
+    run = runs((ITERATOR, 'iterators.MultiprocessIterator(train, args.batch_size, n_processes=1)'))
+    assert run.disturbed()['iteration'] == 9
+
+
+def test_another_batch_size_on_resume(runs):
+    run = runs()
+    out = run.folder / 'run'
+    assert run(*run.start, '-o', out, stopped_at=STOPPED_AT)[0] == 143
+    status, text, err = run('--resume', '-o', out, '-b', '7')
+    assert (status, err) == (0, (
+        f'warning: {out / "snapshot_interrupted"} was trained with minibatches of 20; with '
+        'minibatches of 7 the run goes on, but not to exactly the same result\n'))
+    assert '\nfinished at epoch 3: ' in text
+    assert run.trainer.updater.iteration == 5 + 12          # 80 digits were left of 180
+    assert json.loads((out / 'args.json').read_text())['batch_size'] == 7
+    edited = runs((ITERATOR, 'iterators.SerialIterator(train, 30)'))
+    status, text, err = edited('--resume', '-o', out, '-e', '4')
+    assert (status, err.count('\n')) == (0, 1)
+    assert 'was trained with minibatches of 7; with minibatches of 30 the run goes on' in err
+    assert edited.trainer.updater.iteration == 5 + 12 + 2      # 56 of 240

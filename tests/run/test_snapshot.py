@@ -1,0 +1,398 @@
+"""What a run leaves behind: readable by the article's class, found and checked, never unpickled."""
+
+import contextlib
+import errno
+import gzip
+import json
+import os
+import pickle
+import zipfile
+
+from support.base import files, npz  # lets chainer import
+from support.data import mnist
+from support.run import models, snapshot
+
+import chainer
+import numpy as np
+import pytest
+from test_idx import paste
+from test_mnist import Marker, npy, zipped
+from test_net import Article
+
+import net
+
+
+def last(out):
+    return str(out / 'snapshot_epoch_2')
+
+
+def rewrite(path, target, **changes):
+    """Copy an npz with some arrays replaced (or, if None, left out)."""
+    arrays = {**snapshot.read(path), **changes}
+    with open(target, 'wb') as file:
+        np.savez(file, **{key: array for key, array in arrays.items() if array is not None})
+    return str(target)
+
+
+def test_the_articles_class_loads_it(small_run):
+    arrays = snapshot.read(last(small_run))
+    found = snapshot.read_settings(arrays, '')
+    article = Article(784, 2, 16, net.ACTIVATIONS['softplus'])
+    chainer.serializers.load_npz(last(small_run), article, path='updater/model:main/')
+    ours = net.VAE(784, 2, 16, net.ACTIVATIONS[found['activation']])
+    snapshot.load_model(arrays, ours, '')
+    x = np.random.RandomState(0).uniform(size=(10, 784)).astype(np.float32)
+    np.random.seed(1)
+    theirs = article.loss(x, 1.0, 2).array
+    np.random.seed(1)
+    assert ours.get_loss_func(1.0, 2)(x).array.tobytes() == theirs.tobytes()
+    hidden = article.act_func(article.le2(article.act_func(article.le1(x))))
+    assert ours.encode(x)[0].array.tobytes() == article.le3_mu(hidden).array.tobytes()
+
+
+def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
+    with np.load(last(small_run), allow_pickle=False) as npz:
+        inside = json.loads(str(npz['extensions/run/settings']))
+    assert inside == json.loads((small_run / 'args.json').read_text())
+    assert inside == {
+        'autoencoder': False, 'n_in': 784, 'dim_z': 2, 'dim_h': 16, 'activation': 'softplus',
+        'dataset': 'mnist', 'data_dir': inside['data_dir'],
+        'checksum': inside['checksum'], 'binary': False, 'test': False, 'seed': 0,
+        'beta': 1.0, 'k': 1, 'batch_size': 20, 'epoch': 2,
+        'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
+        'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
+        'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam',
+        'loss': 'negative ELBO'}
+    assert inside['methods'] == models.notes_of_net()
+    assert os.path.isabs(inside['data_dir'])
+    assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
+
+
+def test_it_holds_no_objects(small_run):
+    arrays = snapshot.read(last(small_run))
+    assert not [key for key, array in arrays.items() if array.dtype.hasobject]
+
+
+def test_newest_has_the_most_iterations_whatever_its_name_or_age(small_run):
+    path = small_run / 'snapshot_interrupted'
+    iteration = int(snapshot.read(last(small_run))['updater/iteration'])
+    for i, newest in ((iteration - 1, last(small_run)), (iteration, last(small_run)),
+                      (iteration + 1, str(path))):
+        rewrite(last(small_run), path, **{'updater/iteration': np.array(i)})
+        os.utime(path, (1, 1))
+        assert snapshot.newest(str(small_run)) == newest
+
+
+@pytest.mark.parametrize('out', ['', 'nowhere'])
+def test_newest_needs_a_snapshot(tmp_path, out):
+    (tmp_path / 'snapshot_epoch_3').mkdir()
+    with pytest.raises(snapshot.SnapshotError, match=f'no snapshot in {tmp_path / out}'):
+        snapshot.newest(str(tmp_path / out))
+
+
+@pytest.mark.parametrize('damage', [
+    None, np.zeros(2), np.array('x'), np.array(1.5), 'no run', 'half', 'flipped', 'nothing'])
+def test_newest_passes_over_what_is_damaged_with_a_warning(small_run, damage, capsys):
+    path = small_run / 'snapshot_epoch_7'
+    if isinstance(damage, str):
+        rewrite(last(small_run), path, **{'updater/iteration': np.array(21), **(
+            {snapshot.SETTINGS_KEY: None} if damage == 'no run' else {})})
+        good = path.read_bytes()
+        middle = len(good) // 2
+        path.write_bytes({
+            'no run': good, 'half': good[:middle], 'nothing': b'',
+            'flipped': good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1:]}[damage])
+    else:
+        rewrite(last(small_run), path, **{'updater/iteration': damage})
+    assert snapshot.newest(str(small_run)) == last(small_run)
+    err = capsys.readouterr().err
+    assert err.startswith(f'warning: passed over: {path} ')
+    assert ';' not in err       # no advice to do what is done already
+    assert err.count('\n') == 1
+
+
+def test_newest_of_damaged_files_alone(small_run, capsys):
+    for path in small_run.glob('snapshot_*'):
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}; .*-o'):
+        snapshot.newest(str(small_run))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f'warning: passed over: {small_run / "snapshot_epoch_1"}')
+    assert second.startswith(f'warning: passed over: {small_run / "snapshot_epoch_2"}')
+
+
+def test_cleaning_up_goes_by_number_and_leaves_what_is_not_its_own(tmp_path):
+    later, own = 'snapshot_epoch_99', [f'snapshot_epoch_{n}' for n in range(5, 12)]
+    others = ['snapshot_epoch_1.bak', 'snapshot_epoch_best', 'snapshot_interrupted']
+    for name in [later, *own, *others]:
+        (tmp_path / name).touch()
+    snapshot.Writer(5)('snapshot_epoch_12', str(tmp_path), {snapshot.ITERATION_KEY: np.array(36)})
+    kept = [f'snapshot_epoch_{n}' for n in (8, 9, 10, 11, 12)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([later, *kept, *others])
+
+
+def test_an_interrupted_snapshot_goes_when_a_later_one_is_whole(small_run):
+    path = small_run / 'snapshot_interrupted'
+    arrays = snapshot.read(last(small_run))
+    iteration = int(arrays['updater/iteration'])
+    writer = snapshot.Writer(5)
+    for further, stays in ((1, True), (0, False), (-1, False)):
+        rewrite(last(small_run), path, **{'updater/iteration': np.array(iteration + further)})
+        writer('snapshot_epoch_2', str(small_run), arrays)
+        assert path.exists() == stays
+
+
+def test_a_snapshot_that_vanishes_before_it_is_deleted_does_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, 'find_snapshots',
+                        lambda out: [str(tmp_path / 'snapshot_epoch_1')] * 9)
+    snapshot.Writer(5)('snapshot_epoch_9', str(tmp_path), {snapshot.ITERATION_KEY: np.array(1)})
+    assert (tmp_path / 'snapshot_epoch_9').exists()
+
+
+def test_writer_refuses_weights_that_are_not_finite(tmp_path):
+    bad = {'updater/model:main/le1/W': np.array([1, np.inf]), snapshot.EPOCH_KEY: np.array(6),
+           snapshot.ITERATION_KEY: np.array(40)}
+    for name, epoch in (('snapshot_epoch_6', 6), ('snapshot_interrupted', 7)):
+        with pytest.raises(FloatingPointError, match=(
+                f'^the weight le1/W is not finite in epoch {epoch}, iteration 40; stopped, last '
+                'good snapshot: old; ')):
+            snapshot.Writer(5, 'old')(name, str(tmp_path), bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_finite_is_told_where_the_folder_cannot_be_read_too(tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(files.os, 'scandir', fail)
+    for resumed, named in (('old', 'old'), (None, 'none')):
+        error = snapshot.not_finite('test loss', 3, 7, str(tmp_path), resumed)
+        assert str(error).startswith('the test loss is not finite in epoch 3, iteration 7; '
+                                     f'stopped, last good snapshot: {named}; ')
+
+
+def test_a_pickle_is_not_run(tmp_path):
+    marker = tmp_path / 'marker'
+    np.savez(tmp_path / 'bad.npz', x=np.array([Marker(str(marker))]))
+    np.save(tmp_path / 'bad.npy', np.array([Marker(str(marker))]))
+    for name, says in (('bad.npz', 'it holds Python objects, which could run code'),
+                       ('bad.npy', 'is a single array')):
+        with pytest.raises(snapshot.SnapshotError, match=says) as error:
+            snapshot.read(str(tmp_path / name))
+        assert 'allow_pickle=True' not in str(error.value)      # no advice to trust it
+    assert not marker.exists()
+    np.load(tmp_path / 'bad.npz', allow_pickle=True)['x']       # the marker itself works
+    assert marker.exists()
+
+
+DAMAGES = {
+    'half': lambda good: good[:len(good) // 2],
+    'no end': lambda good: good[:-10],
+    'no start': lambda good: b'?' + good[1:],
+    'flipped': lambda good: good[:5000] + bytes([good[5000] ^ 1]) + good[5001:],
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_damaged(small_run, tmp_path, damage):
+    bad = tmp_path / 'bad'
+    with open(last(small_run), 'rb') as file:
+        bad.write_bytes(DAMAGES[damage](file.read()))
+    with pytest.raises(snapshot.SnapshotError, match=r'bad is damaged \(.+\); use an') as error:
+        snapshot.read(str(bad))
+    assert '\n' not in str(error.value)
+
+
+OTHERS = {
+    'HDF5': (b'\x89HDF\r\n\x1a\n', 'load_hdf5, if save_hdf5 made it, and save .*save_npz'),
+    'pickle': (pickle.dumps({'a': np.ones(3)}), 'a pickle, which could run code; .* by .*save_npz'),
+    'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'PyTorch.*; copy .* net.VAE, .*save_npz'),
+    'npy': (npy(np.zeros(3)), 'a single array .*; save the whole model by .*save_npz'),
+    'zip': (zipped({'snapshot_epoch_1': zipped({})}), 'a zip archive; unpack it'),
+    'gzip': (gzip.compress(b''), 'a gzip archive; unpack it by gunzip'),
+    'empty': (b'', 'is empty; fetch it again'),
+    'Git LFS': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
+                'a pointer of Git LFS, and not the file itself; fetch that by: git lfs pull'),
+    'HTML': (b'<!doctype html>', 'a web page'),
+    'JSON': (b'{"dim_z": 2}', 'a JSON file; use a snapshot of train_vae.py, or a net.VAE saved by'),
+    'text': (b'not a snapshot', 'a text file; use a snapshot'),
+    'unknown': (b'\1\2\3\4', r'is not a snapshot, or damaged \(it is no whole npz file\); use an'),
+}
+
+
+@pytest.mark.parametrize('kind', OTHERS)
+def test_what_is_no_npz_is_named(tmp_path, kind):
+    content, message = OTHERS[kind]
+    (tmp_path / 'other').write_bytes(content)
+    with pytest.raises(snapshot.SnapshotError, match=message) as error:
+        snapshot.read(str(tmp_path / 'other'))
+    assert str(error.value).isprintable()
+    assert kind == 'unknown' or 'damaged' not in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['unpacked', "Bob's run"])
+def test_an_unpacked_npz_is_packed_again_by_the_command_that_is_named(small_run, tmp_path, name):
+    good = snapshot.read(last(small_run))
+    with zipfile.ZipFile(last(small_run)) as archive:
+        archive.extractall(tmp_path / name)
+    with pytest.raises(snapshot.SnapshotError, match=' is an unpacked npz; pack it again') as error:
+        snapshot.read(str(tmp_path / name))
+    paste(str(error.value))
+    again = snapshot.read(str(tmp_path / name) + '.npz')
+    assert again.keys() == good.keys()
+    assert all(np.array_equal(again[key], array) for key, array in good.items())
+    np.save(small_run / 'codes.npy', np.ones(3))        # somebody's own, beside the snapshots
+    with pytest.raises(snapshot.SnapshotError, match=' is a folder; name a snapshot in it'):
+        snapshot.read(str(small_run))
+
+
+def test_the_npz_of_another_network_is_named_by_its_weights(tmp_path):
+    other = chainer.Sequential(chainer.links.Linear(784, 10), chainer.links.Linear(10, 10))
+    chainer.serializers.save_npz(str(tmp_path / 'other'), other)
+    arrays = snapshot.read(str(tmp_path / 'other'))
+    for use in (lambda: snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE'),
+                lambda: snapshot.read_settings(arrays, 'FILE')):
+        with pytest.raises(snapshot.SnapshotError, match=(
+                r'FILE is of another network: it holds 0/W, 1/W, and no l.1/W; .*save_npz')):
+            use()
+
+
+def test_weights_alone_are_no_run(tmp_path):
+    chainer.serializers.save_npz(str(tmp_path / 'model'), net.VAE(784, 2, 16))
+    with pytest.raises(snapshot.SnapshotError, match=r'of no run .*; start .*, with -m'):
+        snapshot.read_settings(snapshot.read(str(tmp_path / 'model')), 'FILE')
+
+
+@pytest.mark.parametrize('change', [
+    {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7},
+    {'beta': 'x'}, {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1},
+    {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
+    {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
+    {'updater': 'slow'}, {'trained_by': 'slow'}, {'methods': 'x'},
+    {'optimizer': 'Adam\x1b[2J'}, {'trained_on': '2\nthreads'}, {'activation': '\r'}])
+def test_settings_that_do_not_fit_are_refused(small_run, change):
+    arrays = snapshot.read(last(small_run))
+    good = snapshot.read_settings(arrays, '')
+    arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps({**good, **change}))
+    with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
+        snapshot.read_settings(arrays, 'FILE')
+
+
+@pytest.mark.parametrize('n_in, dim_h, dim_z, fits', [
+    (784, 3000, 2, True), (784, 4000, 2, False), (1, 10**5, 1, False), (10**6, 160, 2, False),
+    (784, 160, 10**6, False)])
+def test_a_file_cannot_ask_for_a_model_much_larger_than_itself(small_run, n_in, dim_h, dim_z, fits):
+    """A model of these sizes is made before its weights are looked at, and may take all memory."""
+    arrays = snapshot.read(last(small_run))
+    sizes = {'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z}
+    found = json.loads(str(arrays[snapshot.SETTINGS_KEY])) | sizes
+    arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(found))
+    for dtype, fits_now in ((np.int8, fits), (np.float32, max(sizes.values()) < 10**5)):
+        arrays[snapshot.MODEL_PREFIX + 'le2/W'] = np.zeros((4000, 5000), dtype)
+        with contextlib.nullcontext() if fits_now else pytest.raises(
+                snapshot.SnapshotError, match=r'FILE asks for a model of [0-9,]+ weights, '):
+            assert snapshot.read_settings(arrays, 'FILE') == found
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"dim_z": 2}'])
+def test_settings_that_are_none_are_refused(small_run, text):
+    arrays = {**snapshot.read(last(small_run)), snapshot.SETTINGS_KEY: np.array(text)}
+    with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
+        snapshot.read_settings(arrays, 'FILE')
+
+
+def test_weights_of_another_model_leave_ours_alone(small_run):
+    model = net.VAE(784, 3, 16)
+    before = [param.array.copy() for param in model.params()]
+    with pytest.raises(snapshot.SnapshotError, match='is of another model'):
+        snapshot.load_model(snapshot.read(last(small_run)), model, 'FILE')
+    for param, array in zip(model.params(), before, strict=True):
+        assert np.array_equal(param.array, array)
+
+
+def test_a_shape_that_would_broadcast_is_another_model(small_run):
+    arrays = snapshot.read(last(small_run))
+    arrays[snapshot.MODEL_PREFIX + 'le1/W'] = np.ones(784, np.float32)
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: its le1/W'):
+        snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
+
+
+def test_weights_that_the_model_lacks_are_another_models(small_run):
+    arrays = snapshot.read(last(small_run))
+    arrays[snapshot.MODEL_PREFIX + 'ld4/W'] = np.ones((3, 3), np.float32)
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: it has ld4/W besides'):
+        snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
+    del arrays[snapshot.MODEL_PREFIX + 'ld4/W']
+    snapshot.load_model(arrays, net.Autoencoder(784, 2, 16), 'FILE')    # which has one head less
+
+
+def test_other_values_of_a_model(small_run):
+    arrays, model = snapshot.read(last(small_run)), net.VAE(784, 2, 16)
+    model.add_persistent('scale', np.ones(1, np.float32))
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: it has no scale; '):
+        snapshot.load_model(arrays, model, 'FILE')
+    model = net.VAE(784, 2, 16)
+    del model.le1
+    with model.init_scope():
+        model.le1 = chainer.links.Linear(None, 16)              # whose size the weights tell
+    snapshot.load_model(arrays, model, 'FILE')
+    assert np.array_equal(model.le1.W.array, arrays[snapshot.MODEL_PREFIX + 'le1/W'])
+
+
+@pytest.mark.parametrize('dtype, fits', [('f4', True), ('>f4', True), ('f8', False), ('f2', False)])
+def test_weights_are_float32(small_run, dtype, fits):
+    arrays = snapshot.read(last(small_run))
+    key = snapshot.MODEL_PREFIX + 'ld3/W'
+    good, arrays[key] = arrays[key], arrays[key].astype(dtype)
+    model = net.VAE(784, 2, 16)
+    with contextlib.nullcontext() if fits else pytest.raises(
+            snapshot.SnapshotError, match=r'its ld3/W is float.* not float32'):
+        snapshot.load_model(arrays, model, 'FILE')
+    assert np.array_equal(model.ld3.W.array, good) == fits
+
+
+def test_no_memory_is_not_taken_for_damage(small_run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr(npz, 'read_array', fail)
+    with pytest.raises(MemoryError):
+        snapshot.newest(str(small_run))
+
+
+def test_a_model_alone_can_be_read(tmp_path):
+    model, other = net.VAE(9, 2, 3), net.VAE(9, 2, 3)
+    chainer.serializers.save_npz(str(tmp_path / 'model'), model)
+    snapshot.load_model(snapshot.read(str(tmp_path / 'model')), other, '')
+    for param, theirs in zip(model.params(), other.params(), strict=True):
+        assert np.array_equal(param.array, theirs.array)
+
+
+def test_it_is_a_plain_zip_of_arrays(small_run):
+    with zipfile.ZipFile(last(small_run)) as archive:
+        assert archive.testzip() is None
+        assert all(name.endswith('.npy') for name in archive.namelist())
+
+
+def test_a_log_that_is_none_is_read_as_empty():
+    row = {'epoch': 1, 'main/loss': 3.0}
+    for log in ('[1]', '{}', 'x', '[' * 100000):
+        assert snapshot.read_log({snapshot.LOG_KEY: np.array(log)}) == []
+    assert snapshot.read_log({}) == []
+    assert snapshot.read_log({snapshot.LOG_KEY: np.array(json.dumps([row]))}) == [row]
+
+
+def test_the_newest_is_found_while_a_run_deletes_older_ones(small_run, monkeypatch, capsys):
+    def read(path, *args, **kwargs):
+        if epochs:                  # meanwhile the run has written another and deleted this one
+            os.rename(path, small_run / f'snapshot_epoch_{epochs.pop(0)}')
+        return plain(path, *args, **kwargs)
+
+    plain = snapshot.read
+    (small_run / 'snapshot_epoch_1').unlink()
+    monkeypatch.setattr(snapshot, 'read', read)
+    epochs = [3, 4]
+    path, arrays = snapshot.read_newest(str(small_run))
+    assert (path, 'updater/iteration' in arrays) == (
+        str(small_run / 'snapshot_epoch_4'), True)
+    assert capsys.readouterr().err == ''
