@@ -62,7 +62,7 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
         'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam',
-        'loss': 'negative ELBO'}
+        'loss': 'negative ELBO', 'kl_weight': 1.0}
     assert inside['methods'] == models.notes_of_net()
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
@@ -269,13 +269,25 @@ def test_weights_alone_are_no_run(tmp_path):
     {'seed': 2**32}, {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1},
     {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
     {'updater': 'slow'}, {'trained_by': 'slow'}, {'methods': 'x'},
-    {'optimizer': 'Adam\x1b[2J'}, {'trained_on': '2\nthreads'}, {'activation': '\r'}])
+    {'optimizer': 'Adam\x1b[2J'}, {'trained_on': '2\nthreads'}, {'activation': '\r'},
+    {'kl_weight': '1'}, {'kl_weight': float('nan')}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.read_settings(arrays, '')
     arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps({**good, **change}))
     with pytest.raises(snapshot.SnapshotError, match='does not hold a run'):
         snapshot.read_settings(arrays, 'FILE')
+
+
+@pytest.mark.parametrize('loss, weight', [
+    ('', 0.5), ('negative ELBO, beta = 0.5', 0.5), ('of an edited train_vae.py', None)])
+def test_the_weight_that_earlier_snapshots_do_not_note_is_beta_if_that_is_sure(
+        small_run, loss, weight):
+    arrays = snapshot.read(last(small_run))
+    settings = snapshot.read_settings(arrays, '') | {'beta': 0.5, 'loss': loss}
+    del settings['kl_weight']
+    arrays[snapshot.SETTINGS_KEY] = np.array(json.dumps(settings))
+    assert snapshot.read_settings(arrays, 'FILE')['kl_weight'] == weight
 
 
 @pytest.mark.parametrize('n_in, dim_h, dim_z, fits', [
