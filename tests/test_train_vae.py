@@ -12,7 +12,6 @@ import textwrap
 import time
 from types import SimpleNamespace
 
-from support.base import files  # lets chainer import
 from support.data import mnist
 from support.run import extensions, options, run_folder, snapshot
 
@@ -199,7 +198,7 @@ def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
 def test_a_run_that_sees_no_room_does_not_start(cli, data_dir, small_run, monkeypatch):
     before = {path.name: path.read_bytes() for path in small_run.iterdir()}
     free = [0]
-    monkeypatch.setattr(files.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out: SimpleNamespace(free=free[0]))
     start = ['--data-dir', data_dir, *SMALL, '-o']
     check_refused(cli('--resume', '-o', small_run, '-e', '3'), '0.0 MB free, and 1 new snapshots')
     check_refused(cli(*start, small_run, '--overwrite', '-e', '9'), 'and 6 new snapshots take')

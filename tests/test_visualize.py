@@ -172,7 +172,7 @@ def captured(monkeypatch):
     """Return a function that draws a figure and returns its Figure, or those of all frames."""
     def run(draw, model=None, digits=None, **keywords):
         seen = []
-        monkeypatch.setattr(pictures, 'save', lambda figure, path: seen.append(figure))
+        monkeypatch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
         monkeypatch.setattr(pictures, 'save_gif', lambda figures, *_, **__: seen.extend(figures))
         draw(model, digits, '', **keywords)
         return seen
@@ -377,7 +377,7 @@ def test_samples_come_from_the_prior(drawn, monkeypatch):
     seen = []
     monkeypatch.setattr(visualize, 'decode', lambda model, z: seen.append(z) or z)
     monkeypatch.setattr(pictures, 'sheet', lambda *args, **kwargs: None)
-    monkeypatch.setattr(pictures, 'save', lambda *args: None)
+    monkeypatch.setattr(drawing, 'save', lambda *args: None)
     visualize.samples(model, digits, '')
     assert seen[0].shape == (100, 2)
     assert stats.kstest(seen[0].ravel(), 'norm').pvalue > 0.01

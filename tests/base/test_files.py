@@ -94,7 +94,7 @@ def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
             (1, False, 9, 1000), (5, False, 0, 1000), (5, True, 9, 6000 - 600),
             (2, True, 2, 2000 - 600)]:
         for free, fits in ((needed, True), (needed - 1, False)):
-            monkeypatch.setattr(files.shutil, 'disk_usage', lambda out, free=free:
+            monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
                                 SimpleNamespace(free=free))
             with contextlib.nullcontext() if fits else pytest.raises(
                     files.FileError, match=r'MB free, and \d new snapshots take '):
@@ -102,7 +102,8 @@ def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
 
 
 def test_no_room_says_how_much_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(files.shutil, 'disk_usage', lambda out: SimpleNamespace(free=12_340_000))
+    monkeypatch.setattr(run_folder.shutil, 'disk_usage',
+                        lambda out: SimpleNamespace(free=12_340_000))
     with pytest.raises(files.FileError) as error:
         run_folder.check_room(str(tmp_path), 5_000_000, 2, False, 9)
     assert str(error.value) == (
@@ -152,10 +153,10 @@ def test_one_without_locks_is_warned_of(tmp_path, monkeypatch, capsys, error):
     def fail(lock):
         raise error
 
-    monkeypatch.setattr(files.filelock.FileLock, 'acquire', fail)
+    monkeypatch.setattr(run_folder.filelock.FileLock, 'acquire', fail)
     with run_folder.claim(str(tmp_path / 'run')):
         assert 'without locks; start no second run there' in capsys.readouterr().err
-    monkeypatch.setattr(files.filelock.FileLock, 'acquire', lambda lock: lock.no_such_thing)
+    monkeypatch.setattr(run_folder.filelock.FileLock, 'acquire', lambda lock: lock.no_such_thing)
     with pytest.raises(AttributeError), run_folder.claim(str(tmp_path / 'run')):
         pass
 

@@ -297,7 +297,7 @@ mnist.files.os.fsync = fsync
                                        ('good', HALF_WRITTEN)])
 def test_a_killed_download_leaves_no_half_file(server, tmp_path, way, hang):
     port = server(way).server_port
-    code = ('import time; from support import mnist; import chainer\n'
+    code = ('import time; from support.data import mnist; import chainer\n'
             f'chainer.dataset.set_dataset_root({str(tmp_path / "cache")!r})\n'
             f'mnist.MIRRORS = ("http://127.0.0.1:{port}/{way}/",)\n'
             f'mnist.SHA256 = {mnist.SHA256!r}\n'

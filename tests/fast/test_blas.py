@@ -57,7 +57,7 @@ def test_products_are_those_of_float64(dot):
 
 PRODUCT = '''
 import numpy as np
-from support import compiled
+from support.fast import compiled
 
 def product(a, b, out):
     compiled.dot(a, b, out)

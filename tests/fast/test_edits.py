@@ -19,7 +19,7 @@ pytest.importorskip('numba')
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='needs symbolic links')
 SCRIPT = """\
 import sys
-from support import extensions
+from support.run import extensions
 import train_vae
 extensions.plot_losses = lambda trainer: None
 for kind in ('fast', 'standard'):

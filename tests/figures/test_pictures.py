@@ -343,7 +343,7 @@ def test_numerals_too_near_are_spread(points):
 
 @pytest.mark.parametrize('backend', ['module://of.a_notebook', 'nonsense'])
 def test_a_backend_that_is_not_installed_keeps_nobody_from_drawing(tmp_path, backend):
-    code = 'from support import pictures; pictures.matplotlib.figure.Figure().savefig("a.png")'
+    code = 'from support.figures import pictures; pictures.Figure().savefig("a.png")'
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path,
                    env=os.environ | {'MPLBACKEND': backend, 'PYTHONPATH': ROOT})
     assert (tmp_path / 'a.png').exists()

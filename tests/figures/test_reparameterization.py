@@ -75,7 +75,7 @@ def test_the_animation_has_its_frames_and_colours(digits, tmp_path, monkeypatch)
 
 def test_the_gradient_flows_back_past_the_noise(monkeypatch):
     seen = []
-    monkeypatch.setattr(pictures, 'save', lambda figure, path: seen.append(figure))
+    monkeypatch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
     reparameterization.graph(None, None, '')
     without, trick = seen[0].axes
     counts = []

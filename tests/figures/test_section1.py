@@ -1,5 +1,6 @@
 """autoencoder.png: what stands where, and which runs may stand beside each other."""
 
+from support.base import drawing
 from support.figures import pictures, section1  # lets chainer import
 
 import chainer
@@ -49,7 +50,7 @@ def test_both_maps_and_samples_stand_at_their_pixels(draw, finished, beside, tmp
 @pytest.mark.parametrize('scale, larger', [(1, False), (50, True)])
 def test_codes_are_drawn_at_one_scale_and_small_ones_once_more(monkeypatch, scale, larger):
     figures = []
-    monkeypatch.setattr(pictures, 'save', lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(drawing, 'save', lambda figure, path: figures.append(figure))
     monkeypatch.setattr(pictures, 'encode', lambda model, x: np.array(
         [[1.0, 0], [0, 1], [-1, -1], [1, 1]]) * (scale if model == 'plain' else 1))
     monkeypatch.setattr(pictures, 'decode', lambda model, z: np.zeros((len(z), 28, 28)))

@@ -34,7 +34,7 @@ def show(monkeypatch):
         digits = SimpleNamespace(test=np.random.uniform(size=(n, 784)).astype(np.float32),
                                  test_labels=np.arange(n) % 10)
         seen = []
-        monkeypatch.setattr(pictures, 'save', lambda figure, path: seen.append(figure))
+        monkeypatch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
         with drawing.style():
             draw(model, digits, '')
             seen[0].canvas.draw()

@@ -7,7 +7,7 @@ import signal
 from types import SimpleNamespace
 
 from support.base import files  # lets chainer import
-from support.run import extensions, losses, snapshot, terminal
+from support.run import extensions, losses, run_folder, snapshot, terminal
 from support.run.terminal import PrintReport
 
 import chainer
@@ -238,7 +238,7 @@ def prepare(monkeypatch):
         digits = SimpleNamespace(train=np.broadcast_to(np.float32(0), (n_digits, 784)))
         extensions.prepare_folder(trainer, args, digits, '')
 
-    monkeypatch.setattr(files, 'clear', lambda out: None)
+    monkeypatch.setattr(run_folder, 'clear', lambda out: None)
     return run
 
 
@@ -246,7 +246,7 @@ def test_room_for_the_order_of_many_digits(tmp_path, monkeypatch, prepare):
     model = net.VAE(784, 2, 16)
     bytes_ = 3 * sum(param.array.nbytes for param in model.params()) + 8 * 60_000
     for free, fits in ((bytes_ - 1, False), (bytes_, True)):
-        monkeypatch.setattr(files.shutil, 'disk_usage', lambda out, free=free:
+        monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
                             SimpleNamespace(free=free))
         with contextlib.nullcontext() if fits else pytest.raises(files.FileError):
             prepare(tmp_path, model, 60_000, 5, False, 1)
@@ -263,7 +263,7 @@ def test_room_is_that_of_real_snapshots(small_run, monkeypatch, prepare):
             (2, False, 9, 1), (1, False, 9, 1), (5, True, 1, 1), (5, True, 9, 6), (1, True, 9, 2)]:
         for snapshots, fits in ((new, True), (new - 1, False)):
             free = snapshots * size - 2 * size * overwrite
-            monkeypatch.setattr(files.shutil, 'disk_usage', lambda out, free=free:
+            monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
                                 SimpleNamespace(free=free))
             with (contextlib.nullcontext() if fits else pytest.raises(
                     files.FileError, match=f'MB free, and {new} new snapshots take ')):

@@ -1,6 +1,6 @@
 """losses.py: a log as curves of one quantity, and loss.png."""
 
-from support.figures import pictures  # lets chainer import
+from support.base import drawing
 from support.run import losses
 
 import numpy as np
@@ -16,7 +16,7 @@ def draw(monkeypatch):
     """Return a function of `losses.plot`'s arguments that returns the figure; None for none."""
     def draw(log, loss='negative ELBO', C=1.0, per_iteration=0.1):
         seen = []
-        monkeypatch.setattr(pictures, 'save', lambda *saved: seen.append(saved))
+        monkeypatch.setattr(drawing, 'save', lambda *saved: seen.append(saved))
         losses.plot(log, loss, C, per_iteration, 'FILE')
         assert [path for _, path in seen] == ['FILE'] * len(seen)
         return seen[0][0] if seen else None

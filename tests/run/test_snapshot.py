@@ -8,9 +8,9 @@ import os
 import pickle
 import zipfile
 
-from support.base import files, npz  # lets chainer import
+from support.base import npz  # lets chainer import
 from support.data import mnist
-from support.run import models, snapshot
+from support.run import models, run_folder, snapshot
 
 import chainer
 import numpy as np
@@ -143,7 +143,7 @@ def test_an_interrupted_snapshot_goes_when_a_later_one_is_whole(small_run):
 
 
 def test_a_snapshot_that_vanishes_before_it_is_deleted_does_no_harm(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, 'find_snapshots',
+    monkeypatch.setattr(run_folder, 'find_snapshots',
                         lambda out: [str(tmp_path / 'snapshot_epoch_1')] * 9)
     snapshot.Writer(5)('snapshot_epoch_9', str(tmp_path), {snapshot.ITERATION_KEY: np.array(1)})
     assert (tmp_path / 'snapshot_epoch_9').exists()
@@ -164,7 +164,7 @@ def test_what_is_not_finite_is_told_where_the_folder_cannot_be_read_too(tmp_path
     def fail(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(files.os, 'scandir', fail)
+    monkeypatch.setattr(run_folder.os, 'scandir', fail)
     for resumed, named in (('old', 'old'), (None, 'none')):
         error = snapshot.not_finite('test loss', 3, 7, str(tmp_path), resumed)
         assert str(error).startswith('the test loss is not finite in epoch 3, iteration 7; '
