@@ -4,6 +4,7 @@ import os
 import re
 
 from support.figures import graphs, pictures  # lets chainer import
+from support.run import observe
 
 import chainer
 import chainer.functions as F
@@ -120,7 +121,7 @@ def test_chains_of_their_own_are_framed():
 def test_the_graph_is_of_training_and_leaves_the_model_as_it_was():
     model = InParts(784, 2, 5)
     state = np.random.get_state()[1].copy()
-    with chainer.using_config('train', False), chainer.no_backprop_mode():      # as in a notebook
+    with observe.unchanged(model):              # as both scripts have it
         labels, _, _ = drawn(model)
     assert {'Dropout', 'BatchNormalization'} <= set(labels.values())    # and not the fixed one
     assert (model.steps, hasattr(model, 'loss')) == (0, False)
