@@ -569,7 +569,8 @@ def test_a_signal_before_there_is_work_to_keep(tmp_path, command, signum, status
     name = os.path.basename(command.__file__)
     code = (f'import os, signal, sys, {name[:-3]}\n'
             'signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # or it may be ignored
-            f'{name[:-3]}.compat.get_device = lambda gpu: os.kill(os.getpid(), {signum})\n'
+            'from support.base import devices\n'
+            f'devices.get_device = lambda gpu: os.kill(os.getpid(), {signum})\n'
             f'sys.exit({name[:-3]}.cli(sys.argv[1:]))')
     run = subprocess.run([sys.executable, '-c', code, '-o', tmp_path / 'run'], timeout=60,
                          capture_output=True, text=True, check=False,
