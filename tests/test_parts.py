@@ -48,6 +48,11 @@ ITERATOR = 'iterators.SerialIterator(train, args.batch_size)'
 EPOCHS, STOPPED_AT = 3, 5   # epochs of 3 iterations each
 
 
+def slow_but(names, *few):
+    """Return names as parameters, all but a few of them for the slow proofs alone."""
+    return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 class Countdown:
     """A trigger of somebody's own, which fires at its n-th call."""
 
@@ -257,7 +262,7 @@ MORE = {                    # of Chainer's, besides; some hold None until they a
     'log': "extensions.LogReport(['main/loss'], (1, 'iteration'), filename='finer'), name='finer'"}
 
 
-@pytest.mark.parametrize('name', MORE)
+@pytest.mark.parametrize('name', slow_but(MORE, 'best', 'falling rate'))
 def test_an_extension_more(runs, name):
     line = '    trainer.extend(LogReport())\n'
     run = runs((line, f'    trainer.extend({MORE[name]})\n{line}'))
@@ -275,7 +280,7 @@ SNAPSHOTS = {
     'ours': "extensions.snapshot(writer=snapshot.Writer(1)), trigger=(2, 'iteration')"}
 
 
-@pytest.mark.parametrize('name', SNAPSHOTS)
+@pytest.mark.parametrize('name', slow_but(SNAPSHOTS, 'epochs', 'ours'))
 def test_a_snapshot_of_another_name(runs, draw, plain, name):
     run = runs(*with_extension(SNAPSHOT, SNAPSHOTS[name]))
     assert run.disturbed() == plain['state']
