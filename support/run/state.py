@@ -217,8 +217,8 @@ def are_moments(arrays, optimizer):
 def completed(arrays, trainer, path):
     """Return the arrays of a snapshot with the parts that train_vae.py has now and it has not.
 
-    These are extensions and triggers: they start anew where the snapshot was taken. One line names
-    those that a run may miss.
+    These are extensions and triggers, and numbers that somebody has just made persistent: they
+    start anew where the snapshot was taken. One line names those that a run may miss.
 
     Args:
         arrays (dict): As from `snapshot.read`, checked.
@@ -243,14 +243,17 @@ def completed(arrays, trainer, path):
         if value.dtype.hasobject:               # None, which snapshot.Writer leaves out
             if is_lacking or key.startswith(ITERATOR_PREFIX):
                 anew[key] = value
+        elif is_lacking and key.startswith(snapshot.MODEL_PREFIX):
+            anew[key] = value                   # a number, as snapshot.load_model has seen
+            named[f'{"/".join(names[1:])} of the model'] = None
         elif is_stop and trainer.stop_trigger.is_plain:
             anew[key] = value                   # of a trigger that nobody asks
         elif is_new or is_stop or (is_lacking and (
                 kind == 'extension_triggers' or (kind == 'extensions' and len(names) > 2))):
             anew[key] = np.asarray(now.get(names[-1], value))
             if is_new or is_stop:
-                named[part_of(key)] = True
+                named[f'{part_of(key)} of train_vae.py'] = None
     if named and trainer.get_extension('run').comm.rank == 0:
-        print(f'warning: {path} holds nothing of {" and ".join(named)} of train_vae.py, which '
+        print(f'warning: {path} holds nothing of {" and ".join(named)}, which '
               f'start{"s" * (len(named) == 1)} anew', file=sys.stderr)
     return arrays | anew

@@ -46,6 +46,22 @@ def test_find_takes_names_literally(tmp_path):
         str(out / 'snapshot_epoch_1'), str(out / 'snapshot_interrupted')]
 
 
+def test_snapshots_are_known_by_the_names_that_scripts_give_them(tmp_path):
+    names = {'snapshot_epoch_2': ('snapshot_epoch_', 2), 'snapshot_iter_6': ('snapshot_iter_', 6),
+             'snapshot_epoch-12': ('snapshot_epoch-', 12), 'snapshot_7.npz': ('snapshot_.npz', 7),
+             'snapshot_iteration_30': ('snapshot_iteration_', 30)}
+    for name, series in names.items():
+        (tmp_path / name).touch()
+        assert files.series_of(str(tmp_path / name)) == series
+        assert files.folder_of(str(tmp_path / name)) == str(tmp_path)
+    for name in ('snapshot_best_3', 'snapshot_iter_3.h5', 'snapshot_', 'snapshots_3', 'log_3'):
+        (tmp_path / name).touch()
+        assert files.series_of(name) == ('', -1)
+    assert {os.path.basename(path) for path in files.find_snapshots(str(tmp_path))} == {*names}
+    assert [files.epoch_of(name) for name in names] == [2, -1, 12, -1, -1]
+    assert files.last_epoch(str(tmp_path)) == 12
+
+
 def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
     debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part',
               '.loss.png.1.part', '.args.json.1.part', '.cg.dot.1.part']

@@ -48,6 +48,11 @@ ITERATOR = 'iterators.SerialIterator(train, args.batch_size)'
 EPOCHS, STOPPED_AT = 3, 5   # epochs of 3 iterations each
 
 
+def slow_but(names, *few):
+    """Return names as parameters, all but a few of them for the slow proofs alone."""
+    return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 class Countdown:
     """A trigger of somebody's own, which fires at its n-th call."""
 
@@ -246,16 +251,59 @@ def test_a_trainer_without_any(runs, plain):
         '.lock', 'args.json', 'cg.dot'}
 
 
-def test_a_snapshot_of_the_best_epoch_before_there_is_one(runs, plain):
-    """Chainer has None for the best loss until then, which its own snapshot pickles."""
-    best = ("extensions.snapshot_object(model, 'best'), trigger=training.triggers.MinValueTrigger("
-            "'validation/main/loss', (2, 'epoch'))")
-    run = runs(('    trainer.extend(LogReport())\n',
-                f'    trainer.extend({best})\n    trainer.extend(LogReport())\n'))
-    assert run.disturbed() == plain['state']
-    assert (run.folder / 'run' / 'best').exists()
+MORE = {                    # of Chainer's, besides; some hold None until they are called
+    'best': "extensions.snapshot_object(model, 'best'), trigger=training.triggers.MinValueTrigger("
+            "'validation/main/loss', (2, 'epoch'))",
+    'falling rate': "extensions.ExponentialShift('alpha', 0.5), trigger=(2, 'epoch')",
+    'linear rate': "extensions.LinearShift('alpha', (1e-3, 1e-4), (2, 8))",
+    'rate': "extensions.observe_lr()",
+    'once': "extensions.ParameterStatistics(model), trigger=training.triggers.OnceTrigger()",
+    'graph': "extensions.DumpGraph('main/loss', filename='graph.dot')",
+    'log': "extensions.LogReport(['main/loss'], (1, 'iteration'), filename='finer'), name='finer'"}
+
+
+@pytest.mark.parametrize('name', slow_but(MORE, 'best', 'falling rate'))
+def test_an_extension_more(runs, name):
+    line = '    trainer.extend(LogReport())\n'
+    run = runs((line, f'    trainer.extend({MORE[name]})\n{line}'))
+    assert run.disturbed(4) == run.whole()
     with np.load(run.folder / 'run' / 'snapshot_epoch_1', allow_pickle=False) as npz:
         assert all(npz[key].dtype.kind != 'O' for key in npz.files)
+
+
+SNAPSHOTS = {
+    'threads': 'extensions.snapshot(writer=extensions.snapshot_writers.ThreadWriter())',
+    'some': 'extensions.snapshot(n_retains=1)',
+    'epochs': "extensions.snapshot(filename='snapshot_epoch-{.updater.epoch}')",
+    'npz': "extensions.snapshot(filename='snapshot_{.updater.iteration}.npz')",
+    'another name': "extensions.snapshot(filename='model_{.updater.iteration}')",
+    'ours': "extensions.snapshot(writer=snapshot.Writer(1)), trigger=(2, 'iteration')"}
+
+
+@pytest.mark.parametrize('name', slow_but(SNAPSHOTS, 'epochs', 'ours'))
+def test_a_snapshot_of_another_name(runs, draw, plain, name):
+    run = runs(*with_extension(SNAPSHOT, SNAPSHOTS[name]))
+    assert run.disturbed() == plain['state']
+    out = run.folder / 'run'
+    last = {'epochs': 'snapshot_epoch-3', 'npz': 'snapshot_9.npz', 'ours': 'snapshot_epoch_3',
+            'another name': 'snapshot_interrupted'}.get(name, 'snapshot_iter_9')
+    assert snapshot.newest(str(out)) == str(out / last)
+    kept = {path.name for path in out.iterdir() if path.name.startswith(('snapshot', 'model'))}
+    assert kept == {
+        'threads': {'snapshot_iter_3', 'snapshot_iter_6', last, 'snapshot_interrupted'},
+        'some': {last, 'snapshot_interrupted'}, 'ours': {'snapshot_iter_8', last},
+        'epochs': {'snapshot_epoch-1', 'snapshot_epoch-2', last, 'snapshot_interrupted'},
+        'npz': {'snapshot_3.npz', 'snapshot_6.npz', last, 'snapshot_interrupted'},
+        'another name': {'model_3', 'model_6', 'model_9', 'snapshot_interrupted'}}[name]
+    assert ('; its last snapshot is ' in run.text) == (name == 'another name')
+    assert draw('digits', '-o', out)[::2] == (0, '')
+    status, _, err = run(*run.start, '-o', out)
+    assert (status, 'holds the snapshots of an earlier run' in err) == (2, True)
+    assert run(*run.start, '-o', out, '--overwrite', '-e', 1)[::2] == (0, '')
+    assert {path.name for path in out.iterdir() if path.name.startswith('snapshot')} == {
+        'threads': {'snapshot_iter_3'}, 'some': {'snapshot_iter_3'}, 'npz': {'snapshot_3.npz'},
+        'ours': {'snapshot_iter_2', 'snapshot_epoch_1'}, 'epochs': {'snapshot_epoch-1'},
+        'another name': set()}[name]
 
 
 def test_an_extension_that_a_snapshot_lacks_starts_anew(runs, plain):

@@ -168,6 +168,26 @@ def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
     assert 'was trained by Adam; by Adam(alpha=0.01) the run goes on, but not to exactly' in err
 
 
+def test_a_number_made_persistent_since_then_starts_anew(
+        cli, draw, data_dir, tmp_path, small_run, monkeypatch):
+    """As the warning of a plain attribute that training changes tells one to make it."""
+    def init(self, *args):
+        plain(self, *args)
+        self.add_persistent('steps', 5)
+
+    plain = net.VAE.__init__
+    monkeypatch.setattr(net.VAE, '__init__', init)
+    path = small_run / 'snapshot_epoch_2'
+    status, _, err = cli('--resume', '-o', small_run, '-e', '3')
+    assert (status, err.splitlines()[0]) == (0, (
+        f'warning: {path} holds nothing of steps of the model, which starts anew'))
+    status, _, err = cli('--resume', '-o', small_run, '-e', '4')
+    assert (status, 'starts anew' in err) == (0, False)
+    assert int(snapshot.read(str(small_run / 'snapshot_epoch_4'))['updater/model:main/steps']) == 5
+    assert draw('digits', '-s', path)[0] == 0
+    assert cli('--data-dir', data_dir, *SMALL, '-m', path, '-o', tmp_path / 'm')[0] == 0
+
+
 def test_a_damaged_snapshot_is_passed_over(cli, small_run, tmp_path, finished):
     path = small_run / 'snapshot_epoch_2'
     path.write_bytes(path.read_bytes()[:-1])

@@ -131,6 +131,23 @@ def test_cleaning_up_goes_by_number_and_leaves_what_is_not_its_own(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([later, *kept, *others])
 
 
+def test_each_kind_of_name_is_cleaned_up_by_itself(tmp_path):
+    names = 'snapshot_iter_3', 'snapshot_iter_6', 'snapshot_iter_12', 'snapshot_epoch_1', 'other_3'
+    for name in names:
+        (tmp_path / name).touch()
+    writer = snapshot.Writer(2)
+    writer('snapshot_iter_9', str(tmp_path), {snapshot.ITERATION_KEY: np.array(9)})
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], 'snapshot_iter_9'}
+    assert (writer.path, writer.iteration) == (str(tmp_path / 'snapshot_iter_9'), 9)
+
+
+def test_none_is_left_out_of_a_file(tmp_path):
+    arrays = {snapshot.ITERATION_KEY: np.array(9), 'extension_triggers/best/best_value': None}
+    snapshot.Writer(2)('snapshot_iter_9', str(tmp_path), arrays)
+    with np.load(tmp_path / 'snapshot_iter_9') as npz:
+        assert npz.files == [snapshot.ITERATION_KEY]
+
+
 def test_an_interrupted_snapshot_goes_when_a_later_one_is_whole(small_run):
     path = small_run / 'snapshot_interrupted'
     arrays = snapshot.read(last(small_run))
