@@ -130,7 +130,9 @@ def train(folder, data_dir, old, new, *flags, first='', edited_first=True):
         [sys.executable, '-c', first + SCRIPT, folder, '--data-dir', data_dir, *SMALL,
          *flags], cwd=tree, capture_output=True, text=True, check=False,
         env={**os.environ, 'PYTHONPATH': str(tree)})
-    assert (ended.returncode, ended.stderr) == (0, '')
+    lines = [line for line in ended.stderr.splitlines()
+             if not line.startswith('warning: snapshots lack calls ')]
+    assert (ended.returncode, lines) == (0, [])
     return ended.stdout
 
 
