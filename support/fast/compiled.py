@@ -17,7 +17,7 @@ import math
 import os
 import sys
 
-from support.fast import blas
+from support.fast import blas, step
 from support.fast.step import f32
 
 import numba
@@ -38,9 +38,18 @@ Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b
 if numba.config.DISABLE_JIT:
     raise ImportError('NUMBA_DISABLE_JIT is set')
 
-with open(__file__, 'rb') as file:
-    STAMP = hashlib.sha256(
-        file.read() + f'{sys.version} {numba.__version__}'.encode()).hexdigest()[:8]
+
+
+def stamp(paths=(__file__, blas.__file__, step.__file__)):
+    """Return what changes with each edit of the files that kernels are made of, or of Numba."""
+    text = hashlib.sha256(f'{sys.version} {numba.__version__}'.encode())
+    for path in paths:
+        with open(path, 'rb') as file:
+            text.update(file.read())
+    return text.hexdigest()[:8]
+
+
+STAMP, COMPILED = stamp(), {}               # COMPILED: by function and types
 # LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
 # make of that differs between the run that compiles and later ones, and between processors.
 compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
@@ -78,6 +87,9 @@ def compile_for(function, args):
         callable: The compiled function.
     """
     signature = tuple(map(numba.typeof, args))
+    kept_as = function, signature
+    if kept_as in COMPILED:
+        return COMPILED[kept_as]
     try:
         function.compile(signature)
     except Exception as error:
@@ -88,7 +100,8 @@ def compile_for(function, args):
                 function.recompile()            # empties it
             function = compiled(function.py_func)
             function.compile(signature)
-    return function.get_overload(signature)
+    COMPILED[kept_as] = function.get_overload(signature)
+    return COMPILED[kept_as]
 
 
 @functools.cache

@@ -6,7 +6,6 @@ optimizer, hooks, loss function. And because not only these decide what net.py d
 compares losses and gradients with net.py's once an epoch, from the same random state.
 """
 
-import inspect
 import operator
 
 from support.fast import step  # lets chainer import
@@ -15,13 +14,15 @@ from support.run import models, original
 import chainer
 from chainer import iterators
 from chainer.dataset import convert
+import chainer.functions as F
 import chainer.links as L
 from chainer.optimizers import adam
 import numpy as np
 
 import net
 
-NUMBERS = int, float, np.integer, np.floating
+OWN = {                 # methods whose replacement on an object is another step
+    'update', 'update_core', 'update_core_cpu', 'next', '__next__', 'forward', 'cleargrads'}
 # How far two gradients may be apart, of their size, and two losses; float32 gives some 1e-6. But
 # rounding decides on which side of its kink a relu is, and that is a digit's share in a gradient:
 # so only what differs on `TRIES` minibatches differs.
@@ -35,20 +36,27 @@ class Guard:
     """What a compiled function was made for, compared in microseconds with what is there now.
 
     Args:
-        watch (callable): Returns the objects that it was made for, of which each has to be the very
-            same. What may be another each time, as C, is no part of them.
+        watch (callable): Returns two lists: the objects that decide what is computed, and the
+            arrays that it is computed on. Each has to be the very same as before. What may be
+            another each time, as C, is in neither.
         judge (callable): Says at length what stands in the way; '' for nothing.
         renew (callable): Makes the compiled function anew, for other objects that do as well.
+
+    Attributes:
+        is_new (bool): Whether other objects than before decide, by the last call.
     """
 
     def __init__(self, watch, judge, renew):
         self.watch, self.judge, self.renew = watch, judge, renew
-        self.held, self.why = [], ''
+        self.held, self.why, self.is_new = ([], []), '', False
 
     def __call__(self):
         """Return why the compiled function cannot be taken now; '' if it can."""
         now = self.look()
-        if not now or len(now) != len(self.held) or not all(map(operator.is_, now, self.held)):
+        is_same = [len(a) == len(b) and all(map(operator.is_, a, b))
+                   for a, b in zip(now, self.held, strict=True)]
+        self.is_new = not (now[0] and is_same[0])
+        if self.is_new or not is_same[1]:
             self.why = self.judge()
             if not self.why:
                 self.renew()
@@ -57,30 +65,45 @@ class Guard:
         return self.why
 
     def look(self):
-        """Return the objects that are there now; an empty list where there are others."""
+        """Return the objects that are there now; empty lists where there are others."""
         try:
             return self.watch()
         except (AttributeError, LookupError, TypeError, ValueError):
-            return []
+            return [], []
+
+
+def chainers_own():
+    """Return the functions of Chainer whose mathematics is compiled, as they are now."""
+    return (L.Linear.forward, adam.AdamRule.update, adam.AdamRule.update_core,
+            adam.AdamRule.update_core_cpu, adam.Adam.update, chainer.Chain.cleargrads,
+            chainer.Variable.backward, iterators.SerialIterator.next,
+            # of these numbers tell whether another does the same
+            F.gaussian, F.gaussian_kl_divergence, F.bernoulli_nll)
+
+
+AT_IMPORT = chainers_own()
 
 
 def watch_model(model):
-    """Return what compiled functions were made for of a model: code, links, activation, hooks."""
+    """Return what compiled functions were made for of a model, as `Guard` takes it."""
     seen = [model.act_func, len(model._children), len(model._params), chainer.is_debug(),
             bool(model._local_link_hooks or chainer._get_link_hooks()
-                 or chainer.get_function_hooks())]
-    for method in (model.encode, model.decode, model.get_loss_func):
-        seen += method.__self__, method.__func__.__code__, method.__func__.__defaults__
+                 or chainer.get_function_hooks()), *chainers_own()]
     had = model.__dict__
+    for method in (model.encode, model.decode, model.get_loss_func):
+        function = method.__func__
+        names = function.__globals__
+        seen += (method.__self__, function.__code__, function.__defaults__, names.get('F'),
+                 names.get('chainer'), names.get('six'))
     for name in step.FLOW:
         link = had[name]
-        seen += (link, link.W, link.b, len(link._params), bool(link._local_link_hooks),
-                 link.forward.__func__)
-    return seen
+        seen += (link, type(link), link.W, link.b, len(link._params),
+                 bool(link._local_link_hooks), link.forward.__func__)
+    return seen, [param.array for name in step.FLOW for param in (had[name].W, had[name].b)]
 
 
 def watch_training(updater):
-    """Return what a compiled step was made for: the model, its arrays, Adam, loss function, digits.
+    """Return what a compiled step was made for, as `Guard` takes it: model, Adam, loss, digits.
 
     Args:
         updater (FastUpdater): With the `k` that it was made for.
@@ -88,25 +111,33 @@ def watch_training(updater):
     optimizer, lf = updater.get_optimizer('main'), updater.loss_func
     its_adam = getattr(optimizer, 'actual_optimizer', optimizer)
     hyperparam, hooks = its_adam.hyperparam, its_adam._hookable
-    model = updater.model
-    given = {name: cell.cell_contents for name, cell in zip(
-        lf.__code__.co_freevars, lf.__closure__, strict=True)}
-    seen = watch_model(model)
+    model, iterator = updater.model, updater.get_iterator('main')
+    given = closure_of(lf)
+    seen, arrays = watch_model(model)
     seen += (
         optimizer, its_adam, its_adam.target, optimizer.update.__func__, hyperparam,
         bool(hyperparam.amsgrad or hyperparam.adabound or hyperparam.weight_decay_rate),
         bool(hooks._pre_update_hooks or hooks._post_update_hooks),
-        updater.converter, updater.get_iterator('main').dataset,
-        lf.__code__, given['self'], given['k'] == updater.k, type(given['C']))
+        updater.converter, iterator, iterator.dataset, iterator.next.__func__,
+        model.__dict__.get('cleargrads'), chainer.config.enable_backprop,
+        lf.__code__, lf.__globals__, given['self'], given['k'] == updater.k, type(given['C']))
     t = model.le1.W.update_rule.t
     for name in step.FLOW:
         for param in (model[name].W, model[name].b):
             rule = param.update_rule
             hooks, state = rule._hookable, rule.state or {'m': None, 'v': None}
-            seen += (param.array, rule, rule.enabled, rule.t == t, rule.hyperparam,
-                     len(rule.hyperparam.__dict__), state['m'], state['v'],
-                     bool(hooks._pre_update_hooks or hooks._post_update_hooks))
-    return seen
+            seen += (rule, rule.enabled, rule.t == t, rule.update.__func__,
+                     rule.update_core.__func__, rule.update_core_cpu.__func__,
+                     rule.hyperparam, len(rule.hyperparam.__dict__), rule.hyperparam._parent,
+                     param.requires_grad, bool(hooks._pre_update_hooks or hooks._post_update_hooks))
+            arrays += state['m'], state['v']
+    return seen, arrays
+
+
+def closure_of(function):
+    """Return what a function has from the one that made it, by name."""
+    return {name: cell.cell_contents for name, cell in zip(
+        function.__code__.co_freevars, function.__closure__, strict=True)}
 
 
 def uncovered(updater, digits=None):
@@ -114,22 +145,25 @@ def uncovered(updater, digits=None):
 
     Args:
         updater (StandardUpdater): As the script made it, or what was made of it.
-        digits (sequence): What the iterator is to have; by default an array of digits.
+        digits (ndarray): What the iterator is to have; by default any array of digits.
     """
     iterator, optimizer = updater.get_iterator('main'), updater.get_optimizer('main')
     dataset = iterator.dataset
     if updater.loss_scale is not None or updater.converter is not convert.concat_examples:
         return 'updater is not plain StandardUpdater'
-    if type(iterator) is not iterators.SerialIterator or (digits is not None
-                                                          and dataset is not digits):
+    if type(iterator) is not iterators.SerialIterator or OWN & vars(iterator).keys():
+        return 'iterator is not plain SerialIterator'
+    if digits is not None and dataset is not digits:
+        return 'the iterator has other digits than at the start'
+    if (not isinstance(dataset, np.ndarray) or dataset.ndim != 2 or dataset.dtype != np.float32
+            or not dataset.flags.c_contiguous):
         return 'digits are not one array of float32'
-    if digits is None and (not isinstance(dataset, np.ndarray) or dataset.ndim != 2
-                           or dataset.dtype != np.float32 or not dataset.flags.c_contiguous):
-        return 'digits are not one array of float32'
+    if dataset.shape[1] != len(optimizer.target.ld3.b):
+        return 'digits have another size than the model'
     C, k = loss_settings(updater.loss_func, optimizer.target) or (None, None)
     if k is None:
         return 'loss_func is not what get_loss_func of the model returns'
-    if not isinstance(C, NUMBERS):
+    if type(C) not in (int, float, bool) and not isinstance(C, np.number):
         return 'the weight C of the latent loss is no plain number'
     return 'the loss takes another number of samples k' if k != getattr(updater, 'k', k) else ''
 
@@ -148,7 +182,7 @@ def score_samples(function, model):
     code = getattr(function, '__code__', None)
     if code is None or original.essence(code) not in SCORE:
         return None
-    given = inspect.getclosurevars(function).nonlocals
+    given = closure_of(function)
     C, k = loss_settings(given['lf'], model) or (None, None)
     return k if given['model'] is model and C == 1 else None
 
@@ -182,14 +216,18 @@ def obstacle(optimizer):
         return 'weights are not plain float32'
     rules = [param.update_rule for param in model.params()]
     if type(optimizer) is not adam.Adam or hyperparam.amsgrad or hyperparam.adabound or (
-            hyperparam.weight_decay_rate or 'update' in vars(optimizer)):
+            hyperparam.weight_decay_rate or OWN & vars(optimizer).keys()):
         return 'optimizer is not plain Adam'
     if any(hookable._hookable._pre_update_hooks or hookable._hookable._post_update_hooks
            for hookable in (optimizer, *rules)):
         return 'optimizer is not plain Adam: it has a hook'
     if any(type(rule) is not adam.AdamRule or not rule.enabled or rule.t != rules[0].t
-           or rule.hyperparam.get_dict() != hyperparam.get_dict() for rule in rules):
+           or OWN & vars(rule).keys() or rule.hyperparam._parent is not hyperparam
+           or len(vars(rule.hyperparam)) > 1 for rule in rules):
         return 'optimizer is not plain Adam: a parameter has a rule of its own'
+    if not chainer.config.enable_backprop or not all(
+            param.requires_grad for param in model.params()):
+        return 'gradients are not asked for'
     return ''
 
 
@@ -200,9 +238,11 @@ def unlike(model):
         if name not in links:
             return NOT_COMPILED + f'there is no link {name}'
         if (name not in step.FLOW or type(links[name]) is not L.Linear
-                or 'forward' in vars(links[name])):
+                or OWN & vars(links[name]).keys()):
             return NOT_COMPILED + f'there is another link, {name}'
-    if len(list(model.params())) != 2 * len(step.FLOW):
+    if any(a is not b for a, b in zip(chainers_own()[:-3], AT_IMPORT[:-3], strict=True)):
+        return "a method of Chainer's is another than it was"
+    if len(set(map(id, model.params()))) != 2 * len(step.FLOW) or OWN & vars(model).keys():
         return NOT_COMPILED + 'there are other parameters than W and b of each link'
     if any(param.array is None for param in model.params()):
         return NOT_COMPILED + 'a link has no size yet'

@@ -30,7 +30,7 @@ class Scores:
         self.updater, self.plain = updater, plain
         self.model = updater.model
         self.k = proof.score_samples(plain, self.model)
-        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.judge, lambda: None)
+        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.judge, self.renew)
         self.refused, self.proved_in, self.told = '', None, set()
         self.workers = threads.Workers(self.model, self.k)
         self.steps = {}                     # on a GPU, by the number of digits
@@ -38,7 +38,7 @@ class Scores:
     def __call__(self, x):
         """Report the losses of a minibatch, each with the number of its digits."""
         why = self.guard() or self.updater.refused or self.refused
-        if not why and self.proved_in != self.updater.epoch:
+        if not why and (self.guard.is_new or self.proved_in != self.updater.epoch):
             self.prove(x[:FEW])
             why = self.refused
         if why:
@@ -48,6 +48,10 @@ class Scores:
         else:
             chainer.report({name: (loss, len(x)) for name, loss in self.losses(x).items()},
                            self.model)
+
+    def renew(self):
+        """Let the next minibatch look for the arrays again."""
+        self.steps.clear()
 
     def judge(self):
         """Say at length what keeps it from scoring; '' for nothing."""

@@ -56,11 +56,12 @@ class Workers:
         Returns:
             tuple: The Space, and a list of slice and Space for each thread.
         """
-        if self.prepared[0] != n:
+        sizes = n, *(len(self.model[name].b) for name in ('ld3', 'le1', 'le3_mu'))
+        if self.prepared[0] != sizes:
             space = make_space(self.model, n, self.k)
             count = max(1, min(self.count, n // SHARE))
             ends = [n * i // count for i in range(count + 1)]
-            self.prepared = n, space, [
+            self.prepared = sizes, space, [
                 (slice(start, end), Space(*(array[start * len(array) // n:end * len(array) // n]
                                             for array in space)))
                 for start, end in itertools.pairwise(ends)]

@@ -49,10 +49,11 @@ def fast(updater, evaluator):
     Returns:
         StandardUpdater: Its `kind` says how it trains, and if it is not fast, why.
     """
-    optimizer, device = updater.get_optimizer('main'), updater.device
+    optimizer = updater.get_optimizer('main')
     model = optimizer.target
+    device = updater.device or model.device
     why = proof.obstacle(optimizer) or proof.uncovered(updater)
-    if type(updater) is not updaters.StandardUpdater:
+    if type(updater) is not updaters.StandardUpdater or proof.OWN & vars(updater).keys():
         why = 'updater is not plain StandardUpdater'
     if not why and compiled is None:
         why = str(missing)
@@ -100,13 +101,14 @@ class FastUpdater(updaters.StandardUpdater):
 
     def __init__(self, plain):
         iterator = plain.get_iterator('main')
-        super().__init__(iterator, plain.get_optimizer('main'), device=plain.device,
-                         loss_func=plain.loss_func, auto_new_epoch=plain.auto_new_epoch)
-        self.model = self.get_optimizer('main').target
+        self.model = plain.get_optimizer('main').target
+        super().__init__(plain._iterators, plain._optimizers,
+                         device=plain.device or self.model.device, loss_func=plain.loss_func,
+                         auto_new_epoch=plain.auto_new_epoch)
         self.C, self.k = proof.loss_settings(self.loss_func, self.model)
         self.dataset = iterator.dataset
         self.digits = self.device.send(self.dataset)
-        self.numbers = iterator.dataset = range(len(self.dataset))
+        self.numbers = range(len(self.dataset))         # in their place, while a step takes some
         self.guard = proof.Guard(lambda: proof.watch_training(self), self.judge, self.renew)
         self.told = set()                   # reasons
 
@@ -123,11 +125,13 @@ class FastUpdater(updaters.StandardUpdater):
     def update_core(self):
         """Train on a minibatch."""
         iterator, optimizer = self.get_iterator('main'), self.get_optimizer('main')
-        batch = iterator.next()
+        batch = self.next_of(iterator)
         if self.proved_in != int(iterator.previous_epoch_detail):
             self.prove(batch)
         else:
             self.look()
+            if self.guard.is_new and not self.why:      # which numbers have not seen yet
+                self.prove(batch, together=False)
         # Chainer's dump_graph wants the loss with its graph
         if self.why or chainer.config.keep_graph_on_report:
             self.tell()
@@ -142,19 +146,28 @@ class FastUpdater(updaters.StandardUpdater):
         if self.auto_new_epoch and iterator.is_new_epoch:
             optimizer.new_epoch(auto=True)
 
+    def next_of(self, iterator):
+        """Return the next minibatch: the numbers of its digits, or the items of another dataset."""
+        if iterator.dataset is not self.dataset:
+            return iterator.next()
+        iterator.dataset = self.numbers
+        try:
+            return iterator.next()
+        finally:
+            iterator.dataset = self.dataset
+
     def look(self):
         """Set `why`, and C to what it is now, as before each step."""
         self.why = self.guard() or self.refused
         if not self.why:
-            lf = self.loss_func
-            self.C = lf.__closure__[lf.__code__.co_freevars.index('C')].cell_contents
+            self.C = proof.closure_of(self.loss_func)['C']
 
     def judge(self):
         """Say at length what stands in the way of the next step; '' for nothing."""
         optimizer = self.get_optimizer('main')
         if optimizer.target is not self.model:
             return 'the optimizer has another model'
-        return proof.obstacle(optimizer) or proof.uncovered(self, self.numbers)
+        return proof.obstacle(optimizer) or proof.uncovered(self, self.dataset)
 
     def renew(self):
         """Make the step anew, for other arrays, say."""
@@ -163,18 +176,19 @@ class FastUpdater(updaters.StandardUpdater):
     def tell(self):
         """Warn, once for each reason, that Chainer's own step trains."""
         if self.why and self.why not in self.told and (self.comm is None or self.comm.rank == 0):
-            print(f'warning: {self.why}; from iteration {self.iteration + 1} on it trains by '
-                  "Chainer's own step", file=sys.stderr)
+            print(f"warning: from iteration {self.iteration + 1} on Chainer's own step trains: "
+                  f'{self.why}', file=sys.stderr)
         self.told.add(self.why)
 
     def take_standard_step(self, batch):
         """Take Chainer's own step on a minibatch, as from the iterator."""
-        if self.get_iterator('main').dataset is self.numbers:
+        if self.get_iterator('main').dataset is self.dataset:
             batch = [self.dataset[i] for i in batch]
         x = convert._call_converter(self.converter, batch, self.device)
         args, named = (x, {}) if isinstance(x, tuple) else ((), x) if isinstance(x, dict) else (
             (x,), {})
-        self.get_optimizer('main').update(self.loss_func, *args, **named)
+        optimizer = self.get_optimizer('main')
+        optimizer.update(self.loss_func or optimizer.target, *args, **named)
 
     def fetch(self, rows):
         """Return the digits of these numbers, (N, D) float32, on the device."""
@@ -192,11 +206,12 @@ class FastUpdater(updaters.StandardUpdater):
         """
         raise NotImplementedError
 
-    def prove(self, batch=None):
-        """Compare with net.py on a minibatch; where that differs, let it train from now on.
+    def prove(self, batch=None, together=True):
+        """Compare the fast step with net.py. If they differ, net.py trains from now on.
 
         Args:
-            batch (list of int): Numbers of its digits; by default those that come next.
+            batch (list of int): Numbers of the digits; by default those that come next.
+            together (bool): Whether all ranks do this now.
         """
         iterator = self.get_iterator('main')
         self.proved_in = self.epoch if batch is None else int(iterator.previous_epoch_detail)
@@ -204,14 +219,15 @@ class FastUpdater(updaters.StandardUpdater):
         differs = ''
         if not self.why:
             with observe.same_noise(self.device.xp) as rewind:
-                rows = np.array(copy.copy(iterator).next() if batch is None else batch, np.int64)
+                rows = np.array(self.next_of(copy.copy(iterator)) if batch is None else batch)
                 for beside in range(proof.TRIES):
                     rewind()
                     differs = self.difference((rows + beside) % len(self.digits), rewind)
                     if not differs:
                         break
         # all ranks ask each other, whatever stands in the way of one of them
-        self.refused = self.refused or proof.agreed(self.get_optimizer('main'), differs)
+        self.refused = self.refused or (
+            proof.agreed(self.get_optimizer('main'), differs) if together else differs)
         self.why = self.why or self.refused
         if batch is None:
             self.told.add(self.why)         # the header of the run tells
@@ -247,7 +263,7 @@ class CompiledUpdater(FastUpdater):
 
     def __init__(self, plain):
         super().__init__(plain)
-        self.grads = {name: np.zeros_like(param.array) for name, param in self.model.namedparams()}
+        self.grads = {}
         self.workers = threads.Workers(self.model, self.k)
         self.one_thread, self.prepared = None, None
         self.on = f'{self.workers.count} thread{"s" * (self.workers.count != 1)}, {blas.WHOSE}'
@@ -305,17 +321,19 @@ class CompiledUpdater(FastUpdater):
 
     def renew(self):
         """Let the next step look for its arrays again."""
-        for param in self.model.params():
+        for name, param in self.model.namedparams():
+            if getattr(self.grads.get(name), 'shape', None) != param.shape:
+                self.grads[name] = np.zeros_like(param.array)
             param.update_rule._init_states(param)
             state = param.update_rule.state
             for moment in 'mv':             # a file may hold them in another order
                 state[moment] = np.ascontiguousarray(state[moment])
         self.prepared = None
 
-    def prove(self, batch=None):
+    def prove(self, batch=None, together=True):
         """Compare with net.py, as `FastUpdater.prove`; BLAS has all its threads afterwards."""
         try:
-            super().prove(batch)
+            super().prove(batch, together)
         finally:
             self.give_threads_back()
 

@@ -124,7 +124,8 @@ def given_to_loss(function, model):
     if code is None or maker is None or code not in maker.co_consts:
         return {}
     given = inspect.getclosurevars(function).nonlocals
-    return given if given.get('self') is model else {}
+    is_same = function.__globals__ is model.get_loss_func.__func__.__globals__
+    return given if given.get('self') is model and is_same else {}
 
 
 def describe_loss(function, model):

@@ -18,6 +18,7 @@ import numpy as np
 # where things are in a Trainer snapshot
 RUN_PREFIX = 'extensions/run/'              # of RunState
 RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself:
+AFTER_ALL = -150           # priority; PlotReport, which has no state, is later
 OWN_KEYS = (*state.ORDER_KEYS, *(state.RANDOM_PREFIX + of for of in (
     'keys', 'position', 'has_gauss', 'cached')))
 
@@ -205,6 +206,10 @@ def make_exact(trainer, args, digits):
         'loss': models.describe_loss(updater.loss_func, model),
         'kl_weight': losses.kl_weight(updater.loss_func, model),
         'optimizer': models.describe_optimizer(updater.get_optimizer('main'))}
+    for entry in trainer._extensions.values():
+        # a snapshot comes after all extensions whose triggers have a state, so that it holds that
+        if hasattr(entry.extension, 'writer') and entry.extension._target is None:
+            entry.priority = min(entry.priority, AFTER_ALL)
     trainer.extend(RunState(settings, updater, comm))
     trainer.extend(watch.Watch(settings))
     if args.resumed is not None:

@@ -372,11 +372,15 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
     # an autoencoder may start from a VAE, and weights alone may lie beside others; a number that
     # was made persistent since then stays as the model has it
     lacking = [key for key, value in held.target.items()
-               if prefix + key not in arrays and np.ndim(value)]
+               if prefix + key not in arrays and value is not None and np.ndim(value)]
     if lacking:
         raise SnapshotError(f'{path} is of another model: it has no {lacking[0]}; {mend}')
     surplus = [key[len(prefix):] for key in arrays if prefix and key.startswith(prefix)
                and key[len(prefix):] not in held.target and '/le3_ln_var/' not in key]
     if surplus:
         raise SnapshotError(f'{path} is of another model: it has {surplus[0]} besides; {mend}')
-    serializers.NpzDeserializer(arrays, prefix, strict=False).load(model)
+    try:
+        serializers.NpzDeserializer(arrays, prefix, strict=False).load(model)
+    except (TypeError, ValueError) as error:        # of a persistent value of another kind or size
+        raise SnapshotError(f'{path} is of another model: {files.describe(error)}; '
+                            f'{mend}') from None

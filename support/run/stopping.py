@@ -200,5 +200,8 @@ def plain_state(trigger):
     texts = {}
     for name, value in vars_of(trigger).items():
         with contextlib.suppress(TypeError, ValueError, AttributeError, RecursionError):
-            texts[name] = json.dumps(value, default=lambda number: number.item())
+            text = json.dumps(value, default=lambda number: number.item())
+            back = json.loads(text)
+            if back == value and (type(back) is type(value) or isinstance(value, np.generic)):
+                texts[name] = text          # else it would come back as something else
     return texts

@@ -3,6 +3,7 @@
 Chainer saves parameters and persistent values. A plain attribute, as a counter of steps, is lost.
 """
 
+import ast
 import collections
 import sys
 import zlib
@@ -56,8 +57,10 @@ class Watch(training.Extension):
         changed = [name for name, value in now.items()
                    if name.split('/')[-1] not in reported and value != at_start.get(name)]
         if changed:
-            name, is_number = changed[0].split('/')[-1], isinstance(now[changed[0]], str)
-            first = '0' if is_number else 'its first array'
+            name, value = changed[0].split('/')[-1], now[changed[0]]
+            first = 'its first array'
+            if isinstance(value, str):          # a start of the same type, or Chainer refuses it
+                first = repr(type(ast.literal_eval(value))())
             print(command.printable(
                 f'warning: snapshots lack {", ".join(changed)} of the model, which training '
                 f'changes: a run that resumes does not get it back; self.add_persistent({name!r}, '

@@ -41,10 +41,14 @@ import train_vae
         lambda optimizer: optimizer.target.le1.W.update_rule.add_hook(print, 'print'))),
     *((change, 'optimizer is not plain Adam: a parameter has a rule of its own') for change in (
         lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.1),
+        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.001),
+        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule, 'update_core', print),
         lambda optimizer: optimizer.target.ld3.disable_update())),
     (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
                                np.asfortranarray(optimizer.target.le1.W.array)),
      'weights are not plain float32'),
+    (lambda optimizer: setattr(optimizer.target.ld1.b, '_requires_grad', False),
+     'gradients are not asked for'),
 ])
 def test_what_stands_in_the_way(change, why):
     optimizer = make('standard').get_optimizer('main')
@@ -65,6 +69,9 @@ def test_what_stands_in_the_way(change, why):
     (lambda model: model.add_param('C', ()),
      'there are other parameters than W and b of each link'),
     (lambda model: model.ld1.add_hook(Watch()), 'a hook watches it'),
+    (lambda model: setattr(model, 'cleargrads', list),
+     'there are other parameters than W and b of each link'),
+    (lambda model: setattr(model.le1, 'forward', list), 'there is another link, le1'),
 ])
 def test_links_that_are_not_the_articles(change, why):
     optimizer = make('standard').get_optimizer('main')
@@ -122,7 +129,11 @@ def lf_of(plain, **options):
      'the weight C of the latent loss is no plain number'),
     (lambda plain: setattr(plain, 'loss_func', lf_of(plain, C=np.float32(2.0))), ''),
     (lambda plain: plain._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
-     'digits are not one array of float32'),
+     'iterator is not plain SerialIterator'),
+    (lambda plain: setattr(plain.get_iterator('main'), 'next', list),
+     'iterator is not plain SerialIterator'),
+    (lambda plain: setattr(plain.get_iterator('main'), 'dataset', DIGITS[:, :700].copy()),
+     'digits have another size than the model'),
 ])
 def test_updaters_that_are_not_plain(change, why):
     plain = make('standard')
@@ -135,9 +146,12 @@ def test_updaters_that_are_not_plain(change, why):
     assert made.kind == f'standard ({why})' if why else made.kind.startswith('fast (')
 
 
-def test_another_updater_stays_as_it_is():
+@pytest.mark.parametrize('change', [
+    lambda plain: setattr(plain, '__class__', Other),
+    lambda plain: setattr(plain, 'update_core', list)])
+def test_another_updater_stays_as_it_is(change):
     plain = make('standard')
-    plain.__class__ = Other
+    change(plain)
     assert updater.fast(plain, evaluator_of(model_of(plain))) is plain
     assert plain.kind == 'standard (updater is not plain StandardUpdater)'
 
@@ -356,8 +370,8 @@ def test_from_the_very_minibatch_on_it_trains_as_the_standard_updater(monkeypatc
     assert results[0] == results[1]
     assert fast.kind == ('standard (net.py is not what updater.py compiles: rec_loss differs)')
     assert capsys.readouterr().err == (
-        'warning: net.py is not what updater.py compiles: rec_loss differs; from iteration 4 on '
-        "it trains by Chainer's own step\n")
+        "warning: from iteration 4 on Chainer's own step trains: net.py is not what updater.py "
+        'compiles: rec_loss differs\n')
 
 
 def test_scoring_that_differs_is_net_pys(monkeypatch, capsys):

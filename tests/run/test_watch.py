@@ -119,8 +119,8 @@ def count_two(model):
 
 
 @pytest.mark.parametrize('change, names, name, first', [
-    (count, 'steps', 'steps', '0'), (make, 'calls', 'calls', '0'),
-    (count_two, 'steps, size', 'steps', '0'),
+    (count, 'steps', 'steps', '0'), (make, 'calls', 'calls', '0.0'),
+    (count_two, 'steps, size', 'steps', 'False'),
     (write, 'le1/table', 'table', 'its first array'),
     (append, 'history', 'history', 'its first array')])
 def test_numbers_and_arrays_that_change_are_told_once(capsys, change, names, name, first):
@@ -143,7 +143,7 @@ def train(model):
 
 def test_what_snapshots_have_or_each_step_makes_anew_is_no_matter(capsys):
     assert said_of(train, capsys, ['main/kl']) == ''
-    assert said_of(train, capsys) == warning('kl', 'kl', 0)
+    assert said_of(train, capsys) == warning('kl', 'kl', 0.0)
 
 
 @pytest.mark.parametrize('value', [
