@@ -5,6 +5,7 @@ several ranks; `make_exact` gives it to a Trainer, and brings that to where a sn
 What Chainer's serializers can load into what train_vae.py builds, goes on.
 """
 
+import inspect
 import json
 import sys
 
@@ -43,6 +44,7 @@ class RunState(training.Extension):
         self.settings = settings
         self.updater = updater
         self.comm = comm
+        self.first = {}         # what `varied` returned at the start
         self.others = []        # what the snapshot needs of the ranks 1, 2, ...
 
     def trigger(self, trainer):
@@ -71,7 +73,11 @@ class RunState(training.Extension):
         """Return the settings of the run as they are at this moment."""
         trained_by = kind_of(self.updater).split()[0]
         trained_on = getattr(self.updater, 'on', '') if trained_by == 'fast' else ''
-        return self.settings | {'trained_by': trained_by, 'trained_on': trained_on}
+        now = varied(self.updater) if self.first else {}
+        changed = {name: [self.first[name], number] for name, number in now.items()
+                   if number != self.first.get(name, number)}
+        return self.settings | {
+            'trained_by': trained_by, 'trained_on': trained_on, 'varied': changed}
 
     def serialize(self, serializer):
         """Save the settings and the other ranks' states; save or restore NumPy's generator."""
@@ -84,6 +90,37 @@ class RunState(training.Extension):
         np.random.set_state((
             'MT19937', serializer('random_keys', keys), serializer('random_position', position),
             serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
+
+
+def varied(updater):
+    """Return by name what extensions may vary in mid-run: Adam's numbers, and C of the loss."""
+    optimizer = updater.get_optimizer('main')
+    own = getattr(getattr(optimizer, 'actual_optimizer', optimizer), 'hyperparam', None)
+    found = (own.get_dict() if own else {}) | {
+        name: C for name, C in models.given_to_loss(updater.loss_func, optimizer.target).items()
+        if name == 'C'}
+    return {name: number for name, number in found.items() if type(number) in (int, float)}
+
+
+def vary(updater, had):
+    """Give an updater the numbers that a run had where a snapshot was taken.
+
+    Only those which the script starts with as it did then: an edit of the script counts.
+
+    Args:
+        updater (Updater): As the script made it.
+        had (dict): By name [the number at the start, the number then].
+    """
+    optimizer, first = updater.get_optimizer('main'), varied(updater)
+    optimizer = getattr(optimizer, 'actual_optimizer', optimizer)
+    for name, (before, number) in had.items():
+        if first.get(name) != before:
+            continue
+        if name != 'C':
+            setattr(optimizer.hyperparam, name, number)
+        elif {'C', 'k'} <= inspect.signature(optimizer.target.get_loss_func).parameters.keys():
+            given = models.given_to_loss(updater.loss_func, optimizer.target)
+            updater.loss_func = optimizer.target.get_loss_func(number, given.get('k', 1))
 
 
 def kind_of(updater):
@@ -201,7 +238,7 @@ def make_exact(trainer, args, digits):
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'batch_size': getattr(iterator, 'batch_size', args.batch_size),
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
-        'device': 'CPU' if updater.device.xp is np else 'GPU', 'ranks': comm.size,
+        'device': 'CPU' if model.xp is np else 'GPU', 'ranks': comm.size,
         'ranks_changed': False, 'trained_on': '', 'methods': models.notes_of_net(),
         'loss': models.describe_loss(updater.loss_func, model),
         'kl_weight': losses.kl_weight(updater.loss_func, model),
@@ -211,6 +248,7 @@ def make_exact(trainer, args, digits):
         if hasattr(entry.extension, 'writer') and entry.extension._target is None:
             entry.priority = min(entry.priority, AFTER_ALL)
     trainer.extend(RunState(settings, updater, comm))
+    trainer.get_extension('run').first = varied(updater)
     trainer.extend(watch.Watch(settings))
     if args.resumed is not None:
         had = comm.together(go_on, trainer, digits, args.resumed, args.resume)
@@ -244,6 +282,7 @@ def go_on(trainer, digits, arrays, path):
     models.check_activation(had, trainer.updater.get_optimizer('main').target, path)
     models.check_optimizer(had, trainer.get_extension('run').settings, path)
     load_trainer(arrays, had, trainer, digits, path)
+    vary(trainer.updater, had['varied'])
     return had
 
 

@@ -34,7 +34,7 @@ SETTING_TYPES = {
     'beta': float, 'k': int, 'batch_size': int, 'epoch': int, 'snapshot_every': int, 'keep': int,
     'device': str, 'updater': str, 'trained_by': str, 'trained_on': str, 'ranks': int,
     'ranks_changed': bool, 'methods': dict,
-    'optimizer': str, 'loss': str, 'kl_weight': (float, type(None))}
+    'optimizer': str, 'loss': str, 'kl_weight': (float, type(None)), 'varied': dict}
 LOSSES = ('loss', 'rec_loss', 'latent_loss')
 
 
@@ -247,7 +247,7 @@ def read_settings(arrays, path):
         found = {'autoencoder': False, 'snapshot_every': EVERY, 'keep': KEEP, 'device': 'CPU',
                  'updater': 'standard', 'trained_by': 'standard', 'trained_on': '',
                  'ranks': 1, 'ranks_changed': False, 'methods': {}, 'optimizer': '',
-                 'loss': ''}
+                 'loss': '', 'varied': {}}
         found |= json.loads(str(arrays[SETTINGS_KEY]))
         is_edited = str(found['loss']).startswith('of ')
         found.setdefault('kl_weight', None if is_edited else found['beta'])
@@ -258,6 +258,9 @@ def read_settings(arrays, path):
                         if SETTING_TYPES[key] is int and key != 'seed')
                 and 0 <= found['seed'] < 2**32 and 0 < found['beta'] < math.inf
                 and math.isfinite(found['kl_weight'] or 0)
+                and all(isinstance(pair, list) and len(pair) == 2 and all(
+                    has_type(number, (int, float)) and math.isfinite(number) for number in pair)
+                    for pair in found['varied'].values())
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
                 and found['trained_by'] in ('fast', 'standard')

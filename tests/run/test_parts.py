@@ -484,3 +484,23 @@ def test_another_batch_size_on_resume(runs):
     assert (status, err.count('\n')) == (0, 1)
     assert 'was trained with minibatches of 7; with minibatches of 30 the run goes on' in err
     assert edited.trainer.updater.iteration == 5 + 12 + 2      # 56 of 240
+
+
+VARIED = {              # what an extension does after each iteration
+    'C of the loss': 'trainer.updater.loss_func = model.get_loss_func('
+                     'trainer.updater.iteration / 9, args.k)',
+    "Adam's alpha": 'optimizer.alpha *= 0.9',
+}
+
+
+@pytest.mark.parametrize('what', VARIED)
+def test_what_an_extension_varies_goes_on_from_where_it_was(runs, what):
+    line = '    trainer.extend(LogReport())\n'
+    edit = (line, f"""\
+    @training.make_extension(trigger=(1, 'iteration'))
+    def vary(trainer):
+        {VARIED[what]}
+
+    trainer.extend(vary)
+{line}""")
+    assert runs(edit).disturbed() == runs(edit).whole()

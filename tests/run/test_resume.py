@@ -220,6 +220,10 @@ class OnGPU:
         self.updater = updater
         self.device = SimpleNamespace(xp=SimpleNamespace(random=random))
 
+    def __getattr__(self, name):
+        """Return what the updater has besides."""
+        return getattr(self.updater, name)
+
     @property
     def kind(self):
         """Tell how it trains."""
@@ -288,7 +292,7 @@ def test_a_snapshot_tells_which_updater_trains_now():
         target = {}
         state.serialize(chainer.serializers.DictionarySerializer(target))
         assert json.loads(str(target['settings'])) == state.now() == {
-            'seed': 5, 'trained_by': name, 'trained_on': ''}
+            'seed': 5, 'trained_by': name, 'trained_on': '', 'varied': {}}
     del updater.kind                        # Chainer's own has none
     assert state.now()['trained_by'] == 'standard'
 

@@ -62,7 +62,7 @@ def test_settings_are_one_json_string_and_args_json_says_the_same(small_run):
         'snapshot_every': 1, 'keep': 5, 'device': 'CPU', 'updater': 'fast',
         'trained_by': 'fast', 'trained_on': inside['trained_on'], 'ranks': 1,
         'ranks_changed': False, 'methods': inside['methods'], 'optimizer': 'Adam',
-        'loss': 'negative ELBO', 'kl_weight': 1.0}
+        'loss': 'negative ELBO', 'kl_weight': 1.0, 'varied': {}}
     assert inside['methods'] == models.notes_of_net()
     assert os.path.isabs(inside['data_dir'])
     assert inside['checksum'] == mnist.get_digits(data_dir=inside['data_dir']).checksum
@@ -287,7 +287,8 @@ def test_weights_alone_are_no_run(tmp_path):
     {'k': 10**6 + 1}, {'keep': 0}, {'dataset': 'auto'}, {'dataset': 'evil'}, {'device': 'TPU'},
     {'updater': 'slow'}, {'trained_by': 'slow'}, {'methods': 'x'},
     {'optimizer': 'Adam\x1b[2J'}, {'trained_on': '2\nthreads'}, {'activation': '\r'},
-    {'kl_weight': '1'}, {'kl_weight': float('nan')}])
+    {'kl_weight': '1'}, {'kl_weight': float('nan')}, {'varied': {'alpha': 0.1}},
+    {'varied': {'alpha': [0.1, float('inf')]}}])
 def test_settings_that_do_not_fit_are_refused(small_run, change):
     arrays = snapshot.read(last(small_run))
     good = snapshot.read_settings(arrays, '')
