@@ -62,7 +62,9 @@ def steps(folder, kind):
         iterators.SerialIterator(train, part, shuffle=False), optimizer, device='@numpy',
         loss_func=optimizer.target.get_loss_func(2.0, 2))
     updater = fast(standard, None) if kind == 'fast' else standard
-    updater.proved_in = 0               # as that noise cannot be drawn again
+    if kind == 'fast':                  # as that noise cannot be drawn again
+        updater.look()
+        updater.proved_in = 0
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))
 
 

@@ -52,14 +52,14 @@ def test_snapshots_are_known_by_the_names_that_scripts_give_them(tmp_path):
              'snapshot_iteration_30': ('snapshot_iteration_', 30)}
     for name, series in names.items():
         (tmp_path / name).touch()
-        assert files.series_of(str(tmp_path / name)) == series
-        assert files.folder_of(str(tmp_path / name)) == str(tmp_path)
+        assert run_folder.series_of(str(tmp_path / name)) == series
+        assert run_folder.folder_of(str(tmp_path / name)) == str(tmp_path)
     for name in ('snapshot_best_3', 'snapshot_iter_3.h5', 'snapshot_', 'snapshots_3', 'log_3'):
         (tmp_path / name).touch()
-        assert files.series_of(name) == ('', -1)
-    assert {os.path.basename(path) for path in files.find_snapshots(str(tmp_path))} == {*names}
-    assert [files.epoch_of(name) for name in names] == [2, -1, 12, -1, -1]
-    assert files.last_epoch(str(tmp_path)) == 12
+        assert run_folder.series_of(name) == ('', -1)
+    assert {os.path.basename(path) for path in run_folder.find_snapshots(str(tmp_path))} == {*names}
+    assert [run_folder.epoch_of(name) for name in names] == [2, -1, 12, -1, -1]
+    assert run_folder.last_epoch(str(tmp_path)) == 12
 
 
 def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
