@@ -221,7 +221,9 @@ def obstacle(optimizer):
     if any(hookable._hookable._pre_update_hooks or hookable._hookable._post_update_hooks
            for hookable in (optimizer, *rules)):
         return 'optimizer is not plain Adam: it has a hook'
-    if any(type(rule) is not adam.AdamRule or not rule.enabled or rule.t != rules[0].t
+    if not all(rule.enabled for rule in rules):
+        return 'optimizer is not plain Adam: a parameter is frozen'
+    if any(type(rule) is not adam.AdamRule or rule.t != rules[0].t
            or OWN & vars(rule).keys() or rule.hyperparam._parent is not hyperparam
            or len(vars(rule.hyperparam)) > 1 for rule in rules):
         return 'optimizer is not plain Adam: a parameter has a rule of its own'

@@ -93,12 +93,19 @@ class RunState(training.Extension):
 
 
 def varied(updater):
-    """Return by name what extensions may vary in mid-run: Adam's numbers, and C of the loss."""
+    """Return by name what extensions may vary in mid-run, as numbers.
+
+    These are Adam's numbers, C of the loss, the batch size, and by its path whether a parameter is
+    updated: 0 where it is frozen.
+    """
     optimizer = updater.get_optimizer('main')
     own = getattr(getattr(optimizer, 'actual_optimizer', optimizer), 'hyperparam', None)
     found = (own.get_dict() if own else {}) | {
         name: C for name, C in models.given_to_loss(updater.loss_func, optimizer.target).items()
         if name == 'C'}
+    found['batch_size'] = getattr(updater.get_iterator('main'), 'batch_size', None)
+    found |= {path: int(param.update_rule.enabled)
+              for path, param in optimizer.target.namedparams() if param.update_rule is not None}
     return {name: number for name, number in found.items() if type(number) in (int, float)}
 
 
@@ -116,7 +123,11 @@ def vary(updater, had):
     for name, (before, number) in had.items():
         if first.get(name) != before:
             continue
-        if name != 'C':
+        if name == 'batch_size':
+            updater.get_iterator('main').batch_size = min(max(1, int(number)), snapshot.MOST)
+        elif name.startswith('/'):
+            dict(optimizer.target.namedparams())[name].update_rule.enabled = bool(number)
+        elif name != 'C':
             setattr(optimizer.hyperparam, name, number)
         elif {'C', 'k'} <= inspect.signature(optimizer.target.get_loss_func).parameters.keys():
             given = models.given_to_loss(updater.loss_func, optimizer.target)

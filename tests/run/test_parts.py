@@ -86,6 +86,8 @@ def with_extension(name, other):
     return [(EXTENDS[name], new)] + [(TTY, 'if True:')] * (name == 'ProgressBar()')
 
 
+FROZEN = ("warning: from iteration 4 on Chainer's own step trains: optimizer is not plain Adam: a "
+          'parameter is frozen\n')
 NO_LOG = ('warning: the table and loss.png need a LogReport, which the trainer does not have; the '
           'run does without\n')
 
@@ -104,7 +106,7 @@ class Runs:
         with recorded() as trainers, stopping_at(stopped_at):
             result = self.command(*argv)
         self.trainer = trainers[0] if trainers else None
-        return *result[:2], result[2].replace(NO_LOG, '')
+        return *result[:2], result[2].replace(NO_LOG, '').replace(FROZEN, '')
 
     def whole(self):
         """Return the state after a run that nothing disturbs."""
@@ -490,6 +492,8 @@ VARIED = {              # what an extension does after each iteration
     'C of the loss': 'trainer.updater.loss_func = model.get_loss_func('
                      'trainer.updater.iteration / 9, args.k)',
     "Adam's alpha": 'optimizer.alpha *= 0.9',
+    'a frozen layer': 'trainer.updater.iteration == 3 and model.le1.disable_update()',
+    'the batch size': 'if trainer.updater.iteration == 3: train_iter.batch_size = 10',
 }
 
 

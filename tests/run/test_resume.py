@@ -516,7 +516,7 @@ def test_signalled_at_any_moment(undisturbed, tmp_path, seed):
 def test_killed_at_each_step_of_writing(data_dir, tmp_path):
     flags = ['--data-dir', data_dir, *SMALL, '-e', '3', '--keep', '2', '--updater', 'standard']
     done = subprocess.run(
-        [sys.executable, os.path.join(os.path.dirname(__file__), 'killed.py'), tmp_path, *flags],
+        [sys.executable, os.path.join(ROOT, 'tests', 'killed.py'), tmp_path, *flags],
         capture_output=True, text=True, check=False, timeout=300,
         env=os.environ | {'PYTHONPATH': ROOT})
     assert (done.returncode, done.stderr) == (0, '')
