@@ -1,8 +1,8 @@
 """The step in compiled functions: net.py's mathematics, written out for Numba.
 
-Each thread takes its share of a minibatch (`backward`: loss and deltas of some digits), then of the
-weights (`gradients` of some rows of each), and then `descend` takes a step of Adam in those rows.
-Ranks take the mean of their gradients before that. Matrix products are BLAS's, on one thread each.
+Each thread takes its share of a minibatch (`backward`: loss and deltas of some digits), and then of
+the weights (`gradients` of some rows of each, and a step of Adam in them). Ranks take the mean of
+their gradients first, and then `descend`. Matrix products are BLAS's, on one thread each.
 updater.py says which function mirrors which line of net.py; names and shapes are those of step.py,
 the threads are threads.py's. All that is compiled stands in this file: Numba compiles it anew when
 this file changes.
@@ -181,12 +181,13 @@ score = kept(forward.py_func)       # forward itself is compiled into backward
 
 
 @kept
-def gradients(descents, part, parts):
-    """Compute the gradients of some rows of each weight.
+def gradients(descents, part, parts, adam):
+    """Compute the gradients of some rows of each weight, and take a step of Adam in them.
 
     Args:
         descents (tuple of Descent): The layers.
         part, parts (int): Which part of the rows, and of how many.
+        adam (Adam): As for `descend`; NO_ADAM leaves it at the gradients.
     """
     for layer in descents:
         size = len(layer.b)
@@ -199,6 +200,9 @@ def gradients(descents, part, parts):
                 delta[i, j] = layer.delta[i, start + j]
                 grad[j] += delta[i, j]
         dot(delta.T, layer.h, layer.W_grad[start:end])
+        # NO_ADAM has three zeros
+        if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
+            descend_in(layer, start, end, adam)     # while the gradients are in the cache
 
 
 @kept
@@ -212,11 +216,16 @@ def descend(descents, part, parts, adam):
     """
     for layer in descents:
         size = len(layer.b)
-        start, end = size * part // parts, size * (part + 1) // parts
-        update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
-               layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
-        update(layer.b[start:end], layer.b_grad[start:end], layer.b_m[start:end],
-               layer.b_v[start:end], adam)
+        descend_in(layer, size * part // parts, size * (part + 1) // parts, adam)
+
+
+@compiled
+def descend_in(layer, start, end, adam):
+    """Take a step of Adam in some rows of a layer."""
+    update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
+           layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
+    update(layer.b[start:end], layer.b_grad[start:end], layer.b_m[start:end],
+           layer.b_v[start:end], adam)
 
 
 @compiled

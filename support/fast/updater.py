@@ -286,13 +286,15 @@ class CompiledUpdater(FastUpdater):
         scale = step.f32(self.C / n)
         sums = self.workers.call(backward, [
             (*args, scale, self.digits, rows[digits]) for digits, args in shares])
-        self.workers.call(gradients, parts)
+        # Adam takes the mean of all ranks' gradients; a proof is of this rank's alone
+        is_shared = self.comm is not None and numbers is not step.NO_ADAM
+        now = step.NO_ADAM if is_shared else numbers
+        self.workers.call(gradients, [(*part, now) for part in parts])
         for name, param in self.model.namedparams():
             if param.grad is not self.grads[name]:
                 param.grad = self.grads[name]
-        if numbers is not step.NO_ADAM:     # as in a proof, which is of this rank's gradients alone
-            if self.comm is not None:
-                self.comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
+        if is_shared:
+            self.comm.multi_node_mean_grad(self.model, self.get_optimizer('main').zero_fill)
             self.workers.call(descend, [(*part, numbers) for part in parts])
         return step.mean_losses(sums, n, self.k, self.C)
 
@@ -307,7 +309,7 @@ class CompiledUpdater(FastUpdater):
         self.prepared = (n, space.eps, shares, parts, *(
             compiled.compile_for(function, args) for function, args in (
                 (compiled.backward, (*shares[0][1], scale, self.digits, np.zeros(0, np.int64))),
-                (compiled.gradients, parts[0]),
+                (compiled.gradients, (*parts[0], step.NO_ADAM)),
                 (compiled.descend, (*parts[0], step.NO_ADAM)))))
 
     def descent(self, name, space):
