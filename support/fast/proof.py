@@ -112,7 +112,7 @@ def watch_training(updater):
     its_adam = getattr(optimizer, 'actual_optimizer', optimizer)
     hyperparam, hooks = its_adam.hyperparam, its_adam._hookable
     model, iterator = updater.model, updater.get_iterator('main')
-    given = closure_of(lf)
+    given = models.closure_of(lf)
     seen, arrays = watch_model(model)
     seen += (
         optimizer, its_adam, its_adam.target, optimizer.update.__func__, hyperparam,
@@ -132,12 +132,6 @@ def watch_training(updater):
                      param.requires_grad, bool(hooks._pre_update_hooks or hooks._post_update_hooks))
             arrays += state['m'], state['v']
     return seen, arrays
-
-
-def closure_of(function):
-    """Return what a function has from the one that made it, by name."""
-    return {name: cell.cell_contents for name, cell in zip(
-        function.__code__.co_freevars, function.__closure__, strict=True)}
 
 
 def uncovered(updater, digits=None):
@@ -182,7 +176,7 @@ def score_samples(function, model):
     code = getattr(function, '__code__', None)
     if code is None or original.essence(code) not in SCORE:
         return None
-    given = closure_of(function)
+    given = models.closure_of(function)
     C, k = loss_settings(given['lf'], model) or (None, None)
     return k if given['model'] is model and C == 1 else None
 

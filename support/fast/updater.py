@@ -24,7 +24,7 @@ import sys
 
 from support.base import command  # lets chainer import
 from support.fast import cuda_graph, proof, step
-from support.run import observe
+from support.run import models, observe
 
 import chainer
 from chainer.dataset import convert
@@ -160,7 +160,7 @@ class FastUpdater(updaters.StandardUpdater):
         """Set `why`, and C to what it is now, as before each step."""
         self.why = self.guard() or self.refused
         if not self.why:
-            self.C = proof.closure_of(self.loss_func)['C']
+            self.C = models.closure_of(self.loss_func)['C']
 
     def judge(self):
         """Say at length what stands in the way of the next step; '' for nothing."""

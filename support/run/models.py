@@ -112,6 +112,12 @@ def notes_of_net():
             if not found or name in running}
 
 
+def closure_of(function):
+    """Return what a function has from the one that made it, by name."""
+    return {name: cell.cell_contents for name, cell in zip(
+        function.__code__.co_freevars, function.__closure__ or (), strict=True)}
+
+
 def given_to_loss(function, model):
     """Return the arguments by name, where a function is what `model.get_loss_func` returns.
 
@@ -123,7 +129,7 @@ def given_to_loss(function, model):
     maker = getattr(getattr(model, 'get_loss_func', None), '__code__', None)
     if code is None or maker is None or code not in maker.co_consts:
         return {}
-    given = inspect.getclosurevars(function).nonlocals
+    given = closure_of(function)
     is_same = function.__globals__ is model.get_loss_func.__func__.__globals__
     return given if given.get('self') is model and is_same else {}
 

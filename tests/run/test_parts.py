@@ -9,15 +9,15 @@ import contextlib
 import importlib.util
 import json
 import os
-import signal
 
-from support.run import snapshot, stopping  # lets chainer import
+from support.run import snapshot  # lets chainer import
 
 import chainer
 from chainer import training
 from conftest import SMALL, in_process, write_files
 import numpy as np
 import pytest
+from test_resume import stopping_at
 
 import train_vae
 
@@ -139,20 +139,6 @@ def recorded():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Trainer, 'run', run)
         yield trainers
-
-
-@contextlib.contextmanager
-def stopping_at(iteration):
-    """Let a run in this process meet a SIGTERM in its iteration of this number."""
-    def call(self, trainer):
-        if trainer.updater.iteration == iteration and self.signum is None:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain(self, trainer)
-
-    plain = stopping.UntilStopped.__call__
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stopping.UntilStopped, '__call__', call)
-        yield
 
 
 def state_of(trainer):
