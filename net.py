@@ -1,5 +1,6 @@
-"""The Variational Autoencoder of the article (section 2), and its loss (section 3).
+"""The article's models: a plain autoencoder (section 1-1), then the VAE (sections 2 and 3).
 
+    x --encode--> z --decode--> x^
     x --encode--> q(z|x) = N(mu, sigma^2) --z = mu + eps * sigma--> z --decode--> p(x|z)
 
 Encoder and decoder are multi-layer perceptrons of two hidden layers each. After Kingma & Welling,
@@ -21,14 +22,71 @@ from xavier import Xavier
 ACTIVATIONS = {'softplus': F.softplus, 'tanh': F.tanh, 'relu': F.relu}
 
 
-class VAE(chainer.Chain):
-    """Variational Autoencoder of digits (article, section 2).
+class Autoencoder(chainer.Chain):
+    """Plain autoencoder (article, section 1-1): x -> encode -> z -> decode -> x^, without noise.
 
     Args:
         n_in (int): Pixels of a digit, D.
         n_latent (int): Dimensions of the latent variable z, Z.
         n_h (int): Units of each hidden layer, H.
-        act_func: Activation of the hidden layers; the article's figures come from `F.softplus`.
+        act_func: Activation of the hidden layers.
+    """
+
+    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
+        super().__init__()
+        self.act_func = act_func
+        with self.init_scope():     # a link that is assigned in here is trained and saved
+            self.le1 = L.Linear(n_in, n_h, initialW=Xavier(n_in, n_h))
+            self.le2 = L.Linear(n_h, n_h, initialW=Xavier(n_h, n_h))
+            self.le3 = L.Linear(n_h, n_latent, initialW=Xavier(n_h, n_latent))
+            self.ld1 = L.Linear(n_latent, n_h, initialW=Xavier(n_latent, n_h))
+            self.ld2 = L.Linear(n_h, n_h, initialW=Xavier(n_h, n_h))
+            self.ld3 = L.Linear(n_h, n_in, initialW=Xavier(n_h, n_in))
+
+    def __call__(self, x):
+        """Reconstruct digits x, (N, D) float32: x^ = decode(encode(x)), (N, D) in [0, 1]."""
+        return self.decode(self.encode(x))
+
+    def encode(self, x):
+        """Return the codes z, (N, Z) float32, of digits x, (N, D) float32."""
+        h1 = self.act_func(self.le1(x))                         # (N, H)
+        h2 = self.act_func(self.le2(h1))                        # (N, H)
+        return self.le3(h2)
+
+    def decode(self, z):
+        """Return digits, (N, D) float32, of codes z, (N, Z) float32."""
+        h1 = self.act_func(self.ld1(z))                         # (N, H)
+        h2 = self.act_func(self.ld2(h1))                        # (N, H)
+        return F.sigmoid(self.ld3(h2))
+
+    def get_loss_func(self, C=1.0, k=1):
+        """Make the loss to minimize, the reconstruction error: mean of ||x_n - x^(x_n)||^2.
+
+        C and k are as for the VAE and change nothing: there is no KL divergence and no noise.
+        """
+        def lf(x):
+            x = chainer.as_variable(x)
+            x.name = 'x'
+            self.loss = F.sum((x - self(x)) ** 2) / len(x)
+            self.loss.name = 'loss'
+            chainer.report({'loss': self.loss}, self)
+            return self.loss
+
+        return lf
+
+
+class VAE(chainer.Chain):
+    """Variational Autoencoder of digits (article, section 2).
+
+    To the autoencoder it adds a second head of the encoder, `le3_ln_var`, noise, and the KL
+    divergence in the loss.
+
+    Args:
+        n_in (int): Pixels of a digit, D.
+        n_latent (int): Dimensions of the latent variable z, Z.
+        n_h (int): Units of each hidden layer, H.
+        act_func: Activation of the hidden layers. The default, tanh, is that of the article's
+            class; its figures come from `F.softplus`, which train_vae.py gives.
     """
 
     def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
@@ -68,6 +126,7 @@ class VAE(chainer.Chain):
             tuple of Variable: mu and ln_var = log(sigma^2), each (N, Z) float32.
         """
         x = chainer.as_variable(x)
+        # a name is a label in the drawing of the graph (draw_graph), and has no other effect
         x.name = 'x'                                            # (N, D)
         h1 = self.act_func(self.le1(x))
         h1.name = 'enc_h1'                                      # (N, H)
@@ -102,6 +161,9 @@ class VAE(chainer.Chain):
 
             log p(x) >= L(x, z) = E_q[log p(x|z)] - KL[q(z|x) || p(z)],  p(z) = N(0, I)
 
+        L(x, z) is the article's name; z is integrated out, so the value depends on x alone. The
+        article gives the KL with a minus sign, as it maximizes L; here the loss is minimized.
+
         Args:
             C (float): Weight of the KL divergence; 1 gives the ELBO, 0 no regularization.
             k (int): Monte Carlo samples of z for each digit.
@@ -124,11 +186,12 @@ class VAE(chainer.Chain):
             batchsize = len(mu)
             # reconstruction error, -E_q[log p(x|z)]: its mean over k samples of z
             rec_loss = 0
-            for _ in six.moves.range(k):
+            for _ in six.moves.range(k):        # Python's range; `six` is from Python 2's time
                 # reparameterization trick: z = mu + eps * sigma, eps ~ N(0, I)
                 z = F.gaussian(mu, ln_var)
                 z.name = 'z'                                    # (N, Z)
                 # -log p(x|z) = -sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)]     (appendix C.1)
+                # bernoulli_nll sums over pixels and digits; the division makes a mean a digit
                 logits = self.decode(z, sigmoid=False)          # (N, D); y = sigmoid(logits)
                 rec_loss += F.bernoulli_nll(x, logits) / (k * batchsize)
             self.rec_loss = rec_loss
@@ -145,58 +208,11 @@ class VAE(chainer.Chain):
         return lf
 
 
-class Autoencoder(VAE):
-    """Plain autoencoder, of the VAE's layers (article, section 1-1): z has no distribution.
-
-    Its encoder is written out once more, as that of the VAE has a second head: edit both.
-
-    Args:
-        n_in, n_latent, n_h, act_func: As for `VAE`.
-    """
-
-    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
-        super().__init__(n_in, n_latent, n_h, act_func)
-        del self.le3_ln_var
-
-    def encode(self, x):
-        """Return the code z of digits x (N, D), (N, Z) float32, and None in the place of ln_var."""
-        x = chainer.as_variable(x)
-        x.name = 'x'                                            # (N, D)
-        h1 = self.act_func(self.le1(x))
-        h1.name = 'enc_h1'                                      # (N, H)
-        h2 = self.act_func(self.le2(h1))
-        h2.name = 'enc_h2'                                      # (N, H)
-        z = self.le3_mu(h2)
-        z.name = 'z'                                            # (N, Z)
-        return z, None
-
-    def get_loss_func(self, C=1.0, k=1):
-        """Make the reconstruction error to minimize: Loss = sum_n ||x_n - x^(x_n)||^2.
-
-        Args:
-            C, k: Change nothing, as there is neither a latent loss nor noise.
-
-        Returns:
-            callable: lf(x), as from `VAE.get_loss_func`: the squared error, summed over pixels,
-            mean over the minibatch, which is `rec_loss`, too; `latent_loss` is 0.
-        """
-        def lf(x):
-            x = chainer.as_variable(x)                          # one leaf for both of its uses
-            self.loss = self.rec_loss = F.sum((x - self(x)) ** 2) / len(x)
-            self.loss.name = 'loss'
-            self.latent_loss = self.xp.zeros((), np.float32)
-            chainer.report({'rec_loss': self.rec_loss, 'latent_loss': self.latent_loss,
-                            'loss': self.loss}, self)
-            return self.loss
-
-        return lf
-
-
 def draw_graph(model, x, C=1.0, k=1):
     """Draw the computational graph of the loss, as the article shows it in section 2.
 
     Args:
-        model (VAE): The model.
+        model (Chain): The model, a VAE or an Autoencoder.
         x: A minibatch of pixels, (N, 784) float32, of NumPy or CuPy as the model is.
         C (float), k (int): As for `VAE.get_loss_func`.
 

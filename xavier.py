@@ -1,7 +1,8 @@
 """Xavier initialization: the weights of every layer of the VAE (article, section 2).
 
 Glorot & Bengio (2010), "Understanding the difficulty of training deep feedforward neural
-networks", equation 16.
+networks", equation 16. `chainer.initializers.GlorotUniform` draws from the same range; this class
+has the article's name and arguments, among them its `constant`.
 """
 
 from support import compat  # noqa: F401  (lets chainer import)

@@ -95,9 +95,8 @@ def no_picture(request, monkeypatch):
 def edit(monkeypatch):
     """Return a function that lets net.py run with another text, as if that had been imported."""
     def edit(old, new):
-        assert old in text
         other = types.ModuleType('net')
-        exec(compile(text.replace(old, new, 1), net.__file__, 'exec'), vars(other))
+        exec(compile(edited(text, old, new), net.__file__, 'exec'), vars(other))
         for name in ('VAE', 'Autoencoder'):
             for key, value in vars(getattr(other, name)).items():
                 had, is_method = vars(getattr(net, name)).get(key), isinstance(
@@ -106,13 +105,21 @@ def edit(monkeypatch):
                 if not original.is_same(had, value) if is_method else not key.startswith('__'):
                     monkeypatch.setattr(getattr(net, name), key, value, raising=False)
         monkeypatch.setattr(models.inspect, 'getsource', lambda of: (
-            text.replace(old, new, 1) if of is net else source(of)))
+            edited(text, old, new) if of is net else source(of)))
         models.written.cache_clear()
 
     source, text = models.inspect.getsource, models.inspect.getsource(net)
     yield edit
     monkeypatch.undo()
     models.written.cache_clear()
+
+
+def edited(text, old, new):
+    """Return net.py's text with `new` for `old`: in class VAE and after it, if it is there."""
+    start = max(0, text.find('class VAE('))
+    start = start if old in text[start:] else 0
+    assert old in text
+    return text[:start] + text[start:].replace(old, new, 1)
 
 
 def idx(array):

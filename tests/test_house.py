@@ -17,7 +17,7 @@ import pytest
 import net
 
 OLD = os.path.join(os.path.dirname(__file__), 'data', 'snapshot_of_november_2026')
-SCRIPTS = {'train_vae.py': 200, 'net.py': 210, 'xavier.py': 50, 'visualize.py': 550}
+SCRIPTS = {'train_vae.py': 200, 'net.py': 230, 'xavier.py': 50, 'visualize.py': 550}
 BELOW = {               # a room: whom else it may import
     'base': {'compat'}, 'data': {'compat', 'base'}, 'run': {'compat', 'base', 'data', 'net'},
     'fast': {'compat', 'base', 'data', 'run', 'net'},

@@ -89,7 +89,8 @@ def guess(arrays, args, path):
         snapshot.SnapshotError: If they are not the weights of such a model.
     """
     prefix = snapshot.prefix_of(arrays)     # also of a Trainer without settings, as Chainer's own
-    layers = [f'{prefix}{link}/W' for link in ('le1', 'le3_mu')]
+    is_plain = f'{prefix}le3/W' in arrays and f'{prefix}le3_mu/W' not in arrays
+    layers = [f'{prefix}{link}/W' for link in ('le1', 'le3' if is_plain else 'le3_mu')]
     for layer in layers:
         if layer not in arrays:
             raise snapshot.SnapshotError(f'{path} is {foreign.of_another_network(arrays, layer)}')
@@ -100,7 +101,7 @@ def guess(arrays, args, path):
     (dim_h, n_in), (dim_z, _) = shapes
     snapshot.check_memory(arrays, prefix, n_in, dim_h, dim_z, path)
     return OF_WEIGHTS | {
-        'autoencoder': prefix + 'le3_ln_var/W' not in arrays,
+        'autoencoder': is_plain,
         'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
         'activation': args.activation or 'softplus', 'dataset': args.dataset or 'auto',
         'data_dir': args.data_dir}

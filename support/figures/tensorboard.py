@@ -17,6 +17,8 @@ from chainer.utils import type_check
 import numpy as np
 from PIL import Image
 
+import net
+
 FOR_PCA, FOR_NEIGHBOURS = 'codes (for PCA)', 'on a sphere (t-SNE, UMAP)'   # it opens the first
 RADIUS = 3              # at which the plane of the codes touches that sphere's rays, in sigma
 TENSOR = """\
@@ -47,9 +49,9 @@ def losses(model, x):
         digit by digit, which takes longer.
     """
     def loss(x):
+        if isinstance(model, net.Autoencoder):
+            return F.sum((x - model(x)) ** 2, axis=1)
         mu, ln_var = model.encode(x)
-        if ln_var is None:
-            return F.sum((x - model.decode(mu)) ** 2, axis=1)
         eps = np.random.RandomState(0).standard_normal(mu.shape).astype(np.float32)
         z = F.gaussian(mu, ln_var, eps=model.xp.asarray(eps))
         rec_loss = F.bernoulli_nll(x, model.decode(z, sigmoid=False), 'no')         # (N, D)

@@ -23,7 +23,8 @@ import net
 LOSSES = {original.VAE: 'negative ELBO', original.Autoencoder: 'squared error'}
 OUTSIDE = 'code outside the methods'
 DOCUMENTED = ast.FunctionDef, ast.ClassDef, ast.Module
-PATH = ('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3')            # of a digit through the layers
+# layers of a digit's way, of the VAE and of the autoencoder
+PATHS = (('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3'), ('le1', 'le2', 'le3', 'ld1', 'ld2', 'ld3'))
 
 
 def activation_of(model, default):
@@ -148,13 +149,18 @@ def describe_loss(function, model):
     return words[0] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1)
 
 
+def path_of(model):
+    """Return the names of the layers that a digit goes through."""
+    return PATHS[not hasattr(model, 'le3_mu')]
+
+
 def sizes_of(model):
-    """Return the sizes of a model as settings, dim_h and dim_z; of another than a VAE, nothing.
+    """Return the sizes of a model as settings, dim_h and dim_z; of other layers, nothing.
 
     They are its own, whatever the flags say.
     """
     shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
-              for name in ('le1', 'le3_mu')]
+              for name in path_of(model)[:3:2]]
     if not all(shape and len(shape) == 2 for shape in shapes):
         return {}
     return {'dim_h': shapes[0][0], 'dim_z': shapes[1][0]}
@@ -165,10 +171,11 @@ def describe_layers(model):
 
     Where it has others than a VAE and an autoencoder have, only the number of its weights.
     """
+    path = path_of(model)
     shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
-              for name in PATH]
+              for name in path]
     links = {name.split('/')[1] for name, _ in model.namedparams()}
-    if (links - {'le3_ln_var'} != {*PATH} or not all(shape and len(shape) == 2 for shape in shapes)
+    if (links - {'le3_ln_var'} != {*path} or not all(shape and len(shape) == 2 for shape in shapes)
             or any(before[0] != after[1] for before, after in itertools.pairwise(shapes))):
         return f'{sum(param.size for param in model.params()):,} weights'
     return '-'.join(str(size) for size in [*(shape[1] for shape in shapes), shapes[-1][0]])

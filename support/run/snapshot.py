@@ -361,7 +361,7 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
         found = arrays.get(prefix + name[1:])
         shape = getattr(found, 'shape', None) if weights.array is None else weights.shape
         if found is None or not is_float32(found, shape):
-            if found is None and prefix + 'le3_mu/W' in arrays and name.startswith('/le3_ln_var'):
+            if found is None and prefix + 'le3/W' in arrays and name.startswith('/le3_'):
                 raise SnapshotError(f'{path} is of an autoencoder, and not of a VAE; '
                                     'give --autoencoder')
             wrong = f'it has no {name[1:]}' if found is None else (
@@ -372,14 +372,14 @@ def load_model(arrays, model, path, mend='use it with the net.py that trained it
             raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
     held = serializers.DictionarySerializer()
     model.serialize(held)
-    # an autoencoder may start from a VAE, and weights alone may lie beside others; a number that
-    # was made persistent since then stays as the model has it
+    # weights alone may lie beside others; a number that was made persistent since then stays as
+    # the model has it
     lacking = [key for key, value in held.target.items()
                if prefix + key not in arrays and value is not None and np.ndim(value)]
     if lacking:
         raise SnapshotError(f'{path} is of another model: it has no {lacking[0]}; {mend}')
     surplus = [key[len(prefix):] for key in arrays if prefix and key.startswith(prefix)
-               and key[len(prefix):] not in held.target and '/le3_ln_var/' not in key]
+               and key[len(prefix):] not in held.target]
     if surplus:
         raise SnapshotError(f'{path} is of another model: it has {surplus[0]} besides; {mend}')
     try:

@@ -9,7 +9,7 @@ from support.run import models, snapshot  # lets chainer import
 
 import chainer
 import chainer.functions as F
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, edited
 import pytest
 from test_resume import state_of
 
@@ -119,9 +119,7 @@ def train(folder, data_dir, old, new, *flags, first='', edited_first=True):
     for name in ('support', 'train_vae.py', 'xavier.py'):   # a link, so that Numba finds its cache
         (tree / name).symlink_to(os.path.join(ROOT, name))
     with open(os.path.join(ROOT, 'net.py')) as file:
-        text = file.read()
-    assert old in text
-    text = text.replace(old, new, 1)            # in VAE, not in what comes behind it
+        text = edited(file.read(), old, new)
     if 'self.softplus' in new:
         text = text.replace('self.act_func(', 'self.softplus(')
     shutil.copy(os.path.join(ROOT, 'net.py'), tree / ('other.py' if edited_first else 'net.py'))
