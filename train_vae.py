@@ -17,6 +17,7 @@ from support.base import command
 from support.data import mnist
 from support.run import models, observe, options, resume, snapshot
 from support.run.extensions import LogReport, PlotReport, check_finite, whole_run
+from support.run.record import Record
 from support.run.stopping import UntilStopped, every
 from support.run.terminal import PrintReport, ProgressBar
 
@@ -145,6 +146,7 @@ def train_vae(args):
     trainer.extend(LogReport())
     trainer.extend(PrintReport())
     trainer.extend(PlotReport())
+    trainer.extend(Record(digits))              # what training.gif shows, epoch by epoch
     if sys.stdout.isatty():
         trainer.extend(ProgressBar())
     trainer.extend(extensions.snapshot(filename='snapshot_epoch_{.updater.epoch}',

@@ -13,7 +13,7 @@ import sys
 import time
 
 from support.base import command, files
-from support.run import losses, models, resume, run_folder, snapshot, stopping, terminal
+from support.run import losses, models, record, resume, run_folder, snapshot, stopping, terminal
 
 from chainer import training
 from chainer.training import extensions
@@ -135,6 +135,9 @@ def whole_run(trainer, args, digits, graph):
 
     def begin():
         comm.on_root(prepare_folder, trainer, args, digits, graph)
+        noted = terminal.find(trainer, record.Record)
+        if noted is not None and trainer.updater.iteration == 0:
+            noted(trainer)
         if comm.rank == 0:
             print_header(trainer, args, digits)
 

@@ -45,6 +45,18 @@ def unchanged(model):
 
 
 @contextlib.contextmanager
+def as_tested(model):
+    """Within a `with` block, call a model as test digits meet it: no dropout, running statistics.
+
+    Nothing is kept for backprop, noise is the same each time, and the model is then as before.
+    """
+    with (unchanged(model), chainer.using_config('train', False), chainer.no_backprop_mode(),
+          np.errstate(all='ignore')):
+        np.random.seed(0)
+        yield
+
+
+@contextlib.contextmanager
 def same_noise(xp):
     """Within a `with` block, draw what counts for nothing: the generators are then as before.
 

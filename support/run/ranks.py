@@ -22,7 +22,7 @@ import numpy as np
 
 REPORTS = {                 # which rank 0 alone has, by name or class
     'check_finite', 'FailOnNonNumber', 'LogReport', 'PrintReport', 'PlotReport', 'ProgressBar',
-    'DumpGraph', 'VariableStatisticsPlot'}
+    'Record', 'DumpGraph', 'VariableStatisticsPlot'}
 
 
 def start(argv):
