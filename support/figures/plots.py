@@ -47,21 +47,24 @@ def principal(mu):
     return pca.components_, pca.explained_variance_ratio_
 
 
-def scatter_points(axes, points, labels, legend=True):
+def scatter_points(axes, points, labels, legend=True, size=None):
     """Draw points (N, 2 or 3) in the order of the digits, coloured by label."""
     classes = np.unique(labels)
     colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
-    size = np.clip(60000 / len(points), 14, 36)                 # square points
+    size = size or np.clip(60000 / len(points), 14, 36)         # square points
     look = {'edgecolors': 'white', 'linewidths': 0.3}
     solid = {'depthshade': False} if points.shape[1] == 3 else {}
     axes.scatter(*points.T, s=size, c=colors, **look, **solid)
-    if not legend:
-        return
-    handles = [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
-                      markeredgecolor='white', markeredgewidth=0.3)
-               for i, label in enumerate(classes)]
-    axes.figure.legend(handles=handles, loc='outside right center', title='label',
-                       ncols=-(-len(classes) // 30))
+    if legend:
+        axes.figure.legend(handles=key(labels), loc='outside right center', title='label',
+                           ncols=-(-len(classes) // 30))
+
+
+def key(labels):
+    """Return what a legend shows: a point of each class's colour, with its label."""
+    return [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
+                   markeredgecolor='white', markeredgewidth=0.3)
+            for i, label in enumerate(np.unique(labels))]
 
 
 def spread(points, gap, fixed=0):

@@ -1,0 +1,188 @@
+"""The training as pictures, from what a run noted after each epoch (beyond the article).
+
+At first all codes lie at the origin and every z decodes to the same blur. Then the codes part and
+the digits sharpen. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
+"""
+
+import os
+
+from support.base import drawing  # lets chainer import
+from support.figures import pictures, plots
+from support.run import losses, record
+
+from matplotlib.colors import to_rgb
+from matplotlib.ticker import FixedLocator, StrMethodFormatter
+import numpy as np
+
+FRAMES, PANELS = 60, 6          # epochs in training.gif and in training.png, at most
+WIDTH, HEIGHT = 790, 640        # pixels of a frame
+NAMES = {'rec_loss': 'reconstruction error', 'latent_loss': 'latent loss (KL divergence)',
+         'loss': 'loss'}
+UNUSED = 0.1                    # nats of KL divergence, below which q(z|x) tells nothing of x
+
+
+def frames_of(epochs, most=FRAMES):
+    """Choose up to `most` of the epochs, dense at the start, with the first and the last."""
+    wanted = np.linspace(0, 1, most) ** 2 * (len(epochs) - 1)
+    return [epochs[i] for i in (range(len(epochs)) if len(epochs) <= most else
+                                np.unique(np.rint(wanted).astype(int)))]
+
+
+def kl_of(noted):
+    """Return the mean KL divergence of codes from N(0, I); None where `ln_var` is not noted."""
+    if 'ln_var' not in noted:
+        return None
+    mu, ln_var = noted['mu'].astype(float), noted['ln_var'].astype(float)
+    return (mu ** 2 + np.exp(ln_var) - ln_var - 1).sum(axis=1).mean() / 2
+
+
+def panels_of(noted, most=PANELS):
+    """Choose up to `most` epochs: the first, the last, the end of the plateau, and some between."""
+    epochs = [*noted]
+    chosen = {epochs[0], epochs[-1]}
+    kls = [kl_of(noted[epoch]) for epoch in epochs]
+    flat = next((i for i, kl in enumerate(kls[1:], 1) if kl is None or kl >= UNUSED), len(epochs))
+    chosen |= {*epochs[max(1, flat - 1):flat + 1]}  # the last of the plateau, the first after it
+    while len(chosen) < min(most, len(epochs)):     # the farthest from all others, by ratio
+        chosen.add(max(epochs, key=lambda epoch: min(
+            abs(np.log((1 + epoch) / (1 + other))) for other in chosen)))
+    return sorted(chosen)
+
+
+class Story:
+    """What all epochs of a run share: the plane of their codes, its limits, labels, the losses.
+
+    Args:
+        digits (mnist.Digits): Those of the run.
+        run: Its settings, as from `sources.read_run`.
+    """
+
+    def __init__(self, digits, run):
+        epoch = max([row.get('epoch', 0) for row in run['log']], default=0)
+        noted = record.read(os.path.dirname(run['path']) or '.', epoch)
+        self.noted = {of: arrays for of, arrays in noted.items()
+                      if {'mu', 'places', 'reconstruction', 'samples'} <= arrays.keys()}
+        if len(self.noted) < 2:
+            raise pictures.FigureError('needs the record of the run, which train_vae.py writes '
+                                       'beside its snapshots; train anew with another -o')
+        last = [*self.noted.values()][-1]
+        project, self.names = plots.plane(last['mu'])
+        self.points = {of: project(arrays['mu']) for of, arrays in self.noted.items()}
+        self.limit = max(3.3, *(1.03 * np.quantile(np.abs(points).max(axis=1), 0.998)
+                                for points in self.points.values()))
+        self.labels = digits.test_labels[last['places']]
+        self.x = digits.test[[*pictures.first_of_each(digits).values()]]
+        self.log = run['log']
+
+    def put_codes(self, axes, epoch, size):
+        """Draw the codes of an epoch, and the circles of N(0, I)."""
+        axes.set(aspect='equal', xlim=(-self.limit, self.limit), ylim=(-self.limit, self.limit))
+        plots.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', linewidth=0.8, zorder=1)
+        plots.scatter_points(axes, self.points[epoch], self.labels, legend=False, size=size)
+
+    def losses_of(self):
+        """Return the losses of the test digits by name: epochs and values, what the log has."""
+        found, epochs = {}, losses.column(self.log, 'epoch')
+        for name in ('rec_loss', 'latent_loss'):
+            values = losses.column(self.log, losses.TEST + name)
+            if np.isfinite(values).any():
+                found[name] = epochs, values
+        return found or {'loss': (epochs, losses.column(self.log, losses.TEST + 'loss'))}
+
+
+def row_of(rows, zoom, gap=2):
+    """Join pictures (rows, columns, 28, 28) on black, `zoom` times as large: (height, width)."""
+    large = np.kron(rows, np.ones((1, 1, zoom, zoom)))
+    large = np.pad(large, ((0, 0), (0, 0), (0, gap), (0, gap)))
+    n, m, height, width = large.shape
+    return large.swapaxes(1, 2).reshape(n * height, m * width)
+
+
+def bytes_as_pictures(pixels):
+    """Return pixels (N, D) uint8 as pictures (N, 28, 28) in [0, 1]."""
+    return pictures.as_pictures(pixels / 255)
+
+
+def animation(model, digits, path, run):
+    """Codes, reconstructions, samples and losses, epoch by epoch (beyond the article)."""
+    story = Story(digits, run)
+    epochs = frames_of([*story.noted])
+    frames = (frame(story, epoch) for epoch in epochs)
+    pictures.save_gif(frames, path, len(epochs), [to_rgb(color) for color in plots.CLASS_COLORS],
+                      milliseconds=200)
+
+
+def frame(story, epoch):
+    """Return one frame of the animation."""
+    figure = pictures.figure_of(WIDTH, HEIGHT)
+
+    def place(left, bottom, width, height, **options):
+        return figure.add_axes((left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT),
+                               **options)
+
+    def pixels(canvas, left, top, text):
+        figure.text(left / WIDTH, 1 - (top - 5) / HEIGHT, text, size=9)
+        pictures.put_pixels(figure, canvas, left, HEIGHT - top - len(canvas))
+
+    figure.text(0.5, 1 - 22 / HEIGHT, f'epoch {epoch}', size=14, weight='bold', ha='center')
+    axes = place(52, 220, 370, 370)
+    story.put_codes(axes, epoch, 18)
+    axes.set(xlabel=story.names[0].split(' of ')[0], ylabel=story.names[1].split(' of ')[0])
+    noted = story.noted[epoch]
+    x, y = pictures.as_pictures(story.x), bytes_as_pictures(noted['reconstruction'])
+    half = -(-len(x) // 2)
+    blank = np.zeros((2 * half - len(x), 28, 28))
+    x, y = (np.concatenate([of, blank]) for of in (x, y))
+    left = 450
+    pixels(row_of(np.stack([x[:half], y[:half], x[half:], y[half:]]), 2), left, 64,
+           'test digits, and below each its reconstruction')
+    samples = bytes_as_pictures(noted['samples'])[:20].reshape(2, 10, 28, 28)
+    pixels(row_of(samples, 1), left, 330, 'decoded from z ~ N(0, I)')
+    figure.legend(handles=plots.key(story.labels), loc='center left', ncols=5, columnspacing=1,
+                  handletextpad=0, title='label', alignment='left',
+                  bbox_to_anchor=((left - 12) / WIDTH, 1 - 420 / HEIGHT))
+    found = story.losses_of()
+    width = (WIDTH - 60 - 60 * len(found)) / len(found)
+    for i, (name, (at, values)) in enumerate(found.items()):
+        axes = place(52 + i * (width + 70), 42, width, 110, title=NAMES[name] + ', test digits')
+        axes.plot(at, values, color=drawing.PALETTE[2])
+        last = max(1, at.max())
+        axes.set(xlabel='epoch', xscale='symlog', xlim=(0, 1.08 * last))
+        axes.xaxis.set_major_locator(FixedLocator(
+            [0, *(of * 10**i for i in range(7) for of in (1, 2, 5) if of * 10**i <= last)]))
+        axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+        axes.xaxis.minorticks_off()
+        here = np.flatnonzero(at == epoch)
+        if len(here):
+            axes.plot(epoch, values[here[-1]], 'o', color='black', zorder=5)
+            axes.axvline(epoch, color='#888888', linewidth=0.8, zorder=1)
+    return figure
+
+
+def panels(model, digits, path, run):
+    """Codes, reconstructions and samples at up to six epochs, in a row (beyond the article)."""
+    story = Story(digits, run)
+    epochs = panels_of(story.noted)
+    side, gap, left, bottom = 148, 12, 18, 10
+    large, small = 2 * 30, 12           # pixels of two rows of digits, and above each part
+    parts = side + 2 * (large + small + 10)
+    width, height = left + len(epochs) * (side + gap) + 44, bottom + parts + 40
+    figure = pictures.figure_of(width, height)
+    for i, epoch in enumerate(epochs):
+        x, top = left + i * (side + gap), height - 24
+        axes = figure.add_axes((x / width, (top - side) / height, side / width, side / height),
+                               xticks=(), yticks=(), title=f'epoch {epoch}')
+        axes.spines[:].set_visible(True)
+        story.put_codes(axes, epoch, 5)
+        noted = story.noted[epoch]
+        for name, text in (('reconstruction', 'reconstructions'), ('samples', 'z ~ N(0, I)')):
+            top -= (side if name == 'reconstruction' else large) + 22
+            rows = bytes_as_pictures(noted[name])[:10]
+            rows = np.concatenate([rows, np.zeros((10 - len(rows), 28, 28))])
+            pictures.put_pixels(figure, row_of(rows.reshape(2, 5, 28, 28), 1), x, top - large)
+            if i == 0:
+                figure.text((x - 4) / width, (top - large / 2) / height, text, size=8, ha='right',
+                            va='center', rotation=90)
+    figure.legend(handles=plots.key(story.labels), loc='upper right', title='label',
+                  handletextpad=0, bbox_to_anchor=(1, 1 - 10 / height))
+    drawing.save(figure, path)
