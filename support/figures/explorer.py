@@ -17,7 +17,7 @@ import textwrap
 import zlib
 
 from support.base import files
-from support.figures import evidence, pictures, plots
+from support.figures import evidence, pictures, plots, training
 from support.run import losses, original
 
 from chainer.backends import cuda
@@ -32,7 +32,7 @@ LINKS = 'le1', 'le2', 'le3_mu', 'le3_ln_var', 'ld1', 'ld2', 'ld3'      # whose w
 MOST = 2000             # test digits that the page has
 PAGE = os.path.join(os.path.dirname(__file__), 'page')
 SCRIPTS = tuple(f'{name}.js' for name in (
-    'net', 'plane', 'pad', 'digit', 'sheet', 'graph', 'run', 'explorer'))
+    'net', 'plane', 'pad', 'digit', 'sheet', 'graph', 'run', 'epochs', 'explorer'))
 ACTIVATIONS = {F.softplus: 'softplus', F.tanh: 'tanh', F.relu: 'relu'}      # that net.js has
 
 
@@ -72,8 +72,10 @@ def save(model, digits, path, run):
         'components': components(codes), 'kl': kl.tolist(), 'kl_digits': len(digits.test),
         'beta': run['beta'], 'settings': in_words(run),
         'log': curves(run['log'], run.get('kl_weight', run['beta'])), 'source': source()}
+    about['record'], record = training.for_page(digits, run)
     with files.replacing(path) as file:
-        file.write(page(about, packed, np.round(x * 255).astype(np.uint8).tobytes()).encode())
+        file.write(page(about, packed, record,
+                        np.round(x * 255).astype(np.uint8).tobytes()).encode())
 
 
 # What the page can show -------------------------------------------------------------------------
@@ -171,8 +173,8 @@ def as_halves(arrays):
     return halves.view(np.uint8).reshape(-1, 2).T.tobytes(), listed
 
 
-def page(about, weights, pixels):
-    """Return explorer.html, of a dict for its JSON and two strings of bytes.
+def page(about, weights, record, pixels):
+    """Return explorer.html, of a dict for its JSON and three strings of bytes.
 
     Only the one script and the one style that are in it may run, and nothing may be fetched: a
     Content-Security-Policy of their hashes says so. JSON has no <, so that no text ends its
@@ -185,7 +187,7 @@ def page(about, weights, pixels):
                   f'style-src {digest(style)}',
         'files': ', '.join(SCRIPTS), 'style': style, 'script': script,
         'run': json.dumps(about, allow_nan=False).replace('<', '\\u003c'),
-        'weights': deflated(weights), 'pixels': deflated(pixels)}
+        'weights': deflated(weights), 'record': deflated(record), 'pixels': deflated(pixels)}
     return re.sub(r'\{\{(\w+)\}\}', lambda name: parts[name[1]], part('page.html'))
 
 

@@ -68,7 +68,7 @@ class Story:
         last = [*self.noted.values()][-1]
         project, self.names = plots.plane(last['mu'])
         self.points = {of: project(arrays['mu']) for of, arrays in self.noted.items()}
-        self.limit = max(3.3, *(1.03 * np.quantile(np.abs(points).max(axis=1), 0.998)
+        self.limit = max(3.3, *(1.03 * float(np.quantile(np.abs(points).max(axis=1), 0.998))
                                 for points in self.points.values()))
         self.labels = digits.test_labels[last['places']]
         self.x = digits.test[[*pictures.first_of_each(digits).values()]]
@@ -186,3 +186,32 @@ def panels(model, digits, path, run):
     figure.legend(handles=plots.key(story.labels), loc='upper right', title='label',
                   handletextpad=0, bbox_to_anchor=(1, 1 - 10 / height))
     drawing.save(figure, path)
+
+
+def for_page(digits, run):
+    """Pack the record for explorer.html, whose epochs.js unpacks it.
+
+    Returns:
+        tuple: A dict for its JSON: epochs, labels, sizes, and both terms of each epoch's test loss;
+        and bytes: of each epoch the points (n, 2) as int16 and digits as uint8, then the inputs.
+        `(None, b'')` where the run has no record.
+    """
+    try:
+        story = Story(digits, run)
+    except pictures.FigureError:
+        return None, b''
+    epochs, content = frames_of([*story.noted], FRAMES // 2), []
+    for epoch in epochs:
+        noted = story.noted[epoch]
+        points = np.clip(story.points[epoch] / story.limit, -1, 1) * 32767
+        columns = len(noted['reconstruction'])
+        shown = np.concatenate([noted['reconstruction'], noted['samples'][:columns]])
+        content += [points.round().astype('<i2').tobytes(), shown.tobytes()]
+    content.append(np.round(story.x * 255).astype(np.uint8).tobytes())
+    found = story.losses_of()
+    at = dict(zip(losses.column(run['log'], 'epoch'), zip(*(
+        values for _, values in found.values()), strict=True), strict=True))
+    terms = [at.get(epoch) if len(found) == 2 else None for epoch in epochs]
+    return {'at': epochs, 'n': len(story.labels), 'limit': story.limit, 'columns': columns,
+            'digits': len(shown), 'labels': story.labels.tolist(),
+            'terms': [each and [float(term) for term in each] for each in terms]}, b''.join(content)

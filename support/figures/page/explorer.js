@@ -313,7 +313,7 @@ function listen() {
   window.addEventListener('hashchange', readLink);
   new ResizeObserver(() => redraw(drawEdges)).observe($('graph'));
   new IntersectionObserver(([{isIntersecting}]) => { $('float').hidden = isIntersecting; }).observe($('digit'));
-  const repaint = () => redraw(showBack, showFront, showInput, showGraph, showCurves);
+  const repaint = () => redraw(showBack, showFront, showInput, showGraph, showCurves, ...(epochs ? [showEpoch] : []));
   window.addEventListener('resize', () => {
     repaint();
     if (priorColumns() !== priorSheet.columns) redraw(showPrior);
@@ -325,6 +325,7 @@ async function start() {
   run = JSON.parse($('run').textContent);
   const bytes = await unpack('weights');
   pixels = await unpack('pixels');
+  await readEpochs();
   const links = {};
   let at = 0;
   for (const {name, shape, scale} of run.arrays) {
@@ -356,6 +357,7 @@ async function start() {
   makeAxes();
   makeSliders();
   makeGraph();
+  makeEpochs();
   showAbout();
   showRun();
   listen();

@@ -46,4 +46,12 @@ function showCurves() {
     for (const row of rows) context.lineTo(x(row[0]), y(row[column]));
     context.stroke();
   }
+  if (epochs && epochs.at[epochs.index] >= rows[0][0]) {        // the epoch of the slider
+    context.strokeStyle = color('--text');
+    context.lineWidth = 1;
+    context.beginPath();
+    context.moveTo(x(epochs.at[epochs.index]), 8);
+    context.lineTo(x(epochs.at[epochs.index]), height - 26);
+    context.stroke();
+  }
 }
