@@ -1,0 +1,115 @@
+"""training.py: epochs that are chosen, and pixels of training.gif and training.png."""
+
+import json
+import os
+
+from support.base import drawing
+from support.data import mnist  # lets chainer import
+from support.figures import explorer, pictures, plots, training
+from support.run import record, snapshot
+
+from conftest import SMALL, train
+from matplotlib.colors import to_rgb
+import numpy as np
+from PIL import Image
+import pytest
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, idx_files):
+    """Return digits and settings of a run of four epochs, as figures get them."""
+    base = tmp_path_factory.mktemp('training')
+    (base / 'data').mkdir()
+    for name, content in idx_files.items():
+        (base / 'data' / name).write_bytes(content)
+    train(base / 'data', base / 'run', *SMALL, '-e', '4', '--keep', '9')
+    path, arrays = snapshot.read_newest(str(base / 'run'))
+    return mnist.get_digits(data_dir=str(base / 'data')), snapshot.read_settings(arrays, path) | {
+        'path': path, 'log': snapshot.read_log(arrays)}
+
+
+@pytest.mark.parametrize('n, most', [(3, 60), (60, 60), (101, 60), (2001, 60), (1001, 30)])
+def test_frames_are_dense_at_the_start(n, most):
+    frames = training.frames_of([*range(n)], most)
+    assert len(frames) <= most
+    assert (frames[0], frames[-1]) == (0, n - 1)
+    gaps = np.diff(frames)
+    assert (gaps > 0).all()
+    assert gaps[0] <= max(1, gaps[-1] / 20)
+    assert gaps.max() <= max(1, 2 * n / most + 2)
+
+
+@pytest.mark.parametrize('kls, needed', [
+    ([0.3] + [0.01] * 7 + [2.0] * 93, {0, 7, 8, 100}), ([0.3] + [5.0] * 50, {0, 1, 50}),
+    ([0.3] + [0.01] * 50, {0, 50}), ([0.3, 5.0], {0, 1})])
+def test_panels_show_the_end_of_the_plateau(kls, needed):
+    # N(mu, 1) is mu^2 / 2 from N(0, 1)
+    noted = {epoch: {'mu': np.full((3, 1), (2 * kl) ** 0.5), 'ln_var': np.zeros((3, 1))}
+             for epoch, kl in enumerate(kls)}
+    chosen = training.panels_of(noted)
+    assert needed <= {*chosen}
+    assert len(chosen) == min(6, len(kls))
+    assert chosen == sorted(chosen)
+
+
+def test_the_animation_shows_each_epochs_codes_and_digits(run, tmp_path):
+    digits, settings = run
+    with drawing.style():
+        training.animation(None, digits, str(tmp_path / 'training.gif'), settings)
+    noted = record.read(os.path.dirname(settings['path']), 4)
+    story = training.Story(digits, settings)
+    assert (tmp_path / 'training.gif').stat().st_size < 3e6
+    with Image.open(tmp_path / 'training.gif') as gif:
+        assert gif.n_frames == len(noted) == 5
+        for i, arrays in enumerate(noted.values()):
+            gif.seek(i)
+            pixels = np.array(gif.convert('RGB'))
+            # the second reconstruction, enlarged twice, to 32 grays
+            x, y = 450 + 58, 64 + 58
+            found = pixels[y:y + 56:2, x:x + 56:2, 0].ravel()
+            assert np.abs(found - arrays['reconstruction'][1].astype(int)).max() <= 9
+            # a code that no other covers has its class's colour
+            apart = np.linalg.norm(arrays['mu'][:, None] - arrays['mu'], axis=2)
+            alone = np.argmax(np.min(apart + 99 * np.eye(len(apart)), axis=1))
+            u, v = arrays['mu'][alone]
+            column = round(52 + 370 * (u / story.limit + 1) / 2)
+            row = round(640 - 220 - 370 * (v / story.limit + 1) / 2)
+            color = 255 * np.array(to_rgb(plots.CLASS_COLORS[story.labels[alone]]))
+            assert np.abs(pixels[row - 1:row + 1, column - 1:column + 1] - color).min(
+                axis=(0, 1)).max() < 40
+
+
+def test_the_row_of_epochs_shows_their_reconstructions(run, tmp_path):
+    digits, settings = run
+    with drawing.style():
+        training.panels(None, digits, str(tmp_path / 'training.png'), settings)
+    noted = record.read(os.path.dirname(settings['path']), 4)
+    pixels = np.array(Image.open(tmp_path / 'training.png').convert('L')).astype(int)
+    for i, arrays in enumerate(noted.values()):
+        x, y = 18 + 160 * i, 24 + 148 + 22
+        assert np.abs(pixels[y:y + 28, x:x + 28].ravel() - arrays['reconstruction'][0]).max() <= 1
+
+
+def test_without_a_record_there_is_no_figure(draw, small_run):
+    settings = {'path': str(small_run / 'snapshot_epoch_2'), 'log': []}
+    with pytest.raises(pictures.FigureError, match='needs the record of the run'):
+        training.Story(None, settings)
+    assert training.for_page(None, settings) == (None, b'')
+
+
+def test_the_page_has_each_epochs_codes_and_terms(run, tmp_path):
+    digits, settings = run
+    about, content = training.for_page(digits, settings)
+    noted = record.read(os.path.dirname(settings['path']), 4)
+    size = 4 * about['n'] + 784 * about['digits']
+    assert json.dumps(about)
+    assert about['at'] == [0, 1, 2, 3, 4]
+    assert len(content) == 5 * size + 10 * 784
+    for i, arrays in enumerate(noted.values()):
+        points = np.frombuffer(content, '<i2', 2 * about['n'], i * size).reshape(-1, 2)
+        np.testing.assert_allclose(points / 32767 * about['limit'], arrays['mu'], atol=1e-3)
+    row = settings['log'][1]
+    assert about['terms'][0] is None
+    assert about['terms'][2] == [row['validation/main/rec_loss'],
+                                 row['validation/main/latent_loss']]
+    assert 'epochs.js' in explorer.SCRIPTS
