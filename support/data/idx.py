@@ -21,6 +21,8 @@ import numpy as np
 SIDE = 28                   # pixels
 MOST_DIGITS = 1_000_000     # a header that claims more is damaged,
 MOST_RATIO = 50             # or claims more times a gzip file's size; digits barely reach 20
+FORMS = {'images': ((SIDE, SIDE), '28x28 unsigned bytes a digit'),
+         'labels': ((), 'an unsigned byte a digit')}
 BYTE, INT = 8, 12           # an IDX file's codes for unsigned bytes and 32-bit integers
 NAMES = {'train-images': 'train-images-idx3-ubyte', 'train-labels': 'train-labels-idx1-ubyte',
          't10k-images': 't10k-images-idx3-ubyte', 't10k-labels': 't10k-labels-idx1-ubyte'}
@@ -38,13 +40,9 @@ class DatasetError(command.UserError):
 
 
 def find_folder(folder):
-    """Return the folder that holds the four files: this one, or one up to two below it.
+    """Return the path of the folder that holds the four files: `folder`, or one up to two below it.
 
-    Args:
-        folder (str): Where to look.
-
-    Returns:
-        str: That folder; if none holds all four, the first that holds some, or else `folder`.
+    If none holds all four, it is the first that holds some, or else `folder`.
 
     Raises:
         DatasetError: If `folder` is no folder, or several below it hold all four.
@@ -63,10 +61,9 @@ def find_folder(folder):
 
 
 def datasets_in(folder):
-    """Find the files of digits in a folder, or each in a folder of its own name.
+    """Return the paths of files of digits, by their names' prefix and by `NAMES`' keys.
 
-    Returns:
-        dict: By the prefix of the names, '' for MNIST's: a dict of paths by `NAMES`' keys.
+    Each lies in `folder`, or in a folder of its own name in that, as Kaggle's archive unpacks.
     """
     sets, outer = {}, named(folder)
     for path in outer + [inner for each in outer for inner in named(each)]:
@@ -105,10 +102,7 @@ def instead(paths, mend):
 
 
 def read_folder(folder):
-    """Read the four IDX files of a dataset in MNIST's format.
-
-    Args:
-        folder (str): Folder that holds them, as from `find_folder`.
+    """Read the four IDX files of a dataset in MNIST's format, in a folder as from `find_folder`.
 
     Returns:
         tuple: Pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test,
@@ -139,19 +133,7 @@ def read_folder(folder):
 
 
 def read_file(path, what):
-    """Read an IDX file.
-
-    Args:
-        path (str): Where it lies.
-        what (str): 'images' of 28x28 pixels, or 'labels': of rows of integers, as QMNIST's, the
-            first integer is the label.
-
-    Returns:
-        ndarray: (N, 28, 28) or (N,) uint8.
-
-    Raises:
-        DatasetError: If it is not such a file.
-    """
+    """Return 'images' (N, 28, 28) or 'labels' (N,), uint8; of QMNIST's rows the first."""
     try:
         with unpacked(path) as file:
             shape, dtype = check_head(file.read(kinds.HEAD), path, what)
@@ -186,18 +168,15 @@ def check_head(head, path, what):
     code, ndim = head[2:4]
     if len(head) < 4 + 4 * ndim:
         raise DatasetError(f'{path} is cut short; fetch it again')
-    n, *sides = struct.unpack_from(f'>{ndim}I', head, 4)
-    if not 0 < n <= MOST_DIGITS or 0 in sides:
-        raise DatasetError(f'{path} claims to hold {n}, and may hold from 1 to {MOST_DIGITS}; '
-                           'fetch it again')
-    if (what, code) == ('labels', INT) and ndim <= 2:
-        return (n, *sides), np.dtype('>i4')
-    if ndim != {'images': 3, 'labels': 1}[what]:
-        has = {1: 'labels', 3: 'images'}.get(ndim, f'arrays of {ndim} dimensions')
-        raise DatasetError(f'{path} has {has}, and not {what}; put {what} there')
-    if code != BYTE:
-        raise DatasetError(f'{path} has no unsigned bytes; save {what} as such')
-    if sides not in ([], [SIDE, SIDE]):
-        raise DatasetError(f'{path} has images of {"x".join(map(str, sides))} pixels, and digits '
-                           f'are {SIDE}x{SIDE}; crop or scale them')
-    return (n, *sides), np.dtype(np.uint8)
+    shape = struct.unpack_from(f'>{ndim}I', head, 4)
+    size = 'x'.join(map(str, shape))
+    sides, expected = FORMS[what]
+    is_rows = what == 'labels' and code == INT and ndim <= 2
+    if not is_rows and (code, shape[1:]) != (BYTE, sides):
+        numbers = 'unsigned bytes' if code == BYTE else 'other numbers'
+        raise DatasetError(f'{path} holds {size} {numbers}, and {what} are {expected}; put such '
+                           'there')
+    if not 0 < shape[0] <= MOST_DIGITS or 0 in shape:
+        raise DatasetError(f'{path} claims to hold {size} numbers, and may hold 1 to {MOST_DIGITS} '
+                           f'{what}; fetch it again')
+    return shape, np.dtype('>i4' if is_rows else np.uint8)

@@ -144,12 +144,7 @@ def cache_paths():
 
 
 def read_cache():
-    """Read MNIST from Chainer's dataset cache.
-
-    Returns:
-        tuple or None: As from `idx.read_folder`; None if the cache does not hold MNIST, or holds a
-        damaged copy, about which it warns.
-    """
+    """Return Chainer's cached copy, as `idx.read_folder` does; None if it is damaged or not there."""
     arrays = []
     for path in cache_paths():
         try:
@@ -171,11 +166,7 @@ def read_cache():
 def download():
     """Fetch MNIST from the first mirror that sends it whole, and keep it in Chainer's cache.
 
-    Returns:
-        tuple: As from `idx.read_folder`.
-
-    Raises:
-        DatasetError: If no mirror does; it says why for each.
+    It returns what `idx.read_folder` does, or raises a DatasetError that says why no mirror helps.
     """
     causes = []
     for mirror in MIRRORS:

@@ -74,9 +74,3 @@ def test_any_other_object_is_refused(tmp_path, value):
     np.savez(tmp_path / 'file.npz', x=array)
     with pytest.raises(ValueError, match='it holds Python objects, which could run code'):
         npz.read(str(tmp_path / 'file.npz'))
-
-
-def test_the_header_of_python_2(tmp_path):
-    member = npy(np.arange(6).reshape(2, 3)).replace(b'(2, 3), }  ', b'(2L, 3L), }')
-    (tmp_path / 'file').write_bytes(zipped({'x.npy': member}))
-    assert npz.read(str(tmp_path / 'file'))['x'].tolist() == [[0, 1, 2], [3, 4, 5]]
