@@ -144,7 +144,7 @@ def cache_paths():
 
 
 def read_cache():
-    """Return Chainer's cached copy as `idx.read_folder` does, None if it is damaged or not there."""
+    """Return Chainer's cached copy as `idx.read_folder` does; None if damaged or not there."""
     arrays = []
     for path in cache_paths():
         try:
