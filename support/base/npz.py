@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import pickle
+import re
 import warnings
 import zipfile
 import zlib
@@ -19,9 +20,6 @@ MOST_HEADER = 1000          # bytes of an array's header, which NumPy parses as 
 # what zipfile, zlib and NumPy raise about damaged bytes
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, OverflowError,
               ValueError)
-# np.array(None) as np.savez pickles it: NumPy 1 by protocol 3, NumPy 2.4 by protocol 4
-NONE = {pickle.dumps(np.array(None), protocol).replace(b'numpy._core', module)
-        for protocol, module in ((3, b'numpy.core'), (3, b'numpy._core'), (4, b'numpy._core'))}
 
 
 def read(path, only=None, most=None):
@@ -77,7 +75,7 @@ def read_array(archive, member):
             raise ValueError(f'{member.filename} is no array') from None
         header = file.tell()
         if dtype.hasobject:
-            if not shape and file.read(MOST_HEADER) in NONE:
+            if not shape and unversioned(file.read(MOST_HEADER)) in NONE:
                 return np.array(None)
             raise ValueError('it holds Python objects, which could run code')
     if not dtype.itemsize or min(shape, default=1) < 0 or (
@@ -85,3 +83,12 @@ def read_array(archive, member):
         raise ValueError(f'{member.filename} is not the array that it claims')
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def unversioned(pickled):
+    """Return a pickle without its length and its name of numpy.core, which is _core in NumPy 2."""
+    return re.sub(rb'\x95.{8}|.numpy\._?core', b'', pickled, flags=re.DOTALL)
+
+
+# NumPy 1.26 saves objects by protocol 3, NumPy 2.4 by protocol 4
+NONE = [unversioned(pickle.dumps(np.array(None), protocol)) for protocol in (3, 4)]
