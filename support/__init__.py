@@ -3,7 +3,10 @@
 import importlib
 import importlib.util
 
-from support import compat  # noqa: F401
+from support.base import startup
+
+with startup.explained():
+    from support import compat  # noqa: F401
 
 
 def __getattr__(name):

@@ -19,8 +19,8 @@ import chainer
 from conftest import HAS_GPU, SMALL, make_digits, needs_gpu
 import numpy as np
 import pytest
+from samples import fill_cache
 from test_idx import DAMAGES
-from test_mnist import fill_cache
 from test_snapshot import last, rewrite
 
 import net

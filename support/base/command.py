@@ -10,18 +10,17 @@ import threading
 import chainer
 import numpy as np
 
-SIGPIPE = 13                # for which Python raises BrokenPipeError; Windows has none
-# signals that end a command
+SIGPIPE = 13                # Python raises BrokenPipeError instead; Windows has no such signal
 ENDING = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGPIPE')
                if hasattr(signal, name))
 
 
 class UserError(Exception):
-    """What a user can mend; the message says what is wrong and what would mend it."""
+    """An error that a user can mend; the message says what is wrong and what helps."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser whose errors are one line on stderr, and exit status 2."""
+    """Parser that exits with one line on stderr, and status 2, if the flags are wrong."""
 
     def error(self, message):
         """Say what is wrong and exit."""
@@ -30,24 +29,24 @@ class Parser(argparse.ArgumentParser):
 
 
 def status_of(prog, main, argv=None):
-    """Run the command `prog`; where it fails, say why in one line on stderr.
+    """Run the command `prog`; if it fails, say why in one line on stderr.
 
     Args:
         prog (str): Name of the command, for the message.
-        main (callable): Of `argv`; returns the exit status.
+        main (callable): Takes `argv` and returns the exit status.
         argv (list of str): Arguments; by default the program's own.
 
     Returns:
-        int: The exit status: 2 for what the user can mend, 1 for a loss that is not finite; and
-        130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 where the reader of stdout is gone.
+        int: The exit status: 2 if the user can mend the error, 1 if a loss is not finite; 130 for
+        Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 if the reader of stdout is gone.
     """
     def on_signal(signum, frame):
         raise KeyboardInterrupt(signum)
 
     for name in ('stdout', 'stderr'):
         if getattr(sys, name) is None:                  # closed, as by `>&-`
-            setattr(sys, name, open(os.devnull, 'w'))   # noqa: SIM115  (it is to stay open)
-    if hasattr(sys.stdout, 'reconfigure'):              # names of files can be anything
+            setattr(sys, name, open(os.devnull, 'w'))   # noqa: SIM115  (it stays open)
+    if hasattr(sys.stdout, 'reconfigure'):              # a file's name may be no valid text
         sys.stdout.reconfigure(errors='backslashreplace')
     with handled(ENDING[1:], on_signal):
         try:
@@ -67,7 +66,7 @@ def status_of(prog, main, argv=None):
         finally:
             try:
                 sys.stdout.flush()
-            except OSError:                             # Python's own last flush would tell of it
+            except OSError:                             # Python's own last flush would fail, too
                 hush(sys.stdout)
     with contextlib.suppress(OSError):
         print(f'{prog}: error: {printable(message)}', file=sys.stderr)
@@ -75,23 +74,19 @@ def status_of(prog, main, argv=None):
 
 
 def check_settings():
-    """Make sure that Python and Chainer are set as both commands need them.
-
-    Raises:
-        UserError: If they are not.
-    """
+    """Raise a UserError if Python or Chainer is set to what no command can use."""
     if sys.flags.optimize > 1:
         raise UserError('python -OO drops the docstrings that --help shows; take -O, or neither')
     if chainer.config.dtype != np.float32:
-        raise UserError('CHAINER_DTYPE asks for other numbers than float32, which digits, weights '
-                        'and snapshots are; unset it')
+        raise UserError('CHAINER_DTYPE asks for other numbers than float32, the type of digits, '
+                        'weights and snapshots; unset it')
 
 
 @contextlib.contextmanager
 def handled(signums, handler):
-    """Hand signals to a handler, within a `with` block; not those that the parent has ignored.
+    """Handle signals by `handler` inside a `with` block.
 
-    Only the main thread can. In others they keep their effect.
+    Signals that the parent process ignores stay ignored. Outside the main thread nothing changes.
     """
     earlier = {}
     try:
@@ -106,13 +101,13 @@ def handled(signums, handler):
 
 
 def hush(stream):
-    """Let what is written to a stream go nowhere, Python's own last flush included."""
-    with contextlib.suppress(OSError):                  # it may be no file of the system's
+    """Discard all that is written to a stream from now on, also by Python's own last flush."""
+    with contextlib.suppress(OSError):                  # it may have no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def exit_status(error):
-    """Return the exit status of a program that ends by this exception, as `command` says."""
+    """Return the exit status of a program that this exception ends, as `status_of` lists them."""
     if isinstance(error, SystemExit):
         return error.code
     if isinstance(error, KeyboardInterrupt):
@@ -123,5 +118,5 @@ def exit_status(error):
 
 
 def printable(message):
-    """Return a message as one line, without escape codes that a stranger's file put there."""
+    """Return a message as one line without escape codes, which a stranger's file may contain."""
     return ''.join(char if char.isprintable() else ' ' for char in str(message))

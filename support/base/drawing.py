@@ -1,4 +1,4 @@
-"""How everything is drawn: matplotlib, in one style, to PNGs that are whole or not there."""
+"""How everything is drawn: by matplotlib, in one style, to PNGs that are whole or not there."""
 
 import os
 import sys
@@ -7,10 +7,10 @@ from support.base import files
 
 try:
     import matplotlib
-except ValueError:      # MPLBACKEND names what is not installed, as in a notebook's `!python`
-    os.environ.pop('MPLBACKEND', None)  # no figure here takes a backend
+except ValueError:      # MPLBACKEND, as a notebook's `!python` has it, names what is not installed
+    os.environ.pop('MPLBACKEND', None)  # no figure here needs a backend
     for name in [name for name in sys.modules if name.startswith('matplotlib.')]:
-        del sys.modules[name]           # what was imported of it by then
+        del sys.modules[name]           # half imported
     import matplotlib
 
 import matplotlib.style
@@ -23,7 +23,7 @@ STYLE = {'font.size': 9, 'axes.titlesize': 10, 'axes.spines.top': False,
 
 
 def style():
-    """Return the context in which all figures are drawn, whatever the user's own style."""
+    """Return the context in which all figures are drawn; the user's own style does not count."""
     return matplotlib.style.context(['default', STYLE])
 
 

@@ -1,7 +1,4 @@
-"""Files that are whole or not there, and the folder of a run.
-
-A file is written under another name and renamed.
-"""
+"""Files that are whole or not there: each is written under another name, then renamed."""
 
 import contextlib
 import errno
@@ -17,7 +14,7 @@ from support.base import command  # lets chainer import
 import numpy as np
 
 ITERATION_PREFIX = 'snapshot_iter_'         # Chainer's own name, by iterations
-STALE = 600                                 # seconds; no file takes as long to be written
+STALE = 600                                 # seconds; to write a file takes less
 UNSUPPORTED = errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
 
 
@@ -30,11 +27,11 @@ class FileError(command.UserError):
 
 @contextlib.contextmanager
 def replacing(path, mend='put that right, or name another folder with -o'):
-    """Open a binary file that takes the name `path` only once it is whole and on the disk.
+    """Open a binary file that gets the name `path` once it is whole and on the disk.
 
     Args:
-        path (str): The file; until then its name is hidden, and this process's own.
-        mend (str): What helps where it cannot be written, for the message.
+        path (str): The file. Until then it has a hidden name with the number of this process.
+        mend (str): What helps if it cannot be written, for the message.
 
     Raises:
         FileError: If it cannot be written; what was at `path` is then as before.
@@ -46,17 +43,7 @@ def replacing(path, mend='put that right, or name another folder with -o'):
             yield file
             file.flush()
             sync(file.fileno())
-        try:
-            os.replace(part, path)
-        except FileExistsError:             # of a network folder that cannot do that at once
-            aside = os.path.join(folder, f'.{name}.{os.getpid()}.old')
-            os.rename(path, aside)
-            try:
-                os.rename(part, path)
-            except BaseException:
-                os.rename(aside, path)
-                raise
-            os.remove(aside)
+        os.replace(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.remove(part)
@@ -73,7 +60,7 @@ def replacing(path, mend='put that right, or name another folder with -o'):
 
 
 def sync(descriptor):
-    """Bring a file to the disk, where its file system can be told to."""
+    """Bring a file to the disk, if its file system can do that."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -88,37 +75,25 @@ def write_text(out, name, text, **options):
 
 
 def write_npz(path, arrays, mend, save=np.savez):
-    """Write arrays as an npz, whole.
-
-    Args:
-        path (str): The file.
-        arrays (dict): The arrays by name.
-        mend (str): As for `replacing`.
-        save (callable): `np.savez`, or `np.savez_compressed`.
-    """
-    content = io.BytesIO()      # where a disk is full, NumPy 1 leaves its zip open and complains
+    """Write arrays, a dict by name, as a whole npz; `save` may be `np.savez_compressed`."""
+    content = io.BytesIO()      # NumPy 1 leaves its zip open and complains if the disk is full
     save(content, **arrays)
     with replacing(path, mend) as file:
         file.write(content.getbuffer())
 
 
 def describe(error):
-    """Return the first line of an exception's message, or its name where it has none."""
+    """Return the first line of an exception's message, or its name if it has no message."""
     return command.printable((str(error).splitlines() or [type(error).__name__])[0])
 
 
-# The folder of a run ----------------------------------------------------------------------------
+# Folders ----------------------------------------------------------------------------------------
 
 
 def make_folder(out, mend=''):
-    """Make the folder `out`, if need be, and make sure that it can be written to.
+    """Make the folder `out` if it is not there, and raise a FileError if it cannot be written to.
 
-    Args:
-        out (str): The folder.
-        mend (str): What else to give with another folder, for the message.
-
-    Raises:
-        FileError: If it cannot.
+    `mend` says what else to give with another folder, for the message.
     """
     try:
         os.makedirs(out, exist_ok=True)
@@ -126,13 +101,13 @@ def make_folder(out, mend=''):
             pass
     except OSError as error:
         raise FileError(f'cannot write to {shlex.quote(out)} ({error.strerror}); '
-                            f'give {mend}another folder with -o') from None
+                        f'give {mend}another folder with -o') from None
 
 
 def sweep(out, names):
-    """Delete what killed programs left of these files and folders in `out`, half written.
+    """Delete half-written files of these names, or in folders of these names, in `out`.
 
-    Only what is older than `STALE`: others, on other machines too, may be writing now.
+    Killed programs left them. Those younger than `STALE` stay, as another program may write them.
     """
     for name in names:
         for parts in (f'.{name}.*.part', os.path.join(name, '.*.part')):
@@ -140,5 +115,3 @@ def sweep(out, names):
                 with contextlib.suppress(OSError):
                     if time.time() - os.path.getmtime(path) > STALE:
                         os.remove(path)
-
-

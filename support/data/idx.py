@@ -1,15 +1,12 @@
 """The four IDX files of a dataset in MNIST's format: found in a folder, and read without trust.
 
-They have MNIST's names, also with a dot for the dash before idx, and lie in the folder or up to two
-below it. Whether one is gzip, its first bytes say and not its name. Of whatever else lies there, a
-line says what it is and what mends it. What a file claims is checked before memory is taken.
+They have MNIST's names, with a dash or a dot before idx, or names with a prefix, as EMNIST's and
+QMNIST's. They lie in the folder or up to two below it. Whether one is gzip, its first bytes say and
+not its name. What a file claims to hold is checked before it takes memory.
 """
 
-import collections
 import glob
 import gzip
-import itertools
-import json
 import math
 import os
 import re
@@ -22,32 +19,90 @@ from support.base import command, kinds  # lets chainer import
 import numpy as np
 
 SIDE = 28                   # pixels
-MOST_DIGITS = 1_000_000     # a header that claims more is taken for damage,
-MOST_RATIO = 50             # or more times a gzip file's own size, as digits barely reach 20
-MOST_LOOKS = 1000           # at files in a folder
-BYTE, INT = 8, 12
-TYPES = {BYTE: 'unsigned bytes', 9: 'signed bytes', 11: '16-bit integers', INT: '32-bit integers',
-         13: '32-bit floats', 14: '64-bit floats'}
-NAMES = {                   # by the part of a dataset, and the dimensions of images or labels
-    ('train', 3): 'train-images-idx3-ubyte', ('train', 1): 'train-labels-idx1-ubyte',
-    ('test', 3): 't10k-images-idx3-ubyte', ('test', 1): 't10k-labels-idx1-ubyte'}
-UNREADABLE = OSError, EOFError, zlib.error      # of the system, and of gzip about damaged bytes
-TAKES = f'--data-dir takes a folder of {", ".join(NAMES.values())}, plain or as .gz'
-FETCHED = f'{TAKES}; without it, MNIST is fetched'
+MOST_DIGITS = 1_000_000     # a header that claims more is damaged,
+MOST_RATIO = 50             # or claims more times a gzip file's size; digits barely reach 20
+FORMS = {'images': ((SIDE, SIDE), '28x28 unsigned bytes a digit'),
+         'labels': ((), 'an unsigned byte a digit')}
+BYTE, INT = 8, 12           # an IDX file's codes for unsigned bytes and 32-bit integers
+NAMES = {'train-images': 'train-images-idx3-ubyte', 'train-labels': 'train-labels-idx1-ubyte',
+         't10k-images': 't10k-images-idx3-ubyte', 't10k-labels': 't10k-labels-idx1-ubyte'}
+NAME = re.compile(r'(.*?)(train|t10k|test)[-_.](images|labels)([-_.]idx\d[-_.]\w+)?(\.gz)?', re.I)
+UNREADABLE = OSError, EOFError, zlib.error      # gzip raises these about damaged bytes
+TAKES = (f'--data-dir takes a folder of {", ".join(NAMES.values())}, plain or as .gz; without it, '
+         'MNIST is fetched')
 
 
 class DatasetError(command.UserError):
     """The digits asked for cannot be had."""
 
 
+# Finding ------------------------------------------------------------------------------------
+
+
+def find_folder(folder):
+    """Return the path of the folder that holds the four files: `folder`, or one up to two below it.
+
+    If none holds all four, it is the first that holds some, or else `folder`.
+
+    Raises:
+        DatasetError: If `folder` is no folder, or several below it hold all four.
+    """
+    if not os.path.isdir(folder):
+        raise DatasetError(f'{folder} is not a folder{instead([folder], TAKES)}')
+    if datasets_in(folder):
+        return folder
+    below = {path.rstrip(os.sep): datasets_in(path) for depth in ('*', '*/*')
+             for path in sorted(glob.glob(os.path.join(glob.escape(folder), depth, '')))}
+    whole = [path for path, sets in below.items() if any(map(is_whole, sets.values()))]
+    if len(whole) > 1:
+        raise DatasetError(f'{folder} holds the digits of {len(whole)} folders; name one with '
+                           f'--data-dir: {", ".join(map(shlex.quote, whole))}')
+    return next(iter([*whole, *filter(below.get, below)]), folder)
+
+
+def datasets_in(folder):
+    """Return the paths of files of digits, by their names' prefix and by `NAMES`' keys.
+
+    Each lies in `folder`, or in a folder of its own name in that, as Kaggle's archive unpacks.
+    """
+    sets, outer = {}, named(folder)
+    for path in outer + [inner for each in outer for inner in named(each)]:
+        prefix, part, what = NAME.fullmatch(os.path.basename(path)).groups()[:3]
+        key = f'{part}-{what}'.lower().replace('test', 't10k')
+        if os.path.isfile(path):
+            sets.setdefault(prefix, {}).setdefault(key, path)
+    return sets
+
+
+def named(folder):
+    """Return the paths in a folder with names of IDX files, a plain one before its .gz."""
+    paths = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
+    return [path for path in paths if NAME.fullmatch(os.path.basename(path))]
+
+
+def is_whole(paths):
+    """Tell whether all four files of a dataset are there."""
+    return len(paths) == len(NAMES)
+
+
+def instead(paths, mend):
+    """Say which of these files is known and no IDX file, and what helps; or else `mend`."""
+    for path in filter(os.path.isfile, paths):
+        try:
+            with unpacked(path) as file:
+                kind = kinds.kind_of(file.read(kinds.HEAD))
+        except UNREADABLE:
+            continue
+        if kind not in (None, kinds.EMPTY, kinds.IDX):
+            return f', but {path} is {kind.name}; {kind.mend or TAKES}'
+    return f'; {mend}'
+
+
 # Reading ------------------------------------------------------------------------------------
 
 
 def read_folder(folder):
-    """Read the four IDX files of a dataset in MNIST's format.
-
-    Args:
-        folder (str): Folder that holds them, as from `find_folder`.
+    """Read the four IDX files of a dataset in MNIST's format, in a folder as from `find_folder`.
 
     Returns:
         tuple: Pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test,
@@ -56,9 +111,20 @@ def read_folder(folder):
     Raises:
         DatasetError: If a file is missing, damaged, or does not fit its pair.
     """
+    sets = datasets_in(folder)
+    whole = [prefix for prefix, paths in sets.items() if is_whole(paths)]
+    if len(whole) > 1 and '' not in whole:
+        raise DatasetError(f'{folder} holds the files of {", ".join(whole)}; move those of one '
+                           'into a folder of their own')
+    paths = sets[max(sets, key=lambda prefix: (prefix in whole, prefix == ''))] if sets else {}
+    for key, name in NAMES.items():
+        if key not in paths:
+            others = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
+            raise DatasetError(f'{folder} has neither {name} nor {name}.gz'
+                               f'{instead(others, "put it there")}')
     arrays = []
-    for part in ('train', 'test'):
-        pixels, labels = (read_file(folder, NAMES[part, ndim], ndim) for ndim in (3, 1))
+    for part in ('train', 't10k'):
+        pixels, labels = (read_file(paths[f'{part}-{what}'], what) for what in ('images', 'labels'))
         if len(pixels) != len(labels):
             raise DatasetError(f'{folder}: {len(pixels)} {part} images, but {len(labels)} labels; '
                                'take both files from one dataset')
@@ -66,210 +132,51 @@ def read_folder(folder):
     return tuple(arrays)
 
 
-def read_file(folder, name, ndim):
-    """Read an IDX file of unsigned bytes.
-
-    Args:
-        folder (str): Where it lies.
-        name (str): Its name, as in `NAMES`.
-        ndim (int): Its rank: 3 for images of 28x28 pixels, 1 for labels.
-
-    Returns:
-        ndarray: (N, 28, 28) or (N,) uint8.
-
-    Raises:
-        DatasetError: If it is missing or not such a file.
-    """
-    path = find(folder, name)
-    if path is None:
-        raise DatasetError(f'{folder} has neither {name} nor {name}.gz{instead(folder, name)}')
+def read_file(path, what):
+    """Return 'images' (N, 28, 28) or 'labels' (N,), uint8; of QMNIST's rows the first."""
     try:
         with unpacked(path) as file:
-            shape = check_head(file.read(kinds.HEAD), path, name, ndim)
-            size = math.prod(shape)
+            shape, dtype = check_head(file.read(kinds.HEAD), path, what)
+            size = math.prod(shape) * dtype.itemsize
             ratio = MOST_RATIO if isinstance(file, gzip.GzipFile) else 1
             if size > 2**20 + ratio * os.path.getsize(path):
                 raise DatasetError(f'{path} claims {size} bytes, too many for a file of its size; '
-                                   'fetch it again, or unpack it with gunzip')
-            file.seek(4 + 4 * ndim)
+                                   'fetch it again')
+            file.seek(4 + 4 * len(shape))
             body = file.read(size + 1)
     except UNREADABLE as error:
         raise DatasetError(f'{path} cannot be read ({error}); fetch it again') from None
     if len(body) != size:
         fault = 'cut short' if len(body) < size else 'longer than its header says'
         raise DatasetError(f'{path} is {fault}; fetch it again')
-    return np.frombuffer(body, np.uint8).reshape(shape)
+    array = np.frombuffer(body, dtype).reshape(shape)
+    return array if dtype == np.uint8 else array.reshape(len(array), -1)[:, 0].astype(np.uint8)
 
 
 def unpacked(path):
-    """Open a file for reading bytes, those packed in it where it is gzip."""
+    """Open a file for reading bytes; those packed in it if it is gzip."""
     is_packed = kinds.kind_of(kinds.read_head(path)) == kinds.GZIP
     return (gzip.open if is_packed else open)(path, 'rb')
 
 
-def check_head(head, path, name, ndim):
-    """Return the shape of an IDX file.
-
-    Args:
-        head (bytes): Its first `kinds.HEAD` bytes, unpacked.
-        path (str): Where it lies.
-        name, ndim: As for `read_file`.
-
-    Raises:
-        DatasetError: If it is not what `read_file` reads.
-    """
+def check_head(head, path, what):
+    """Return the shape and dtype of an IDX file that begins with these bytes."""
     kind = kinds.kind_of(head)
     if kind != kinds.IDX:
-        what = kind.name if kind else f'no IDX file (it begins with {head[:4].hex(" ")})'
-        raise DatasetError(f'{path} is {what}; {(kind and kind.mend) or f"put {name} there"}')
-    element, rank = head[2:4]
-    if len(head) < 4 + 4 * rank:
+        found = kind.name if kind else f'no IDX file (it begins with {head[:4].hex(" ")})'
+        raise DatasetError(f'{path} is {found}; {(kind and kind.mend) or f"put {what} there"}')
+    code, ndim = head[2:4]
+    if len(head) < 4 + 4 * ndim:
         raise DatasetError(f'{path} is cut short; fetch it again')
-    if element == INT and ndim == 1 and rank <= 2:
-        raise DatasetError(f'{path} has labels of 32-bit integers, as QMNIST has, and not bytes; '
-                           f'make these of them by: {rename(path, name)}')
-    if element != BYTE:
-        raise DatasetError(f'{path} has {TYPES[element]}, and not unsigned bytes; '
-                           f'{"scale them to 0 ... 255 and " * (ndim == 3)}save them as such')
-    if rank != ndim:
-        has = {1: 'labels', 3: 'images'}.get(rank, f'arrays of {rank} dimensions')
-        raise DatasetError(f'{path} has {has}, and not {"images" if ndim == 3 else "labels"}; '
-                           f'put {name} there')
-    n, *sides = struct.unpack_from(f'>{ndim}I', head, 4)
-    if sides not in ([], [SIDE, SIDE]):
-        raise DatasetError(f'{path} has images of {"x".join(map(str, sides))} pixels, and digits '
-                           f'are {SIDE}x{SIDE}; crop or scale them')
-    if not 0 < n <= MOST_DIGITS:
-        raise DatasetError(f'{path} claims to hold {n}, and may hold from 1 to {MOST_DIGITS}; '
-                           'fetch it again')
-    return n, *sides
-
-
-# Finding ------------------------------------------------------------------------------------
-
-
-def find_folder(folder):
-    """Return the folder that holds the four files: this one, or one up to two below it.
-
-    Args:
-        folder (str): Where to look.
-
-    Returns:
-        str: It; where none holds all four, the first one that holds some digits, or `folder`.
-
-    Raises:
-        DatasetError: If `folder` is none, or several below it hold digits.
-    """
-    if not os.path.isdir(folder):
-        raise DatasetError(f'{folder} is not a folder{instead_of_folder(folder)}')
-    if holds(folder, any):
-        return folder
-    below = [path.rstrip(os.sep) for deep in ('*', '*/*')
-             for path in sorted(glob.glob(os.path.join(glob.escape(folder), deep, '')))]
-    whole = [path for path in below if holds(path, all)]
-    if len(whole) > 1:
-        raise DatasetError(f'{folder} holds the digits of {len(whole)} folders; name one with '
-                           f'--data-dir: {", ".join(map(shlex.quote, whole))}')
-    partly = (path for path in (folder, *below) if holds(path, any) or misnamed(path))
-    return whole[0] if whole else next(partly, folder)
-
-
-def holds(folder, all_or_any):
-    """Tell whether a folder holds all, or any, of the four files."""
-    return all_or_any(find(folder, name) for name in NAMES.values())
-
-
-def find(folder, name):
-    """Return the path of a file by its name in `NAMES`, None where it is not there.
-
-    It may lie in a folder of its own name, as some programs unpack it.
-    """
-    names = [start + end for start in (name, name.replace('-idx', '.idx')) for end in ('', '.gz')]
-    paths = (os.path.join(folder, *parts) for depth in (1, 2)
-             for parts in itertools.product(names, repeat=depth))
-    return next(filter(os.path.isfile, paths), None)
-
-
-def look(pattern):
-    """Look at files, in their order: yield the path, the kind and the first bytes, unpacked."""
-    for path in filter(os.path.isfile, sorted(glob.glob(pattern))[:MOST_LOOKS]):
-        try:
-            with unpacked(path) as file:
-                head = file.read(kinds.HEAD)
-        except UNREADABLE:
-            continue
-        yield path, kinds.kind_of(head), head
-
-
-def misnamed(folder):
-    """Find the files of digits in a folder under other names, as EMNIST's and QMNIST's.
-
-    Returns:
-        dict: Of each dataset, by what comes before `train` or `test` in its names: a dict of its
-        paths, by the names that they should have.
-    """
-    sets = {}
-    for path, kind, head in look(os.path.join(glob.escape(folder), '*')):
-        part = re.match('(.*)(train|test|t10k)', os.path.basename(path), re.IGNORECASE)
-        if part and kind == kinds.IDX and len(head) >= 4 + 4 * head[3]:
-            ndim = 1 if (head[2], head[3]) == (INT, 2) else head[3]
-            name = NAMES.get((part[2].lower().replace('t10k', 'test'), ndim))
-            if name:
-                sets.setdefault(part[1], {}).setdefault(name, path)
-    return sets
-
-
-# What lies there instead, and what mends it -----------------------------------------------------
-
-
-def instead(folder, name):
-    """Say what a folder holds instead of a file, and what mends that."""
-    if any(os.path.isdir(os.path.join(folder, name + end)) for end in ('', '.gz')):
-        return ', but a folder of that name; put the file in its place'
-    lacking = [each for each in NAMES.values() if not find(folder, each)]
-    sets = misnamed(folder)
-    whole = {prefix: paths for prefix, paths in sets.items() if paths.keys() >= set(lacking)}
-    chosen = collections.ChainMap(*(whole or sets).values())
-    commands = [rename(chosen[each], each) for each in lacking if each in chosen]
-    if len(whole) > 1:
-        return (f', but the files of {", ".join(prefix.strip("-_. ") for prefix in whole)}; take '
-                f'one of these, the first by: {" && ".join(commands)}')
-    if commands:
-        return f', but files of other names; rename them by: {" && ".join(commands)}'
-    found = [(path, kind) for deep in ('*', '*/*', '*/*/*')
-             for path, kind, _ in look(os.path.join(glob.escape(folder), deep))
-             if kind not in (None, kinds.EMPTY, kinds.IDX, kinds.TEXT)]
-    if found:
-        path, kind = min(found, key=lambda each: not each[1].mend)
-        return f', but {os.path.relpath(path, folder)}, {kind.name}; {kind.mend or FETCHED}'
-    return '; put it there'
-
-
-def instead_of_folder(path):
-    """Say what lies in the place of a folder, and what mends that."""
-    for _, kind, _ in look(glob.escape(path)):
-        if kind == kinds.IDX:
-            folder = shlex.quote(os.path.dirname(path) or '.')
-            return f', but a file; name the folder that holds it: --data-dir {folder}'
-        if kind:
-            mend = f'{kind.mend}, then name the folder with --data-dir' if kind.mend else FETCHED
-            return f', but {kind.name}; {mend}'
-    return f'; {TAKES}'
-
-
-def rename(path, name):
-    """Return the command that gives a file one of MNIST's names; its labels become bytes."""
-    new = os.path.join(os.path.dirname(path), name)
-    with unpacked(path) as file:
-        element, ndim = file.read(4)[2:]
-        row = math.prod(struct.unpack(f'>{ndim}I', file.read(4 * ndim))[1:])
-    if element != INT:
-        return shlex.join(['mv', path, new + '.gz' * path.endswith('.gz')])
-    old = path + '.int' if path == new else path
-    opener = 'gzip.open' if isinstance(file, gzip.GzipFile) else 'open'
-    code = (    # of the first integer in each row the last byte
-        f'import gzip; d = {opener}({json.dumps(old, ensure_ascii=False)}, "rb").read(); '
-        f'open({json.dumps(new, ensure_ascii=False)}, "wb").write(bytes([0, 0, 8, 1]) + d[4:8] + '
-        f'd[{7 + 4 * ndim}::{4 * row}])')
-    aside = [['mv', path, old]] if old != path else []
-    return ' && '.join(map(shlex.join, [*aside, ['python', '-c', code]]))
+    shape = struct.unpack_from(f'>{ndim}I', head, 4)
+    size = 'x'.join(map(str, shape))
+    sides, expected = FORMS[what]
+    is_rows = what == 'labels' and code == INT and ndim <= 2
+    if not is_rows and (code, shape[1:]) != (BYTE, sides):
+        numbers = 'unsigned bytes' if code == BYTE else 'other numbers'
+        raise DatasetError(f'{path} holds {size} {numbers}, and {what} are {expected}; put such '
+                           'there')
+    if not 0 < shape[0] <= MOST_DIGITS or 0 in shape:
+        raise DatasetError(f'{path} claims to hold {size} numbers, and may hold 1 to {MOST_DIGITS} '
+                           f'{what}; fetch it again')
+    return shape, np.dtype('>i4' if is_rows else np.uint8)

@@ -1,15 +1,15 @@
 """Where the digits come from: a folder, Chainer's dataset cache, a mirror, or the bundled digits.
 
-Whatever the source, digits have MNIST's format: 28x28 pixels of 256 grays, which `get_digits`
-scales to float32 in [0, 1] without rounding them to black and white, and a label each.
+All have MNIST's format: a label, and 28x28 pixels of 256 grays. `get_digits` scales them to float32
+in [0, 1] and does not round them to black and white.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
 import tempfile
 import threading
-import time
 from typing import NamedTuple
 
 from support.base import files, npz  # lets chainer import
@@ -33,7 +33,7 @@ SHA256 = {
     't10k-labels-idx1-ubyte.gz':
         'f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6',
 }
-CONTACT_SECONDS = 5         # for a mirror's first answer, name lookup included
+CONTACT_SECONDS = 5         # for a mirror's first answer, with the name lookup
 STALL_SECONDS = 10          # without a byte, in the middle of a file
 
 
@@ -42,7 +42,7 @@ class Digits(NamedTuple):
 
     title: str                  # for people
     dataset: str                # 'mnist' or 'digits', as --dataset would ask for it
-    data_dir: str | None        # absolute path of the folder it was read from, if it was
+    data_dir: str | None        # absolute path of the folder of IDX files, None for other sources
     checksum: str               # SHA-256 of all pixels and labels, as 256 grays
     train: np.ndarray           # (N, 784) float32 in [0, 1]
     train_labels: np.ndarray    # (N,) int32
@@ -54,11 +54,11 @@ def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
     """Return the digits that `--dataset`, `--data-dir`, `--test` and `--binary` ask for.
 
     Args:
-        dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else falls
-            back to the bundled digits with a warning on stderr; 'mnist' fails where 'auto' would
-            fall back; 'digits' takes the bundled ones and never touches the network.
-        data_dir (str): A folder of four IDX files, plain or .gz, up to two below it, which is then
-            the only source.
+        dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else takes
+            the bundled digits and warns on stderr; 'mnist' never takes the bundled digits;
+            'digits' takes these at once.
+        data_dir (str): The only source if given: a folder of four IDX files, as for
+            `idx.find_folder`.
         tiny (bool): Only the first `TINY` to train and to test.
         binary (bool): Pixels rounded to 0 or 1.
 
@@ -80,7 +80,7 @@ def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
 
 
 def from_source(dataset, data_dir):
-    """Return the digits of `get_digits`, all of them, in their grays."""
+    """Return all digits that `get_digits` chooses from, in their grays."""
     if data_dir is not None:
         folder = idx.find_folder(data_dir)
         return to_digits(f'IDX files in {folder}', 'mnist', os.path.abspath(folder),
@@ -98,16 +98,7 @@ def from_source(dataset, data_dir):
 
 
 def to_digits(title, dataset, data_dir, arrays):
-    """Scale 256 grays to [0, 1], exactly as `chainer.datasets.get_mnist` does.
-
-    Args:
-        title, dataset, data_dir (str): As in `Digits`.
-        arrays (tuple): Training pixels (N, 784), training labels (N,), test pixels (M, 784) and
-            test labels (M,), all uint8.
-
-    Returns:
-        Digits: The same in its public form.
-    """
+    """Return what `idx.read_folder` returns as Digits, scaled as Chainer's `get_mnist` does."""
     checksum = hashlib.sha256()
     for array in arrays:
         checksum.update(str(array.shape).encode())
@@ -153,12 +144,7 @@ def cache_paths():
 
 
 def read_cache():
-    """Read MNIST from Chainer's dataset cache.
-
-    Returns:
-        tuple or None: As from `idx.read_folder`; None where the cache does not hold it, or holds a
-        damaged copy, of which it warns.
-    """
+    """Return Chainer's cached copy as `idx.read_folder` does; None if damaged or not there."""
     arrays = []
     for path in cache_paths():
         try:
@@ -178,70 +164,45 @@ def read_cache():
 
 
 def download():
-    """Fetch MNIST from the first mirror that serves it whole, and keep it in Chainer's cache.
+    """Fetch MNIST from the first mirror that sends it whole, and keep it in Chainer's cache.
 
-    Returns:
-        tuple: As from `idx.read_folder`.
-
-    Raises:
-        DatasetError: If no mirror does, with the cause for each.
+    It returns what `idx.read_folder` does, or raises a DatasetError that says why no mirror helps.
     """
     causes = []
-    for mirror, silence in zip(MIRRORS, first_answers(), strict=True):
-        cause = silence
-        if not cause:
-            with tempfile.TemporaryDirectory() as folder:
-                cause = fetch(mirror, folder)
-                if not cause:
-                    arrays = idx.read_folder(folder)
-                    keep(arrays)
-                    return arrays
+    for mirror in MIRRORS:
+        with tempfile.TemporaryDirectory() as folder:
+            cause = fetch(mirror, folder) if answers(mirror) else 'does not answer'
+            if not cause:
+                arrays = idx.read_folder(folder)
+                keep(arrays)
+                return arrays
         causes.append(f'{mirror.split("/")[2]} {cause}')
     raise DatasetError(f'MNIST could not be downloaded ({", ".join(causes)}); try again online, '
                        'or name a folder that holds it with --data-dir')
 
 
-def first_answers():
-    """Ask all mirrors at once whether they are there.
+def answers(mirror):
+    """Tell whether a mirror answers within `CONTACT_SECONDS`.
 
-    Neither a name lookup nor a host of many addresses has a time limit of its own: the threads
-    give them one, so that an offline run falls back within seconds.
-
-    Returns:
-        list of str: For each mirror why it cannot be used, '' if it answered.
+    The timeout of requests holds for each address of a host and not for the name lookup, so that a
+    thread keeps the time: without it, a host of 8 addresses behind a firewall takes 40 seconds.
     """
     import requests
 
-    silences = ['did not answer'] * len(MIRRORS)
+    answered = []
 
-    def ask(i):
-        try:
-            requests.head(MIRRORS[i], timeout=CONTACT_SECONDS)
-            silences[i] = ''
-        except requests.Timeout:
-            pass
-        except Exception:       # a bad proxy's is no RequestException; here any means no answer
-            silences[i] = 'cannot be reached'
+    def ask():
+        with contextlib.suppress(Exception):    # a bad proxy raises what is no RequestException
+            answered.append(requests.head(mirror, timeout=CONTACT_SECONDS))
 
-    threads = [threading.Thread(target=ask, args=(i,), daemon=True) for i in range(len(MIRRORS))]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + CONTACT_SECONDS
-    for thread in threads:
-        thread.join(max(0, end - time.monotonic()))
-    return list(silences)
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONTACT_SECONDS)
+    return bool(answered)
 
 
 def fetch(mirror, folder):
-    """Download the four files of MNIST, each checked against its SHA-256.
-
-    Args:
-        mirror (str): Base URL.
-        folder (str): Existing folder to put them into.
-
-    Returns:
-        str: What went wrong, '' if nothing did.
-    """
+    """Download the four files of MNIST into a folder; return what went wrong, '' if nothing did."""
     import pooch
     import requests
 
@@ -254,10 +215,8 @@ def fetch(mirror, folder):
             pooch.retrieve(mirror + name, f'sha256:{sha256}', name, folder, downloader=get)
         except requests.HTTPError as error:
             return f'answered {error.response.status_code} for {name}'
-        except requests.RequestException:
-            return f'broke off in {name}'
-        except ValueError:
-            return f'sent a {name} whose SHA-256 is wrong'
+        except (requests.RequestException, ValueError):     # of pooch, about another SHA-256
+            return f'sent no whole {name}'
         except OSError as error:
             raise DatasetError(f'MNIST has no place in {folder} ({error.strerror}); '
                                'make room, or set TMPDIR') from None
@@ -265,11 +224,7 @@ def fetch(mirror, folder):
 
 
 def keep(arrays):
-    """Put MNIST into Chainer's cache, each file written whole under another name and renamed.
-
-    Args:
-        arrays (tuple): As from `idx.read_folder`.
-    """
+    """Put MNIST, as from `idx.read_folder`, into Chainer's cache."""
     try:
         for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
             os.makedirs(os.path.dirname(path), exist_ok=True)

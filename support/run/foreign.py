@@ -26,7 +26,7 @@ def instead(path, error):
                 f'{shlex.quote(name + ".npz")} {shlex.quote(name)}/*')
     kind = kinds.kind_of(kinds.read_head(path))
     if kind not in (None, kinds.NPZ):
-        return f'{kind.name}; {kind.mend or kind.weights or kinds.OURS}'
+        return f'{kind.name}; {kind.mend or kinds.OURS}'
     is_npz = kind or zipfile.is_zipfile(path)
     return f'{"" if is_npz else "not a snapshot, or "}damaged ({error}); use another'
 

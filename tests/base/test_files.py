@@ -1,18 +1,12 @@
-"""Files are whole or not there, and a run has its folder for itself."""
+"""Files are whole or not there."""
 
-import contextlib
 import errno
 import os
 import time
-from types import SimpleNamespace
 
 from support.base import files  # lets chainer import
-from support.run import run_folder
 
 import pytest
-from test_snapshot import last
-
-# Writing ----------------------------------------------------------------------------------------
 
 
 def test_replacing_is_all_or_nothing(tmp_path):
@@ -33,148 +27,13 @@ def test_replacing_is_all_or_nothing(tmp_path):
     assert path.read_bytes() == b'new'
 
 
-# The folder of a run ----------------------------------------------------------------------------
-
-
-def test_find_takes_names_literally(tmp_path):
-    out = tmp_path / 'a[1]*'
-    out.mkdir()
-    for name in ('snapshot_epoch_1', 'snapshot_epoch_1.bak', 'snapshot_epoch_best',
-                 'my_snapshot_epoch_2', '.snapshot_epoch_3.part', 'snapshot_interrupted'):
-        (out / name).touch()
-    assert sorted(run_folder.find_snapshots(str(out))) == [
-        str(out / 'snapshot_epoch_1'), str(out / 'snapshot_interrupted')]
-
-
-def test_snapshots_are_known_by_the_names_that_scripts_give_them(tmp_path):
-    names = {'snapshot_epoch_2': ('snapshot_epoch_', 2), 'snapshot_iter_6': ('snapshot_iter_', 6),
-             'snapshot_epoch-12': ('snapshot_epoch-', 12), 'snapshot_7.npz': ('snapshot_.npz', 7),
-             'snapshot_iteration_30': ('snapshot_iteration_', 30)}
-    for name, series in names.items():
-        (tmp_path / name).touch()
-        assert run_folder.series_of(str(tmp_path / name)) == series
-        assert run_folder.folder_of(str(tmp_path / name)) == str(tmp_path)
-    for name in ('snapshot_best_3', 'snapshot_iter_3.h5', 'snapshot_', 'snapshots_3', 'log_3'):
-        (tmp_path / name).touch()
-        assert run_folder.series_of(name) == ('', -1)
-    assert {os.path.basename(path) for path in run_folder.find_snapshots(str(tmp_path))} == {*names}
-    assert [run_folder.epoch_of(name) for name in names] == [2, -1, 12, -1, -1]
-    assert run_folder.last_epoch(str(tmp_path)) == 12
-
-
-def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
-    debris = ['.snapshot_epoch_3.77.part', '.snapshot_interrupted.7.part', '.log.123.part',
-              '.loss.png.1.part', '.args.json.1.part', '.cg.dot.1.part']
-    others = ['.map.png.77.part', '.snapshot_epoch_3.part', 'snapshot_epoch_3.77.part', '.part']
-    for name in debris + others:
-        (small_run / name).touch()
-    before = {path.name for path in small_run.iterdir()}
-    for _ in range(2):
-        with run_folder.claim(str(small_run), resumed=last(small_run)):
-            assert {path.name for path in small_run.iterdir()} == before - set(debris)
-            with pytest.raises(files.FileError, match='in use by another run'), \
-                    run_folder.claim(str(small_run)):
-                pass
-    with pytest.raises(RuntimeError), run_folder.claim(str(small_run), overwrite=True):
-        raise RuntimeError
-    with run_folder.claim(str(small_run), overwrite=True):
-        pass
-
-
-def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
-    with run_folder.claim(str(tmp_path / 'new')):
-        pass
-    assert not (tmp_path / 'new').exists()
-    (tmp_path / 'old').mkdir()
-    with run_folder.claim(str(tmp_path / 'old')):
-        pass
-    assert (tmp_path / 'old').exists()
-    with run_folder.claim(str(tmp_path / 'used')):
-        files.write_text(str(tmp_path / 'used'), 'log', '[]')
-    assert (tmp_path / 'used' / 'log').exists()
-
-
-def test_a_folder_that_cannot_be_locked(tmp_path):
-    (tmp_path / '.lock').mkdir()
-    with pytest.raises(files.FileError, match=r'cannot lock .*name another folder'), \
-            run_folder.claim(str(tmp_path)):
-        pass
-
-
-def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
-    """Two snapshots, of 300 bytes each, are there; --overwrite takes them away."""
-    for name in ('snapshot_epoch_1', 'snapshot_interrupted', 'snapshot_epoch_3.bak'):
-        (tmp_path / name).write_bytes(bytes(300))
-    for keep, overwrite, more, needed in [
-            (5, False, 3, 3000), (5, False, 4, 4000), (5, False, 5, 4000), (2, False, 9, 1000),
-            (1, False, 9, 1000), (5, False, 0, 1000), (5, True, 9, 6000 - 600),
-            (2, True, 2, 2000 - 600)]:
-        for free, fits in ((needed, True), (needed - 1, False)):
-            monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
-                                SimpleNamespace(free=free))
-            with contextlib.nullcontext() if fits else pytest.raises(
-                    files.FileError, match=r'MB free, and \d new snapshots take '):
-                run_folder.check_room(str(tmp_path), 1000, keep, overwrite, more)
-
-
-def test_no_room_says_how_much_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder.shutil, 'disk_usage',
-                        lambda out: SimpleNamespace(free=12_340_000))
-    with pytest.raises(files.FileError) as error:
-        run_folder.check_room(str(tmp_path), 5_000_000, 2, False, 9)
-    assert str(error.value) == (
-        f'{tmp_path} has 12.3 MB free, and 3 new snapshots take 15.0 MB; make room there, give a '
-        'smaller --keep, or name another folder with -o')
-
-
-def test_advice_is_to_go_on_only_where_there_is_a_snapshot(tmp_path):
-    assert run_folder.go_on(str(tmp_path)).endswith('start it again')
-    (tmp_path / 'snapshot_epoch_1').touch()
-    assert run_folder.go_on(str(tmp_path)).endswith('go on with --resume')
-
-
-@pytest.mark.parametrize('error', [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_without_fsync_is_written_to(tmp_path, monkeypatch, error):
+def test_a_file_system_without_fsync_is_written_to(tmp_path, monkeypatch):
     def fail(descriptor):
-        raise OSError(error, 'no fsync')
+        raise OSError(errno.ENOTSUP, 'no fsync')
 
     monkeypatch.setattr(os, 'fsync', fail)
     files.write_text(str(tmp_path), 'log', 'new')
     assert (tmp_path / 'log').read_text() == 'new'
-
-
-def test_one_that_cannot_rename_over_a_file(tmp_path, monkeypatch):
-    def fail(part, path):
-        raise FileExistsError(errno.EEXIST, 'there is one')
-
-    (tmp_path / 'log').write_text('old')
-    monkeypatch.setattr(os, 'replace', fail)
-    files.write_text(str(tmp_path), 'log', 'new')
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('log', 'new')]
-    rename = os.rename
-
-    def fail_once(source, path):
-        if source.endswith('.part'):
-            raise OSError(errno.EIO, 'gone')
-        rename(source, path)
-
-    monkeypatch.setattr(os, 'rename', fail_once)
-    with pytest.raises(files.FileError, match='gone'):
-        files.write_text(str(tmp_path), 'log', 'newer')
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [('log', 'new')]
-
-
-@pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'no locks'), NotImplementedError('no')])
-def test_one_without_locks_is_warned_of(tmp_path, monkeypatch, capsys, error):
-    def fail(lock):
-        raise error
-
-    monkeypatch.setattr(run_folder.filelock.FileLock, 'acquire', fail)
-    with run_folder.claim(str(tmp_path / 'run')):
-        assert 'without locks; start no second run there' in capsys.readouterr().err
-    monkeypatch.setattr(run_folder.filelock.FileLock, 'acquire', lambda lock: lock.no_such_thing)
-    with pytest.raises(AttributeError), run_folder.claim(str(tmp_path / 'run')):
-        pass
 
 
 def test_what_a_killed_program_left_of_a_figure_goes(tmp_path):
@@ -188,10 +47,3 @@ def test_what_a_killed_program_left_of_a_figure_goes(tmp_path):
     files.sweep(str(tmp_path), ['map.png', 'scatter.png', 'projector'])
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*') if path.is_file()} == {
         *old[:2], *new}
-
-
-@pytest.mark.parametrize(('path', 'folder'), [
-    ('run/snapshot_epoch_3', 'run'), ('snapshot_interrupted', '.'), ('a/mlp_20.model', None),
-    (None, None)])
-def test_the_folder_of_a_run_is_known_by_its_snapshot(path, folder):
-    assert run_folder.folder_of(path) == folder

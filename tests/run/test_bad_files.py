@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from test_mnist import Marker, check_tiny, fill_cache, npy, zipped
+from samples import Marker, check_tiny, fill_cache, npy, zipped
 from test_resume import state_of
 from test_snapshot import last
 

@@ -15,8 +15,7 @@ from support.run import models, run_folder, snapshot
 import chainer
 import numpy as np
 import pytest
-from test_idx import paste
-from test_mnist import Marker, npy, zipped
+from samples import Marker, paste, zipped
 from test_net import Article
 
 import net
@@ -193,7 +192,7 @@ def test_a_pickle_is_not_run(tmp_path):
     np.savez(tmp_path / 'bad.npz', x=np.array([Marker(str(marker))]))
     np.save(tmp_path / 'bad.npy', np.array([Marker(str(marker))]))
     for name, says in (('bad.npz', 'it holds Python objects, which could run code'),
-                       ('bad.npy', 'is a single array')):
+                       ('bad.npy', 'is not a snapshot')):
         with pytest.raises(snapshot.SnapshotError, match=says) as error:
             snapshot.read(str(tmp_path / name))
         assert 'allow_pickle=True' not in str(error.value)      # no advice to trust it
@@ -221,18 +220,15 @@ def test_damaged(small_run, tmp_path, damage):
 
 
 OTHERS = {
-    'HDF5': (b'\x89HDF\r\n\x1a\n', 'load_hdf5, if save_hdf5 made it, and save .*save_npz'),
-    'pickle': (pickle.dumps({'a': np.ones(3)}), 'a pickle, which could run code; .* by .*save_npz'),
-    'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'PyTorch.*; copy .* net.VAE, .*save_npz'),
-    'npy': (npy(np.zeros(3)), 'a single array .*; save the whole model by .*save_npz'),
+    'HDF5': (b'\x89HDF\r\n\x1a\n', 'an HDF5 file; use a snapshot .*save_npz'),
+    'pickle': (pickle.dumps({'a': np.ones(3)}), 'a pickle, .* could run code; .* by .*save_npz'),
+    'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'PyTorch .*could run code; .*save_npz'),
     'zip': (zipped({'snapshot_epoch_1': zipped({})}), 'a zip archive; unpack it'),
     'gzip': (gzip.compress(b''), 'a gzip archive; unpack it by gunzip'),
     'empty': (b'', 'is empty; fetch it again'),
     'Git LFS': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
                 'a pointer of Git LFS, and not the file itself; fetch that by: git lfs pull'),
     'HTML': (b'<!doctype html>', 'a web page'),
-    'JSON': (b'{"dim_z": 2}', 'a JSON file; use a snapshot of train_vae.py, or a net.VAE saved by'),
-    'text': (b'not a snapshot', 'a text file; use a snapshot'),
     'unknown': (b'\1\2\3\4', r'is not a snapshot, or damaged \(it is no whole npz file\); use an'),
 }
 
