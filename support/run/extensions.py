@@ -1,7 +1,7 @@
-"""What the Trainer does besides: stop, look at the losses, log, print, draw; first and last words.
+"""What the Trainer does besides: look at the losses, log, draw; the first and last words of a run.
 
-Each is an extension of Chainer's, or a class of Chainer's with what it lacks; `whole_run` stands
-around `trainer.run()`.
+Each is an extension of Chainer's, or extends a class of Chainer's; `whole_run` stands around
+`trainer.run()`.
 """
 
 import contextlib
@@ -21,14 +21,12 @@ import numpy as np
 
 
 def check_finite(resumed):
-    """Make the extension that stops a run when a loss is not finite.
+    """Make the extension that raises a FloatingPointError for a loss that is not finite.
+
+    It does so before anything is logged or saved.
 
     Args:
         resumed (str): The snapshot that the run goes on from, or None.
-
-    Returns:
-        callable: Of the trainer; it raises a FloatingPointError, with the epoch and the iteration,
-        before anything is logged or saved.
     """
     @training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR,
                              default_name='check_finite')
@@ -36,9 +34,8 @@ def check_finite(resumed):
         at = trainer.updater
         for key, name in (('main/loss', 'training loss'), ('validation/main/loss', 'test loss')):
             loss = trainer.observation.get(key)
-            loss = loss[0] if isinstance(loss, tuple) else loss         # which has a weight, too
-            is_number = isinstance(loss, (int, float)) or getattr(loss, 'ndim', None) == 0
-            if is_number and not math.isfinite(float(getattr(loss, 'array', loss))):
+            loss = loss[0] if isinstance(loss, tuple) else loss         # a tuple has a weight, too
+            if not all(map(np.isfinite, stopping.scalars_of({key: loss}).values())):
                 raise snapshot.not_finite(name, int(at.previous_epoch_detail) + 1, at.iteration,
                                           trainer.out, resumed)
 
@@ -46,7 +43,7 @@ def check_finite(resumed):
 
 
 class LogReport(extensions.LogReport):
-    """Chainer's log of the epochs, which replaces OUT/log only when it is whole.
+    """Chainer's log of the epochs, but OUT/log is replaced only by a whole file.
 
     Args:
         keys, trigger, postprocess: As for Chainer's; by default a row an epoch, of all losses.
@@ -58,7 +55,7 @@ class LogReport(extensions.LogReport):
         self.filename = filename
 
     def __call__(self, trainer):
-        """Add up the losses, and where a row is due write their means."""
+        """Add up the losses, and if a row is due, write their means."""
         rows = len(self.log)
         super().__call__(trainer)
         if len(self.log) > rows:
@@ -71,23 +68,23 @@ class LogReport(extensions.LogReport):
 class PlotReport(training.Extension):
     """Redraws OUT/loss.png after an epoch, at most each half minute; `whole_run` draws the last."""
 
-    priority = -200         # after the snapshot, which is worth more where the run is killed
+    priority = -200         # after the snapshot, which must not be lost if the run is killed
     seconds = 30
     due = -math.inf
     drawn = 0               # rows of the log
 
     def trigger(self, trainer):
-        """Fire after an epoch; without a state, which the snapshot before would hold too early."""
+        """Fire after an epoch; a trigger with a state would come too late for the snapshot."""
         return trainer.updater.is_new_epoch
 
     def __call__(self, trainer):
-        """Draw, if that is due; after a signal, work is kept first."""
+        """Draw, if that is due; after a signal the work is saved first."""
         is_stopped = getattr(trainer.stop_trigger, 'signum', None) is not None
         if time.monotonic() >= self.due and not is_stopped:
             self.draw(trainer)
 
     def draw(self, trainer):
-        """Draw what is new; where that fails, warn and do without: training is worth more."""
+        """Draw new rows; if that fails, warn once and train on."""
         log = terminal.log_of(trainer)
         if self.due == math.inf or not log or len(log) == self.drawn:
             return
@@ -97,7 +94,7 @@ class PlotReport(training.Extension):
             self.due = time.monotonic() + self.seconds
         except Exception as error:          # whatever matplotlib, its settings and OUT may raise
             self.due = math.inf
-            print(f'warning: loss.png is not drawn ({command.printable(error)}); the run does '
+            print(f'warning: loss.png is not drawn ({command.printable(error)}); training goes on '
                   'without it', file=sys.stderr)
 
 
@@ -116,20 +113,21 @@ def plot_losses(trainer):
 def whole_run(trainer, args, digits, graph):
     """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
 
-    Within, a first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its iteration, which
-    `snapshot_interrupted` then keeps. A run that has nothing left to do writes nothing.
+    Within the `with` block the first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its
+    iteration, and `snapshot_interrupted` keeps the work. A run with nothing left to do writes
+    nothing.
 
     Args:
         trainer (Trainer): That of this rank, which `resume.make_exact` has seen.
         args (argparse.Namespace): The command line; as from `options.parsed`.
         digits (mnist.Digits): Those that the run trains on.
-        graph (str): What `cg.dot` is to tell.
+        graph (str): The text of `cg.dot`.
 
     Yields:
         stopping.UntilStopped: Its `status` is the exit status afterwards.
 
     Raises:
-        FileError: If the results have no room in OUT, or cannot be written.
+        FileError: If OUT has no room for the results, or cannot be written.
     """
     stop, comm = stopping.until_stopped(trainer), args.comm
 
@@ -154,25 +152,23 @@ def whole_run(trainer, args, digits, graph):
         with (command.handled(stop.signals, stop.on_signal),
               np.errstate(all='ignore')):               # check_finite looks for itself
             yield stop
-            if comm.rank == 0:              # what mpiexec returns is rank 0's
+            if comm.rank == 0:              # mpiexec returns rank 0's status
                 stop.status = report_end(trainer, args)
         plot = terminal.find(trainer, PlotReport)
         if comm.rank == 0 and plot is not None and (stop.has_begun or args.is_newest):
-            plot.draw(trainer)              # a run's last file
+            with contextlib.suppress(KeyboardInterrupt):    # the run has ended already
+                plot.draw(trainer)          # its last file
 
 
 def name_unsaved(trainer):
-    """Return the name for a snapshot of the last iteration; '' where that is saved, or need not be.
-
-    Without `snapshot.Writer` the script saves what it wants, and here only what a signal ends.
-    """
+    """Return the name for a snapshot of the last iteration; '' if it is saved, or need not be."""
     stop, updater, writer = trainer.stop_trigger, trainer.updater, writer_of(trainer)
     saved = 0 if writer is None else writer.iteration
     if updater.iteration in (0, saved) or not (stop.has_begun or stop.signum):
         return ''
     if stop.signum and not stop.is_over:
         return run_folder.INTERRUPTED
-    if writer is None:
+    if writer is None:                      # the script saves its own way
         return ''
     return (f'{run_folder.EPOCH_PREFIX}{updater.epoch}' if updater.is_new_epoch else
             f'{files.ITERATION_PREFIX}{updater.iteration}')
@@ -184,32 +180,12 @@ def writer_of(trainer):
     return next((writer for writer in writers if isinstance(writer, snapshot.Writer)), None)
 
 
-def last_in(out):
-    """Return the path and the iteration of the snapshot with the most in `out`; None without."""
-    found = []
-    for path in run_folder.find_snapshots(out) if os.path.isdir(out) else []:
-        with contextlib.suppress(snapshot.SnapshotError):
-            found.append((snapshot.read_iteration(path), path))
-    iteration, path = max(found, default=(None, None))
-    return path, iteration
-
-
 def prepare_folder(trainer, args, digits, graph):
-    """Make sure that the snapshots have room in OUT, and write what a run writes at its start.
-
-    Args:
-        trainer (Trainer): Where the run starts.
-        args (argparse.Namespace): The command line.
-        digits (mnist.Digits): Those that the run trains on.
-        graph (str): What `cg.dot` is to tell.
-
-    Raises:
-        FileError: If they have not, or it cannot be written.
-    """
+    """Make sure that OUT has room for the snapshots, and write the first files of a run."""
     updater = trainer.updater
     model = updater.get_optimizer('main').target
+    # of a snapshot: weights and two moments; the order of the digits
     size = 3 * sum(param.array.nbytes for param in model.params()) + 8 * len(digits.train)
-    # weights, moments; the order
     run_folder.check_room(args.out, size, args.keep, args.overwrite,
                           more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
     if args.overwrite:
@@ -224,7 +200,10 @@ def print_header(trainer, args, digits):
     settings, updater = trainer.get_extension('run').settings, trainer.updater
     where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
     iterator, evaluator = updater.get_iterator('main'), terminal.find(trainer, extensions.Evaluator)
-    batch = snapshot.describe_step(getattr(iterator, 'batch_size', args.batch_size), args.comm.size)
+    size, n_train = getattr(iterator, 'batch_size', args.batch_size), digits_of(
+        iterator, digits.train, args.comm.size)
+    batch = snapshot.describe_step(size, args.comm.size)
+    batch += ' (more than an epoch)' * (size * args.comm.size > n_train)
     pixels = '' if not args.binary else ', binary'
     model = updater.get_optimizer('main').target
     z = models.sizes_of(model).get('dim_z', args.dim_z)
@@ -234,29 +213,20 @@ def print_header(trainer, args, digits):
     print(f"""\
 device   {where}
 updater  {resume.kind_of(updater)}
-digits   {digits.title}: {digits_of(iterator, digits.train, args.comm.size)} to train, {test} to \
-test{pixels}
+digits   {digits.title}: {n_train} to train, {test} to test{pixels}
 model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
 {', no noise' * args.autoencoder}
 loss     {settings['loss']}, {batch}, {settings['optimizer']}, seed {args.seed}
 epochs   {terminal.length_in_words(trainer.stop_trigger)}{start}
 results  {args.out}
 """, flush=True)
-    lacking = [name for name, kind in (('the table', terminal.PrintReport),
-                                       ('loss.png', PlotReport)) if terminal.find(trainer, kind)]
-    if terminal.log_of(trainer) is None and lacking:
-        print(f'warning: {" and ".join(lacking)} need a LogReport, which the trainer does not '
-              'have; the run does without', file=sys.stderr)
+    if terminal.log_of(trainer) is None:
+        print('warning: the trainer has no LogReport, so that there is no table and no loss.png',
+              file=sys.stderr)
 
 
 def digits_of(iterator, digits, ranks):
-    """Return of how many digits an iterator yields a rank's share.
-
-    Args:
-        iterator (Iterator): That of this rank.
-        digits (ndarray): All that the run has, (N, D).
-        ranks (int): How many share them; shares may differ by one.
-    """
+    """Return how many of all `digits` the iterators of all ranks have; shares may differ by one."""
     share = len(getattr(iterator, 'dataset', digits))
     return len(digits) if abs(share * ranks - len(digits)) < ranks else share * ranks
 
@@ -267,17 +237,19 @@ def report_end(trainer, args):
     at = f'epoch {updater.epoch}' if updater.is_new_epoch else (
         f'epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}')
     if stop.is_over and not stop.has_begun:
-        if writer is not None and args.is_newest:       # what a kill may have prevented
+        if writer is not None and args.is_newest:       # a kill may have prevented it
             writer.iteration = updater.iteration
             writer.clean(args.out, args.resume)
-        is_past = stop.is_past(trainer) and stop.length() == (args.epoch, 'epoch')
+        is_past = stop.is_past(trainer) and stopping.length_of(stop) == (args.epoch, 'epoch')
         mend = 'go on with a larger --epoch' if is_past else (
-            'to go on, let the stop trigger of train_vae.py wait for longer')
+            'to go on, give train_vae.py a stop trigger that fires later')
         print(f'{args.resume or "a new run"} is at {at} already; {mend}')
         return 0
     if stop.is_over:
-        last, iteration = (writer.path, writer.iteration) if writer is not None else (
-            last_in(args.out))
+        last = iteration = None
+        with contextlib.suppress(files.FileError):
+            last = snapshot.newest(args.out) if writer is None else writer.path
+            iteration = updater.iteration if writer else snapshot.read_iteration(last)
         where = '' if last is None else f': {last}' if iteration == updater.iteration else (
             f'; its last snapshot is {last}')
         print(f'finished at {at}{where}')

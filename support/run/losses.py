@@ -1,7 +1,7 @@
-"""The losses in a log as curves: of one quantity in training and test, over the epochs; loss.png.
+"""The losses in a log as curves over the epochs, training beside test; loss.png.
 
-A log has the losses as they trained: a weight C of the KL divergence is in those of training, and
-not in those of the test digits.
+A log has the losses as they trained: those of training have a weight C of the KL divergence, those
+of the test digits have none.
 """
 
 import itertools
@@ -22,8 +22,7 @@ def kl_weight(function, model):
         model (VAE): Its model.
 
     Returns:
-        float: None where it is not known: of an edited loss, or of a weight that is no plain
-        number and may change.
+        float: C; None if it is not known: of an edited loss, or no plain number, which may change.
     """
     C = models.given_to_loss(function, model).get('C')
     is_elbo = models.describe_loss(function, model).startswith(ELBO)
@@ -32,20 +31,20 @@ def kl_weight(function, model):
 
 
 def column(log, key):
-    """Return what the rows of a log have under a key, (rows,) float; NaN where it is no number."""
+    """Return the values of a key in the rows of a log, (rows,) float; NaN for what is no number."""
     values = [row.get(key) for row in log]
     return np.array([value if isinstance(value, (int, float)) else np.nan for value in values],
                     float)
 
 
 def curves(log, C):
-    """Return the losses of a log as curves of one quantity in training and test.
+    """Return the losses of a log as curves that compare training with test.
 
     Args:
         log (list of dict): Its rows.
-        C (float): As from `kl_weight`. Where it is known, the losses are the negative ELBO and the
-            latent losses the KL divergence, however C weighed that in training; with C = 0 the log
-            does not tell them of training. Else all are as logged.
+        C (float): As from `kl_weight`. If it is known, the curves are those of C = 1: losses are
+            the negative ELBO, latent losses the KL divergence. With C = 0 the log does not have
+            these for training. If it is None, all are as logged.
 
     Returns:
         dict: By key of the log, such as `main/loss`, (rows,) float; NaN where it is not known.
@@ -59,17 +58,17 @@ def curves(log, C):
 
 
 def is_finer(log):
-    """Tell whether rows of a log stand within an epoch, or do not tell theirs."""
+    """Tell whether a log has rows within an epoch, or rows without their epoch."""
     epochs = [0, *(row.get('epoch') for row in log)]
     return any(after in (before, None) for before, after in itertools.pairwise(epochs))
 
 
 def epochs_of(log, per_iteration):
-    """Return after how many epochs the rows of a log stand, (rows,) float.
+    """Return the time of each row of a log in epochs, (rows,) float.
 
     Args:
         log (list of dict): Its rows.
-        per_iteration (float): Epochs an iteration, which tells where in an epoch a row stands.
+        per_iteration (float): Epochs an iteration, for rows within an epoch.
     """
     epochs = column(log, 'epoch')
     if not is_finer(log):
@@ -80,8 +79,8 @@ def epochs_of(log, per_iteration):
 def plot(log, loss, C, per_iteration, path):
     """Draw loss.png from a log: the loss and its two terms, in training and test.
 
-    Of four epochs or more from the second on, since the first would flatten all that follows. A
-    loss that the log lacks has no curve, and a panel of nothing else is left out.
+    Of four epochs or more the first is left out, since it would flatten the others. A loss that the
+    log lacks has no curve; a panel without a curve is left out.
 
     Args:
         log (list of dict): Its rows.

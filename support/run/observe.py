@@ -1,4 +1,4 @@
-"""A look at a model that leaves no trace: what it reports, and all as before."""
+"""A look at a model that leaves no trace: it reports, and all is as before."""
 
 import contextlib
 import copy
@@ -10,55 +10,8 @@ import numpy as np
 
 
 @contextlib.contextmanager
-def unchanged(model):
-    """Within a `with` block, call a model for a look at it alone: all is then as before.
-
-    A call may draw random numbers, count, or set an attribute such as `model.loss`, and in training
-    it moves running statistics. So for the block each link has copies of its attributes, but for
-    its parameters, which no call changes, and what cannot be copied, as an open file.
-
-    Args:
-        model: A chainer.Link; of anything else, the generators alone are kept.
-    """
-    links = list(model.links()) if isinstance(model, chainer.Link) else []
-    own = [(vars(link), dict(vars(link))) for link in links]
-    same = [*links, *(value for _, before in own for value in before.values()
-                      if isinstance(value, chainer.Variable))]
-    copied = {id(each): each for each in same}          # as deepcopy keeps what it has copied
-    xp, state = getattr(model, 'xp', np), np.random.get_state()
-    generator = None if xp is np else xp.random.get_random_state()
-    try:
-        if generator is not None:                       # it cannot be copied: one for the block
-            xp.random.set_random_state(xp.random.RandomState(seed=0))
-        for now, before in own:
-            for name, value in before.items():
-                with contextlib.suppress(Exception):
-                    now[name] = copy.deepcopy(value, copied)
-        yield
-    finally:
-        for now, before in own:
-            now.clear()
-            now.update(before)
-        np.random.set_state(state)
-        if generator is not None:
-            xp.random.set_random_state(generator)
-
-
-@contextlib.contextmanager
-def as_tested(model):
-    """Within a `with` block, call a model as test digits meet it: no dropout, running statistics.
-
-    Nothing is kept for backprop, noise is the same each time, and the model is then as before.
-    """
-    with (unchanged(model), chainer.using_config('train', False), chainer.no_backprop_mode(),
-          np.errstate(all='ignore')):
-        np.random.seed(0)
-        yield
-
-
-@contextlib.contextmanager
 def same_noise(xp):
-    """Within a `with` block, draw what counts for nothing: the generators are then as before.
+    """Within a `with` block, draw random numbers; afterwards the generators are as before.
 
     Args:
         xp: NumPy, or CuPy for a GPU.
@@ -71,7 +24,7 @@ def same_noise(xp):
 
     def rewind():
         np.random.set_state(state)
-        if generator is not None:           # it cannot be copied: one of its own for the block
+        if generator is not None:           # it cannot be copied; the block has one of its own
             xp.random.set_random_state(xp.random.RandomState(seed=0))
 
     rewind()
@@ -83,16 +36,57 @@ def same_noise(xp):
             xp.random.set_random_state(generator)
 
 
+@contextlib.contextmanager
+def unchanged(model):
+    """Within a `with` block, call a model; afterwards the model and the generators are as before.
+
+    A call may draw random numbers, count, or set an attribute such as `model.loss`, and in training
+    it moves running statistics. So the block works on copies of each link's attributes. Parameters,
+    which no call changes, are not copied, nor what cannot be, such as an open file.
+
+    Args:
+        model: A chainer.Link; of anything else, the generators alone are kept.
+    """
+    links = list(model.links()) if isinstance(model, chainer.Link) else []
+    own = [(vars(link), dict(vars(link))) for link in links]
+    same = [*links, *(value for _, before in own for value in before.values()
+                      if isinstance(value, chainer.Variable))]
+    copied = {id(each): each for each in same}          # deepcopy takes these for copied
+    with same_noise(getattr(model, 'xp', np)):
+        try:
+            for now, before in own:
+                for name, value in before.items():
+                    with contextlib.suppress(Exception):
+                        now[name] = copy.deepcopy(value, copied)
+            yield
+        finally:
+            for now, before in own:
+                now.clear()
+                now.update(before)
+
+
+@contextlib.contextmanager
+def as_tested(model):
+    """Within a `with` block, call a model as test digits meet it: no dropout, running statistics.
+
+    Nothing is kept for backprop, and noise is the same each time. The model is afterwards as before.
+    """
+    with (unchanged(model), chainer.using_config('train', False), chainer.no_backprop_mode(),
+          np.errstate(all='ignore')):
+        np.random.seed(0)
+        yield
+
+
 def reported(function, x, model):
-    """Call a loss or evaluation function on a minibatch, unseen by whoever observes the training.
+    """Call a loss or evaluation function on a minibatch; no reporter of the training sees it.
 
     Args:
         function (callable): Of x.
         x (array): Digits, (N, D) float32.
-        model (VAE): Of whose losses it reports.
+        model (VAE): The model whose losses it reports.
 
     Returns:
-        tuple: What the function returns; and what it reports by name, as float32.
+        tuple: The function's result, and what it reports by name, as float32.
     """
     reporter, observation = chainer.Reporter(), {}
     reporter.add_observer('', model)
@@ -100,7 +94,7 @@ def reported(function, x, model):
     with reporter.scope(observation), np.errstate(all='ignore'):
         result = function(x)
     values = {key.removeprefix('/'): value[0] if isinstance(value, tuple) else value
-              for key, value in observation.items()}                    # a tuple has a weight, too
+              for key, value in observation.items()}        # a tuple has a weight, too
     on_cpu = chainer.get_device('@numpy').send
     return result, {name: np.float32(on_cpu(getattr(value, 'array', value)))
                     for name, value in values.items()}

@@ -1,44 +1,41 @@
 """Many processes that train one model, by ChainerMN; one process is the plain case of them.
 
-`start` returns what the script calls `comm`: an `Alone`, or where the command line says
---communicator the `Ranks` that mpiexec started. Both answer to the same calls. Each rank takes
-minibatches of its own, from its own share of the digits, and all take the same step with the mean
-of their gradients. Rank 0 alone reads, prints and writes.
+`start` returns what the script calls `comm`: an `Alone`, or with --communicator the `Ranks` that
+mpiexec started. Both have the same methods. Each rank takes minibatches from its own share of the
+digits, and all take the same step, by the mean of their gradients. Rank 0 alone reads, prints and
+writes.
 """
 
 import argparse
 import contextlib
 import os
-import sys
 import tempfile
 import warnings
 
 from support.base import command, devices  # lets chainer import
-from support.run import snapshot, stopping
+from support.run import stopping
 
 from chainer import training
 from chainer.training import extensions, triggers
 import numpy as np
 
-REPORTS = {                 # which rank 0 alone has, by name or class
+REPORTS = {                 # extensions of rank 0 alone, by name or class
     'check_finite', 'FailOnNonNumber', 'LogReport', 'PrintReport', 'PlotReport', 'ProgressBar',
     'Record', 'DumpGraph', 'VariableStatisticsPlot'}
 
 
 def start(argv):
-    """Meet the other processes that mpiexec started, where the command line has --communicator.
+    """Return the `Ranks` that mpiexec started, or an `Alone` without --communicator.
 
     Args:
         argv (list of str): The command line, or None for the program's own.
 
-    Returns:
-        Ranks: By which they agree on what follows; an `Alone` without that flag.
-
     Raises:
-        UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or that flag is.
+        UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or it started several
+            processes without that flag.
     """
     started = set_by_mpiexec('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE') or 1
-    place = set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK') or 0
+    place = set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK')
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument('--communicator', nargs='?', const='')
     wanted = scan.parse_known_args(argv)[0].communicator is not None
@@ -56,30 +53,16 @@ def start(argv):
 
 
 def set_by_mpiexec(*names):
-    """Return the number in the first of these environment variables that is set, or None.
-
-    Raises:
-        UserError: If it is no number.
-    """
-    for name in names:
-        text = os.environ.get(name)
-        if text:
-            if not text.isdecimal():
-                raise command.UserError(
-                    f'{name}={text} is not a number, as mpiexec sets it; unset it')
-            return int(text)
-    return None
+    """Return the first number in these environment variables; 0 if there is none."""
+    values = [os.environ.get(name, '') for name in names]
+    return next((int(text) for text in values if text.isdecimal()), 0)
 
 
 def connect(started):
-    """Return a ChainerMN communicator of the processes that mpiexec started, so many.
-
-    Raises:
-        UserError: If mpi4py or an MPI is missing, or mpiexec is of another MPI.
-    """
+    """Return a ChainerMN communicator of the processes that mpiexec started, or raise UserError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')         # of mpi4py, about what is told below
+            warnings.simplefilter('ignore')         # mpi4py's, about what is told below
             import chainermn
 
             comm = chainermn.create_communicator('naive')
@@ -97,23 +80,21 @@ class Alone:
 
     Attributes:
         rank (int): Place of this process among all.
-        size (int): How many there are.
+        size (int): Number of processes.
         description (str): Of the processes, for the header.
     """
 
     rank, size, description = 0, 1, ''
 
     def ending_together(self):
-        """Return a context in which nobody else has to end with this process."""
+        """Return a context that does nothing."""
         return contextlib.nullcontext()
 
     def together(self, function, *args):
-        """Return what a function returns."""
+        """Call a function."""
         return function(*args)
 
-    def on_root(self, function, *args):
-        """Return what a function returns."""
-        return function(*args)
+    on_root = together
 
     def get_device(self, gpu, communicator):
         """Return the device for `--gpu N`, as `devices.get_device` does."""
@@ -128,10 +109,10 @@ class Alone:
 
 
 class Ranks:
-    """Several processes, each of which makes these calls in the same order.
+    """Several processes, each of which calls these methods in the same order.
 
     Args:
-        comm (chainermn.CommunicatorBase): That of all.
+        comm (chainermn.CommunicatorBase): The communicator of all.
 
     Attributes:
         rank, size, description: As of `Alone`.
@@ -143,7 +124,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def ending_together(self):
-        """Let an exception within a `with` block of one rank end all ranks, not just this one."""
+        """Within a `with` block, let an exception on one rank end all ranks."""
         try:
             yield
         except BaseException as error:
@@ -151,24 +132,15 @@ class Ranks:
                 import mpi4py.run
 
                 status = command.exit_status(error)
-                mpi4py.run.set_abort_status(status)         # for when this rank has ended
+                mpi4py.run.set_abort_status(status)         # aborts all when this rank has ended
                 if self.rank > 0 and isinstance(error, KeyboardInterrupt):
-                    raise SystemExit(status) from None      # rank 0 was, too, and says it
+                    raise SystemExit(status) from None      # rank 0 got it, too, and says so
             raise
 
     def together(self, function, *args):
-        """Call a function on every rank; where it fails on any, end all, and let one say why.
+        """Call a function on every rank; if it fails on any, end all.
 
-        Args:
-            function (callable): The function.
-            *args: Its arguments.
-
-        Returns:
-            What the function returns, here.
-
-        Raises:
-            BaseException: What the function raises; SystemExit on all ranks but the first that
-                fails.
+        The first rank that fails raises the function's error, and the others SystemExit.
         """
         result = error = status = None
         try:
@@ -186,12 +158,8 @@ class Ranks:
 
     def on_root(self, function, *args):
         """Call a function on rank 0 only, as `together` does, and return its result on all."""
-        if self.size == 1:
-            return function(*args)
-        if self.rank > 0:
-            self.together(bool)             # nothing that could fail
-            return self.comm.bcast_obj(None)[0]
-        return self.comm.bcast_obj((self.together(function, *args),))[0]
+        result = self.together(bool) if self.rank > 0 else self.together(function, *args)
+        return self.comm.bcast_obj((result,))[0] if self.size > 1 else result
 
     def gather(self, value):
         """Return the values of all ranks as a list, on rank 0; an empty one elsewhere."""
@@ -199,22 +167,15 @@ class Ranks:
 
     def of_all(self, value):
         """Return the values of all ranks as a list, on each of them."""
-        return self.comm.bcast_obj(self.comm.gather_obj(value))
-
-    def of_root(self, value):
-        """Return the value of rank 0, on all."""
-        return self.comm.bcast_obj(None if self.rank else value)
+        return self.comm.mpi_comm.allgather(value)
 
     def get_device(self, gpu, communicator):
-        """Return this rank's device, and let all talk as that wants it.
+        """Return this rank's device, and choose the communicator for it.
 
         Args:
-            gpu (int): Number of the GPU of the first rank on a host; a negative one stands for
-                the CPU.
-            communicator (str): Its kind, 'naive' or 'pure_nccl'.
-
-        Raises:
-            UserError: If the device cannot be used, or CuPy has no NCCL.
+            gpu (int): GPU of the first rank on a host, which has the next ones for the others;
+                negative for the CPU.
+            communicator (str): 'naive' or 'pure_nccl'.
         """
         device = self.together(devices.get_device, gpu + self.comm.intra_rank if gpu >= 0 else gpu)
         self.comm = self.together(self.choose, communicator)
@@ -225,11 +186,7 @@ class Ranks:
         return device
 
     def choose(self, name):
-        """Return the ChainerMN communicator of this name, of these ranks.
-
-        Raises:
-            UserError: If CuPy has no NCCL.
-        """
+        """Return the ChainerMN communicator of this name, or raise a UserError without NCCL."""
         if name == 'naive':
             return self.comm
         import chainermn
@@ -242,13 +199,13 @@ class Ranks:
                 'nvidia-nccl-cu12 for a driver of CUDA 12') from None
 
     def scatter(self, optimizer, train, test, args):
-        """Give this rank its part: gradients are of all ranks, digits and noise its own.
+        """Give this rank an optimizer that all share, and its share of the digits.
 
         Args:
             optimizer (chainer.Optimizer): Set up with the model, which takes rank 0's weights.
             train, test (ndarray): All digits, (N, D) and (M, D).
-            args (argparse.Namespace): Its `seed` decides, with the rank, noise and shuffling; a
-                rank alone goes on as a single process would.
+            args (argparse.Namespace): With the rank, its `seed` decides noise and shuffling; one
+                rank alone takes the same steps as one process without MPI.
 
         Returns:
             tuple: The multi-node optimizer, and views of this rank's share of train and test;
@@ -259,7 +216,7 @@ class Ranks:
         """
         import chainermn
 
-        self.on_root(check_shares, len(train), len(test), self.size, args.batch_size)
+        self.on_root(check_shares, len(test), self.size)
         self.comm.bcast_data(optimizer.target)
         optimizer = chainermn.create_multi_node_optimizer(optimizer, self.comm)
         optimizer.is_changed(optimizer.target)      # else the first update would only do that bcast
@@ -272,22 +229,22 @@ class Ranks:
         return optimizer, train[first:last], test[first_test:last_test]
 
     def share_cores(self):
-        """Let BLAS take no more threads than this rank's part of the cores it has with others."""
+        """Limit BLAS to this rank's part of the cores that it shares with other ranks."""
         pinned = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
         ours = self.comm.inter_rank, pinned
         devices.limit_blas(self.of_all(ours).count(ours))
 
     def join(self, trainer):
-        """Let what a trainer observes be of all ranks, a signal to any stop all, and rank 0 report.
+        """Connect a trainer with those of the other ranks.
 
-        After each iteration what the model reports becomes its mean over all ranks, and the test
-        losses those over all test digits, of which the ranks may have shares of different sizes.
+        Its observations become those of all ranks. A signal to one rank stops all. Rank 0 alone
+        has the extensions that report, and writes.
 
         Args:
             trainer (Trainer): That of this rank, with all its extensions.
         """
         stop, entries = stopping.until_stopped(trainer), trainer._extensions
-        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.of_root
+        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.comm.bcast_obj
         for name, entry in list(entries.items()):
             extension = entry.extension
             kinds = {name, *(kind.__name__ for kind in type(extension).__mro__)}
@@ -300,12 +257,12 @@ class Ranks:
             if isinstance(entry.trigger, triggers.TimeTrigger):     # clocks differ
                 entry.trigger = self.agreed(entry.trigger)
         if self.rank > 0:
-            self.scratch = tempfile.TemporaryDirectory()            # for whatever else writes
+            self.scratch = tempfile.TemporaryDirectory()            # for other files
             trainer.out = self.scratch.name
         trainer.extend(self.agree_on(stop), 'agree', (1, 'iteration'), training.PRIORITY_EDITOR + 1)
 
     def share(self, evaluator):
-        """Let an evaluator tell what all ranks find together."""
+        """Let an evaluator return the mean over all test digits, whatever this rank's share."""
         import chainermn
 
         evaluate, share = evaluator.evaluate, len(evaluator.get_iterator('main').dataset)
@@ -314,7 +271,7 @@ class Ranks:
         chainermn.create_multi_node_evaluator(evaluator, self.comm)
 
     def gather_before(self, extension, trainer):
-        """Let a snapshot extension gather what all ranks have, and write on rank 0 alone."""
+        """Let a snapshot extension gather the states of all ranks, and write on rank 0 alone."""
         def is_due():
             trainer.get_extension('run').gather(trainer)
             return self.rank == 0 and condition()
@@ -322,50 +279,31 @@ class Ranks:
         condition, extension.condition = extension.condition, is_due
 
     def agreed(self, trigger):
-        """Return a trigger that fires where that of rank 0 does."""
+        """Return a trigger that fires on all ranks when that of rank 0 does."""
         def fires(trainer):
-            return self.of_root(bool(trigger(trainer)))
+            return self.comm.bcast_obj(bool(trigger(trainer)))
 
         fires.serialize = trigger.serialize
         return fires
 
     def agree_on(self, stop):
-        """Make the extension that agrees on what the model reports, and by `stop` on signals."""
-        seen, keys = None, []
+        """Make the extension by which all ranks observe the same losses and the same signal.
 
+        Each iteration's reports of the model become their means over all ranks.
+        """
         def agree(trainer):
-            nonlocal seen, keys
             here = {key: float(array) for key, array in stopping.scalars_of(
                 trainer.observation).items() if key.startswith('main/')}
-            caught = [stop.caught == signum for signum in stop.signals]
-            sums = self.comm.allreduce(np.array(
-                [seen != here.keys(), *caught, *(here.get(key, 0) for key in keys)], np.float64))
-            for signum, count in zip(stop.signals, sums[1:], strict=False):
-                if count:
-                    stop.signum = signum
-            if sums[0]:                     # some report others than before
-                seen = here.keys()
-                keys = sorted(set.intersection(*map(set, self.of_all([*seen]))))
-                sums = self.comm.allreduce(np.array([0, *(here[key] for key in keys)], np.float64))
-            means = sums[len(sums) - len(keys):] / self.size
-            trainer.observation.update(zip(keys, means, strict=True))
+            losses, signums = zip(*self.of_all((here, stop.caught)), strict=True)
+            trainer.observation.update({
+                key: sum(of[key] for of in losses) / self.size
+                for key in here if all(key in of for of in losses)})
+            stop.signum = next(filter(None, signums), stop.signum)
 
         return agree
 
 
-def check_shares(n_train, n_test, ranks, batch_size):
-    """Make sure that each rank gets a test digit; warn where a step takes more than an epoch.
-
-    Args:
-        n_train, n_test (int): Digits to train and to test on.
-        ranks (int): How many share them.
-        batch_size (int): Digits in a minibatch of each.
-
-    Raises:
-        UserError: If one gets none.
-    """
+def check_shares(n_test, ranks):
+    """Raise a UserError unless each rank gets a test digit."""
     if ranks > n_test:
         raise command.UserError(f'{n_test} test digits are too few for {ranks} ranks; start fewer')
-    if ranks > 1 and ranks * batch_size > n_train:
-        print(f'warning: {snapshot.describe_step(batch_size, ranks)}, are more than all digits, so '
-              'that a step takes more than an epoch; give a smaller -b', file=sys.stderr)

@@ -15,32 +15,32 @@ from chainer.training import triggers
 import numpy as np
 
 SIGHUP = getattr(signal, 'SIGHUP', None)        # Windows has none
-OTHERS = (                                      # what a trigger may look at, and does not own
+OTHERS = (                                      # a trigger may hold these, and does not own them
     chainer.Link, chainer.Optimizer, chainer.dataset.Iterator, training.Trainer, training.Updater,
     training.Extension)
 
 
 class UntilStopped:
-    """Stop trigger: after so many epochs, or when another says so; or once a signal came.
+    """Stop trigger: it ends a run where another trigger says so, or once a signal came.
 
-    It asks the other as often as a Trainer would, but not after a signal: the resumed run does.
-    What it does not know itself, as `period`, it has from the other.
+    It asks the inner trigger as often as a Trainer would. After a signal it does not ask: the
+    resumed run does. Attributes that it lacks, such as `period`, are the inner trigger's.
 
     Args:
         until (int or trigger): Epochs after which the run ends, or any trigger of Chainer's.
 
     Attributes:
-        caught (int): The signal that came to this process, or None.
-        signum (int): The one that stops the run, or None.
-        is_agreed (bool): Whether `signum` is set by others, once all ranks know of it.
-        rank (int): This process's; rank 0 speaks.
+        caught (int): The signal that this process got, or None.
+        signum (int): The signal that stops the run, or None.
+        is_agreed (bool): Whether `ranks` sets `signum`, once all ranks know of it.
+        rank (int): This process's; rank 0 prints.
         status (int): Exit status of the run.
-        is_over (bool): Whether the run has come to its end, by no signal.
+        is_over (bool): Whether the run has come to its end without a signal.
         has_begun (bool): Whether there was an iteration to do.
-        trainer (Trainer): Whose trigger it is, as `until_stopped` knows.
-        agree (callable): Of the answer of the other, which ranks may have to share.
-        begin, end (callable): What to do before the first iteration and after the last, while what
-            the trainer has can still be saved.
+        trainer (Trainer): The one that has this trigger, as `until_stopped` sets it.
+        agree (callable): Makes the inner trigger's answer the same on all ranks.
+        begin, end (callable): What to do before the first iteration and after the last, while the
+            trainer can still be saved.
     """
 
     signals = command.ENDING
@@ -57,8 +57,8 @@ class UntilStopped:
         self.pid = os.getpid()
 
     def __getattr__(self, name):
-        """Return what the other trigger has."""
-        if name == 'inner':                         # of a copy in the making
+        """Return an attribute of the inner trigger."""
+        if name == 'inner':                         # while a copy is made
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -80,23 +80,16 @@ class UntilStopped:
         return stops
 
     def is_past(self, trainer):
-        """Tell whether a run is as long as it is to be, or longer, where that is known.
+        """Tell whether a run has its full length, or more.
 
         Chainer's own triggers would let a resumed run that is past their end go on to the next.
         """
-        length, unit = self.length()
+        length, unit = length_of(self)
         updater = trainer.updater
         return (updater.epoch_detail if unit == 'epoch' else updater.iteration) >= length
 
-    def length(self):
-        """Return how long a run is to be, in epochs or iterations; infinite where nobody knows."""
-        try:
-            return tuple(self.inner.get_training_length())
-        except AttributeError:
-            return math.inf, 'epoch'
-
     def serialize(self, serializer):
-        """Save or restore the state of the other trigger, as it is before it is asked."""
+        """Save or restore the inner trigger's state, as it is before the trigger is asked."""
         if isinstance(serializer, chainer.Serializer) and self.is_over:
             for key, array in self.unasked.items():
                 serializer(key, array)
@@ -113,64 +106,59 @@ class UntilStopped:
                                         in dict(json.loads(text)).items()}
 
     def serialize_inner(self, serializer):
-        """Save or restore the other trigger, by what changes in it where it cannot do that itself.
+        """Save or restore the inner trigger; one that cannot do that, by the numbers that change.
 
-        A TimeTrigger that has not fired yet is as the script makes it.
+        A TimeTrigger is not restored, so that a time edited in the script counts.
         """
         is_loaded = isinstance(serializer, chainer.Deserializer)
         if hasattr(self.inner, 'serialize'):
             if not (is_loaded and isinstance(self.inner, triggers.TimeTrigger)):
                 self.inner.serialize(serializer)
             return
-        for name, part in vars_of(self.inner).items():
+        for name, part in getattr(self.inner, '__dict__', {}).items():
             if hasattr(part, 'serialize') and not isinstance(part, OTHERS):
                 part.serialize(serializer[name])
         now = plain_state(self.inner)
         changed = {name: text for name, text in now.items() if text != self.fresh.get(name)}
-        text = serializer('state', json.dumps(changed))
-        if is_loaded:
-            for name, value in dict(json.loads(text)).items():
-                if name in now:
-                    setattr(self.inner, name, json.loads(value))
+        changed = dict(json.loads(serializer('state', json.dumps(changed))))
+        for name in now.keys() & changed.keys() if is_loaded else ():
+            setattr(self.inner, name, json.loads(changed[name]))
 
     def on_signal(self, signum, frame):
         """Remember the signal; the same again has its default effect, at once."""
-        if os.getpid() != self.pid:                 # a worker of an iterator, which that ends
+        if os.getpid() != self.pid:                 # an iterator's worker, which the iterator ends
             return
         self.stop(signum)
-        # a terminal that closes says so twice
+        # a terminal that closes sends SIGHUP twice
         signal.signal(signum, signal.SIG_IGN if signum == SIGHUP else signal.SIG_DFL)
         if self.rank > 0:
             return
         more = b'' if signum == SIGHUP else b'; once more quits at once'
-        with contextlib.suppress(OSError):          # the line break ends that of the terminal's ^C
+        with contextlib.suppress(OSError):          # the line break ends the terminal's ^C
             os.write(2, b'\n' * os.isatty(2) + b'stopping after this iteration' + more + b'\n')
 
     def stop(self, signum):
-        """Let the run end after this iteration, as after this signal."""
+        """End the run after this iteration, as this signal does."""
         self.caught = signum
         if not self.is_agreed:
             self.signum = signum
 
 
 def until_stopped(trainer):
-    """Return the stop trigger of a trainer, made an `UntilStopped` where the script has another."""
+    """Return the stop trigger of a trainer; one of another class becomes an `UntilStopped`."""
     if not isinstance(trainer.stop_trigger, UntilStopped):
         trainer.stop_trigger = UntilStopped(trainer.stop_trigger)
     trainer.stop_trigger.trainer = trainer
     return trainer.stop_trigger
 
 
+def length_of(trigger):
+    """Return a run's length by its stop trigger: a number, infinite if unknown, and the unit."""
+    return tuple(getattr(trigger, 'get_training_length', lambda: (math.inf, 'epoch'))())
+
+
 def every(epochs, last):
-    """Make the trigger of snapshots: after every so many epochs, and after the last.
-
-    Args:
-        epochs (int): Epochs from one to the next.
-        last (int): The last epoch of the run.
-
-    Returns:
-        callable: Of the trainer, after an iteration; tells whether a snapshot is due.
-    """
+    """Make the trigger of snapshots: it fires every so many epochs, and in the last epoch."""
     def due(trainer):
         epoch = trainer.updater.epoch
         before = int(trainer.updater.previous_epoch_detail)
@@ -179,29 +167,15 @@ def every(epochs, last):
     return due
 
 
-# What triggers hold -----------------------------------------------------------------------------
-
-
-def scalars_of(observation):
-    """Return the numbers in what a trainer observes as arrays of shape (), by name."""
-    arrays = {name: getattr(value, 'array', value) for name, value in observation.items()}
+def scalars_of(values):
+    """Return the numbers among some values, NumPy's, CuPy's or Variables, as arrays of shape ()."""
+    arrays = {name: getattr(value, 'array', value) for name, value in values.items()}
     arrays = {name: np.asarray(cuda.to_cpu(array)) for name, array in arrays.items()
               if np.isscalar(array) or getattr(array, 'ndim', None) == 0}
     return {name: array for name, array in arrays.items() if array.dtype.kind in 'biuf'}
 
 
-def vars_of(thing):
-    """Return the attributes of an object, a dict; empty where it has none of its own."""
-    return getattr(thing, '__dict__', {})
-
-
 def plain_state(trigger):
-    """Return the attributes of a trigger that JSON can hold, numbers of NumPy too, as texts."""
-    texts = {}
-    for name, value in vars_of(trigger).items():
-        with contextlib.suppress(TypeError, ValueError, AttributeError, RecursionError):
-            text = json.dumps(value, default=lambda number: number.item())
-            back = json.loads(text)
-            if back == value and (type(back) is type(value) or isinstance(value, np.generic)):
-                texts[name] = text          # else it would come back as something else
-    return texts
+    """Return the numbers among the attributes of a trigger, by name, as JSON."""
+    return {name: json.dumps(array.item())
+            for name, array in scalars_of(getattr(trigger, '__dict__', {})).items()}

@@ -6,38 +6,31 @@ import shutil
 import sys
 
 from support.base import command  # lets chainer import
-from support.run import losses
+from support.run import losses, stopping
 
 from chainer import training
-from chainer.training import extensions, triggers
+from chainer.training import extensions
 from tqdm import tqdm
 
-RESUMED = 3             # earlier rows with which the table of a resumed run begins
+RESUMED = 3             # earlier rows at the top of a resumed run's table
 
 
 def find(trainer, kind):
     """Return the extension of a trainer that is of a class, whatever its name; None without one.
 
-    Of several it is the one whose class is nearest: ours before Chainer's, of which it is made.
+    Of several it is the most special one: ours, before the class of Chainer's that it extends.
     """
     found = [entry.extension for entry in trainer._extensions.values()
              if isinstance(entry.extension, kind)]
     return max(found, key=lambda extension: len(type(extension).__mro__), default=None)
 
 
-def length_of(stop_trigger):
-    """Return how long a run is to be, as a number and `epoch` or `iteration`; or None and None."""
-    tell = getattr(stop_trigger, 'get_training_length', None)
-    return (None, None) if tell is None else tell()
-
-
-def length_in_words(stop_trigger):
-    """Return how many epochs a run is to have, in words, as far as its stop trigger tells."""
-    length, unit = length_of(stop_trigger)
-    if length is None:
+def length_in_words(stop):
+    """Return how many epochs a run is to have, in words, as far as its `UntilStopped` tells."""
+    length, unit = stopping.length_of(stop)
+    if length == math.inf:
         return 'until the stop trigger fires'
-    inner = getattr(stop_trigger, 'inner', stop_trigger)        # which a signal may forestall
-    most = '' if isinstance(inner, triggers.IntervalTrigger) else 'at most '
+    most = '' if stop.is_plain else 'at most '
     return most + (f'{length}' if unit == 'epoch' else f'as many as {length} iterations take')
 
 
@@ -48,10 +41,10 @@ def log_of(trainer):
 
 
 class PrintReport(training.Extension):
-    """The table of the log, as Chainer's extension of this name prints it, but in 80 columns.
+    """The table of the log, like that of Chainer's PrintReport, but in 80 columns.
 
-    In a narrower terminal it has only what `narrow` names. In a terminal its headings come again
-    with every screenful. The iteration stands in it once the log has several rows an epoch.
+    In a narrower terminal it has only the columns of `narrow`. A terminal gets the headings again
+    with every screenful. A log of several rows an epoch gets a column for the iteration.
     """
 
     columns = {                                     # of the log: group, heading, width, format
@@ -73,11 +66,11 @@ class PrintReport(training.Extension):
         self.is_finer = False
 
     def initialize(self, trainer):
-        """Leave out what an earlier run has printed, but its last rows."""
+        """Leave out the rows of an earlier run, but for its last."""
         self.printed = max(0, len(log_of(trainer) or ()) - RESUMED)
 
     def __call__(self, trainer):
-        """Print the rows that are new in the log."""
+        """Print the new rows of the log."""
         log = log_of(trainer) or ()
         for i in range(self.printed, len(log)):
             if not self.is_finer and losses.is_finer(log[max(0, i - 1):i + 1]):
@@ -92,7 +85,7 @@ class PrintReport(training.Extension):
             sys.stdout.flush()
 
     def field(self, value, width, form):
-        """Return a number so wide, blank where the log has none; a large one as 2.3e+07."""
+        """Return a number as text of this width: blank for none, 2.3e+07 for a large one."""
         if not isinstance(value, (int, float)):
             return ' ' * width
         text = f'{value:{form if form != "d" or isinstance(value, int) else "g"}}'
@@ -101,9 +94,9 @@ class PrintReport(training.Extension):
         return f'{text:>{width}}'
 
     def print_headings(self):
-        """Print the headings of the columns that there is room for."""
+        """Choose the columns that have room, and print their headings."""
         self.shown, self.rows_left = self.columns, -1
-        if self.is_finer:                           # each wide column gives it a place
+        if self.is_finer:                           # each wide column gives one place for it
             self.shown = {'epoch': self.columns['epoch'], 'iteration': ('', 'iter', 7, 'd')} | {
                 key: (*heads, width - (width > 9 or key == 'elapsed_time'), form)
                 for key, (*heads, width, form) in self.columns.items()}
@@ -111,7 +104,7 @@ class PrintReport(training.Extension):
             room, lines = shutil.get_terminal_size()
             if room < sum(width for _, _, width, _ in self.shown.values()):
                 self.shown = {key: self.shown[key] for key in self.narrow if key in self.shown}
-            self.rows_left = max(1, lines - 3)      # with both lines of headings, and the progress
+            self.rows_left = max(1, lines - 3)      # less two of headings, one of progress
         for line in (0, 1):
             tqdm.write(''.join(f'{column[line]:>{column[2]}}' for column in self.shown.values()))
 
@@ -119,7 +112,7 @@ class PrintReport(training.Extension):
 class ProgressBar(training.Extension):
     """A line below the table: the epoch, how much is done, how fast, and what time is left.
 
-    Where the stop trigger does not tell how long the run is to be, only the epoch and how fast.
+    If the stop trigger does not tell the length of the run: the epoch and how fast.
     """
 
     bar = None
@@ -127,20 +120,21 @@ class ProgressBar(training.Extension):
     def __call__(self, trainer):
         """Count the iterations."""
         updater = trainer.updater
-        length, unit = length_of(trainer.stop_trigger)
+        length, unit = stopping.length_of(trainer.stop_trigger)
+        is_known = length < math.inf
         if self.bar is None:
-            left = None if length is None else length - updater.iteration
-            if unit == 'epoch':
+            total = length
+            if is_known and unit == 'epoch':
                 rate = updater.epoch_detail - updater.previous_epoch_detail     # an iteration
-                left = round((length - updater.epoch_detail) / rate, 3)
+                total = updater.iteration + round((length - updater.epoch_detail) / rate, 3)
             self.bar = tqdm(
-                total=None if left is None else updater.iteration + max(0, math.ceil(left)),
+                total=max(updater.iteration, math.ceil(total)) if is_known else None,
                 initial=updater.iteration, leave=False,
                 file=sys.stdout, dynamic_ncols=True, mininterval=0.2, delay=0.2,
-                bar_format='epoch {desc}, ' + '{percentage:.0f} %, ' * (left is not None)
-                           + '{rate_fmt}' + ', {remaining} left' * (left is not None))
+                bar_format='epoch {desc}, ' + '{percentage:.0f} %, ' * is_known
+                           + '{rate_fmt}' + ', {remaining} left' * is_known)
         epoch, of = updater.epoch + 1, ''
-        if unit == 'epoch':
+        if is_known and unit == 'epoch':
             epoch, of = min(epoch, math.ceil(length)), f'/{length:g}'
         self.bar.set_description_str(f'{epoch}{of}', refresh=False)
         self.bar.update(updater.iteration - self.bar.n)
@@ -152,30 +146,30 @@ class ProgressBar(training.Extension):
 
 
 class Lasting:
-    """A stream whose loss stops nobody: what is written afterwards goes nowhere.
+    """A stream that may be lost: what is written afterwards goes nowhere, and nothing fails.
 
     Args:
         stream (file): The stream.
-        on_loss (callable): Of the OSError, once.
+        on_loss (callable): What to do at its loss; it gets the OSError, once.
     """
 
     def __init__(self, stream, on_loss):
         self.stream, self.on_loss, self.is_lost = stream, on_loss, False
 
     def __getattr__(self, name):
-        """Return what the stream itself has."""
+        """Return an attribute of the stream itself."""
         return getattr(self.stream, name)
 
     def write(self, text):
-        """Write, as long as that can be done."""
+        """Write, unless the stream is lost."""
         self.attempt(self.stream.write, text)
 
     def flush(self):
-        """Flush, as long as that can be done."""
+        """Flush, unless the stream is lost."""
         self.attempt(self.stream.flush)
 
     def attempt(self, function, *args):
-        """Call a method of the stream, as long as that can be done."""
+        """Call a method of the stream, unless that is lost."""
         if self.is_lost:
             return
         try:
@@ -188,11 +182,11 @@ class Lasting:
 
 @contextlib.contextmanager
 def lasting(stop):
-    """Let a run outlast its terminal: within a `with` block no stream that is lost ends it.
+    """Within a `with` block, let no lost stdout or stderr make a run fail.
 
     Args:
-        stop (UntilStopped): Where the reader of stdout closes the pipe, as `head` does, it ends the
-            run as after a signal, quietly.
+        stop (UntilStopped): Ends the run quietly, as a signal does, when the reader of stdout
+            closes the pipe, as `head` does.
     """
     def on_loss(error):
         if isinstance(error, BrokenPipeError):
