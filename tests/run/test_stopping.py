@@ -1,6 +1,5 @@
-"""When a run stops, and when it writes."""
+"""When a run stops, by a signal or by whatever trigger, and what a resumed run knows of that."""
 
-from fractions import Fraction
 import json
 import os
 import signal
@@ -14,11 +13,10 @@ from chainer import training
 from chainer.training import triggers
 import numpy as np
 import pytest
-from test_parts import Countdown
-from test_train_vae import STOPPING
+from runs import STOPPING, needs_posix
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@needs_posix
 @pytest.mark.parametrize('is_agreed, rank', [(False, 0), (True, 0), (True, 1)])
 def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_agreed, rank):
     stop = stopping.UntilStopped(2)
@@ -37,7 +35,7 @@ def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_a
     assert stop(trainer)
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
+@needs_posix
 def test_a_terminal_may_close_twice_and_what_the_parent_ignores_stays_ignored(capfd):
     stop = stopping.UntilStopped(2)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,27 +50,19 @@ def test_a_terminal_may_close_twice_and_what_the_parent_ignores_stays_ignored(ca
     assert capfd.readouterr().err == 'stopping after this iteration\n'
 
 
-@pytest.mark.parametrize('step', [Fraction(1, 3), Fraction(5, 2)])     # epochs an iteration
-@pytest.mark.parametrize('epochs, due', [
-    (1, ([1, 2, 3, 4, 5, 6, 7], [2, 5, 7])), (2, ([2, 4, 6, 7], [2, 5, 7])),
-    (3, ([3, 6, 7], [5, 7])), (50, ([7], [7]))])
-def test_snapshots_are_due_after_every_so_many_epochs_and_after_the_last(step, epochs, due):
-    trigger, seen, detail = stopping.every(epochs, 7), [], 0
-    while detail < 7:
-        before, detail = detail, detail + step
-        if trigger(SimpleNamespace(updater=SimpleNamespace(
-                epoch=int(detail), previous_epoch_detail=before))):
-            seen.append(int(detail))
-    assert seen == due[step > 1]
+# Another trigger --------------------------------------------------------------------------------
 
 
-# Another trigger ----------------------------------------------------------------------------------
+LOSSES = [5.5, 4.0, 3.0, 2.25, 2.5, 3.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+EARLY = ((1, 'iteration'), 'loss', 3)           # which stops after the tenth
 
 
 class Steps(training.Updater):
     """An updater that only counts: three iterations an epoch."""
 
     iteration = 0
+    epoch_detail = property(lambda self: self.iteration / 3)
+    previous_epoch_detail = property(lambda self: (self.iteration - 1) / 3)
 
     def connect_trainer(self, trainer):
         self.trainer = trainer
@@ -87,35 +77,26 @@ class Steps(training.Updater):
         self.iteration += 1
         chainer.report({'loss': LOSSES[self.iteration - 1]})
 
-    @property
-    def epoch_detail(self):
-        return self.iteration / 3
-
-    @property
-    def previous_epoch_detail(self):
-        return (self.iteration - 1) / 3
-
     def serialize(self, serializer):
         self.iteration = serializer('iteration', self.iteration)
 
 
 class Asked:
-    """A trigger that notes when it is asked."""
+    """A trigger of somebody's own, which fires at its n-th call, and notes when it is called."""
 
-    def __init__(self, last):
-        self.last, self.at = last, []
+    def __init__(self, calls):
+        self.left, self.at = calls, []
 
     def __call__(self, trainer):
         self.at.append(trainer.updater.iteration)
-        return trainer.updater.iteration == self.last
-
-
-LOSSES = [5.5, 4.0, 3.0, 2.25, 2.5, 3.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-EARLY = ((1, 'iteration'), 'loss', 3)           # which stops after the tenth
+        self.left -= 1
+        return self.left == 0
 
 
 def trainer_of(stop, out):
-    return training.Trainer(Steps(), stop, str(out))
+    """Return a trainer, and its stop trigger as `until_stopped` makes it."""
+    trainer = training.Trainer(Steps(), stop, str(out))
+    return trainer, stopping.until_stopped(trainer)
 
 
 def ended(trainer):
@@ -124,39 +105,20 @@ def ended(trainer):
     return trainer.updater.iteration
 
 
-@pytest.mark.parametrize('stop, last', [
-    ((3, 'epoch'), 9), ((2.5, 'epoch'), 8), ((7, 'iteration'), 7),
-    (triggers.EarlyStoppingTrigger(*EARLY), 10), (lambda trainer: len(trainer.observation) > 9, 12),
-    (triggers.EarlyStoppingTrigger(*EARLY, max_trigger=(5, 'iteration')), 5)])
-def test_a_run_is_as_long_as_its_own_trigger_says(tmp_path, stop, last):
-    trainer = trainer_of(stop, tmp_path)
-    stopping.until_stopped(trainer)
-    assert stopping.until_stopped(trainer) is trainer.stop_trigger
-    if last == 12:
-        with pytest.raises(IndexError):
-            trainer.run()
-    else:
-        assert ended(trainer) == last
-        assert trainer.stop_trigger.is_over
-
-
-def test_the_other_is_asked_as_often_as_a_trainer_asks(tmp_path):
-    plain, ours = Asked(4), Asked(4)
-    trainer_of(plain, tmp_path).run()
-    trainer = trainer_of(stopping.UntilStopped(ours), tmp_path)
-    words = []
-    stop = stopping.until_stopped(trainer)
+def test_the_inner_trigger_is_asked_as_often_as_a_trainer_asks(tmp_path):
+    words, asked = [], Asked(5)
+    trainer, stop = trainer_of(asked, tmp_path)
+    assert stopping.until_stopped(trainer) is stop
     stop.begin = lambda: words.append(('begin', trainer.updater.iteration))
     stop.end = lambda: words.append(('end', trainer.updater.iteration))
     trainer.run()
-    assert ours.at == plain.at == [0, 1, 2, 3, 4]
+    assert asked.at == [0, 1, 2, 3, 4]
     assert words == [('begin', 0), ('end', 4)]
 
 
-def test_after_a_signal_the_other_is_not_asked(tmp_path):
+def test_after_a_signal_the_inner_trigger_is_not_asked(tmp_path):
     asked = Asked(9)
-    trainer = trainer_of(asked, tmp_path)
-    stop = stopping.until_stopped(trainer)
+    trainer, stop = trainer_of(asked, tmp_path)
     trainer.extend(lambda trainer: trainer.updater.iteration == 3 and stop.stop(signal.SIGTERM),
                    name='signal')
     assert ended(trainer) == 3
@@ -164,9 +126,8 @@ def test_after_a_signal_the_other_is_not_asked(tmp_path):
 
 
 def test_a_run_that_has_nothing_to_do_begins_nothing(tmp_path):
-    trainer = trainer_of((3, 'epoch'), tmp_path)
+    trainer, stop = trainer_of((3, 'epoch'), tmp_path)
     trainer.updater.iteration = 12                  # where Chainer's own would go on to 18
-    stop = stopping.until_stopped(trainer)
     stop.begin = None
     assert ended(trainer) == 12
     assert (stop.is_over, stop.has_begun) == (True, False)
@@ -175,56 +136,40 @@ def test_a_run_that_has_nothing_to_do_begins_nothing(tmp_path):
 @pytest.mark.parametrize('make', [
     lambda: triggers.EarlyStoppingTrigger(*EARLY),
     lambda: triggers.EarlyStoppingTrigger((2, 'iteration'), 'loss', 2),
-    lambda: triggers.ManualScheduleTrigger([7], 'iteration'), lambda: Countdown(9)])
-@pytest.mark.parametrize('at', [1, 4, 6])
-def test_what_a_trigger_has_seen_is_saved_and_restored(tmp_path, make, at):
-    whole = ended(trainer_of(make(), tmp_path))
-    saved = {}
-    trainer = trainer_of(make(), tmp_path)
-    stop = stopping.until_stopped(trainer)
-    trainer.extend(lambda trainer: trainer.updater.iteration == at and saved.update(
+    lambda: triggers.ManualScheduleTrigger([7], 'iteration'), lambda: Asked(9)])
+def test_what_a_trigger_has_seen_is_saved_and_restored(tmp_path, make):
+    """From a snapshot in the middle, and from the last, as before it was asked the last time."""
+    saved, (trainer, stop) = {}, trainer_of(make(), tmp_path)
+    trainer.extend(lambda trainer: trainer.updater.iteration == 4 and saved.update(
         chainer.serializers.npz.serialize(trainer)), name='save', priority=-100)
-    assert ended(trainer) == whole
-    assert json.loads(str(saved['stop_trigger/observation'])) == {'loss': ['<f8', LOSSES[at - 1]]}
+    whole = ended(trainer)
+    assert json.loads(str(saved['stop_trigger/observation'])) == {'loss': ['<f8', LOSSES[3]]}
+    resumed, _ = trainer_of(make(), tmp_path)
+    chainer.serializers.NpzDeserializer(saved).load(resumed)
+    assert resumed.updater.iteration == 4
+    assert ended(resumed) == whole
     at_end = {}
     stop.serialize(chainer.serializers.DictionarySerializer(at_end))
-    for arrays, iterations in ((saved, whole), (at_end, whole)):
-        resumed = trainer_of(make(), tmp_path)
-        stop = stopping.until_stopped(resumed)
-        if arrays is saved:
-            chainer.serializers.NpzDeserializer(saved).load(resumed)
-            assert resumed.updater.iteration == at
-        else:                   # as before it was asked the last time
-            resumed.updater.iteration = whole
-            stop.serialize(chainer.serializers.NpzDeserializer(
-                {key: np.asarray(value) for key, value in at_end.items()}))
-        assert ended(resumed) == iterations
-        assert stop.has_begun == (arrays is saved)
+    resumed, stop = trainer_of(make(), tmp_path)
+    resumed.updater.iteration = whole
+    stop.serialize(chainer.serializers.NpzDeserializer(
+        {key: np.asarray(value) for key, value in at_end.items()}))
+    assert (ended(resumed), stop.has_begun) == (whole, False)
 
 
 def test_what_the_script_sets_is_not_what_a_snapshot_has(tmp_path):
-    trainer = trainer_of(triggers.EarlyStoppingTrigger(*EARLY), tmp_path)
-    stop = stopping.until_stopped(trainer)
+    trainer, stop = trainer_of(triggers.EarlyStoppingTrigger(*EARLY), tmp_path)
     assert ended(trainer) == 10
     saved = {}
     stop.serialize(chainer.serializers.DictionarySerializer(saved))
     assert json.loads(str(saved['state'])) == {'best': '2.0', 'count': '2'}
-    more = trainer_of(triggers.EarlyStoppingTrigger(*EARLY[:2], patience=4), tmp_path)
-    stop = stopping.until_stopped(more)
+    _, stop = trainer_of(triggers.EarlyStoppingTrigger(*EARLY[:2], patience=4), tmp_path)
     stop.serialize(chainer.serializers.NpzDeserializer(
         {key: np.asarray(value) for key, value in saved.items()} | {
             'state': np.array('{"best": "2.0", "count": "2", "_compare": "3", "more": "4"}')}))
     assert (stop.inner.patience, stop.inner.count, stop.inner.best) == (4, 2, 2.0)
     assert callable(stop.inner._compare)            # of a stranger's file
     assert not hasattr(stop.inner, 'more')
-
-
-def test_a_length_is_told_where_the_other_knows_it():
-    assert stopping.UntilStopped(3).get_training_length() == (3, 'epoch')
-    early = stopping.UntilStopped(triggers.EarlyStoppingTrigger(max_trigger=(7, 'iteration')))
-    assert early.length() == (7, 'iteration')
-    assert not hasattr(stopping.UntilStopped(Asked(3)), 'get_training_length')
-    assert stopping.UntilStopped(None).length() == (float('inf'), 'epoch')
 
 
 def test_the_numbers_of_an_observation():
