@@ -1,13 +1,11 @@
-"""What the Trainer does besides: when it stops and writes, the learning curves, its first words."""
+"""What the Trainer does besides: look at the losses, log, draw; the first words of a run."""
 
-import contextlib
 import json
 import os
 import signal
 from types import SimpleNamespace
 
-from support.base import files  # lets chainer import
-from support.run import extensions, losses, run_folder, snapshot, terminal
+from support.run import extensions, losses, snapshot, terminal  # lets chainer import
 from support.run.terminal import PrintReport
 
 import chainer
@@ -17,57 +15,29 @@ from conftest import SMALL
 import numpy as np
 from PIL import Image
 import pytest
-from test_snapshot import last
+from runs import last, needs_posix
 
-import net
 import train_vae
 
-# A loss that is not finite, and a signal ---------------------------------------------------------
 
-
-@pytest.mark.parametrize('bad', [np.inf, -np.inf, np.nan])
-def test_a_loss_that_is_not_finite_is_found(tmp_path, bad):
+@pytest.mark.parametrize('bad', [
+    np.float32(np.inf), chainer.Variable(np.array(-np.inf, 'f')), (np.float32(np.nan), 100)])
+@pytest.mark.parametrize('key, name', [('main/loss', 'training'), ('validation/main/loss', 'test')])
+def test_a_loss_that_is_not_finite_is_found(tmp_path, bad, key, name):
     check = extensions.check_finite('old')
     trainer = SimpleNamespace(out=str(tmp_path), observation={}, updater=SimpleNamespace(
         iteration=7, previous_epoch_detail=2.0))
-    check(trainer)
-    for key, name in (('main/loss', 'training'), ('validation/main/loss', 'test')):
-        for loss in (np.float32(bad), chainer.Variable(np.array(bad, np.float32))):
-            trainer.observation = {'main/loss': np.float32(1), key: loss}
-            with pytest.raises(FloatingPointError, match=(
-                    f'^the {name} loss is not finite in epoch 3, iteration 7; stopped, last good '
-                    'snapshot: old; ')):
-                check(trainer)
-    trainer.observation = {'main/loss': chainer.Variable(np.array(3e38, np.float32))}
-    check(trainer)
-
-
-@pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals')
-def test_interrupted_work_is_kept_before_anything_else(cli, data_dir, tmp_path, monkeypatch):
-    def fail(trainer):
-        raise MemoryError('no picture')
-
-    monkeypatch.setattr(extensions.PlotReport, '__call__',
-                        lambda *args: os.kill(os.getpid(), signal.SIGTERM))
-    monkeypatch.setattr(extensions, 'plot_losses', fail)
-    status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
-    assert (status, err) == (143, 'warning: loss.png is not drawn (no picture); the run does '
-                                  'without it\n')
-    assert snapshot.read_iteration(str(tmp_path / 'run' / 'snapshot_epoch_1')) == 3
-    assert not (tmp_path / 'run' / 'snapshot_interrupted').exists()     # it would be the same
+    for value in (np.float32(3e38), np.full(3, np.nan), None, 'x'):     # or no number
+        trainer.observation = {key: value}
+        check(trainer)
+    trainer.observation = {'main/loss': np.float32(1), key: bad}
+    with pytest.raises(FloatingPointError, match=(
+            f'^the {name} loss is not finite in epoch 3, iteration 7; stopped, last good '
+            'snapshot: old; ')):
+        check(trainer)
 
 
 # The log and the learning curves ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize('value', [
-    (np.float32(np.inf), 100), np.ones(3, 'f'), None, 'x', chainer.Variable(np.ones(3, 'f'))])
-def test_a_loss_that_is_no_number_is_none_to_check_but_a_weighted_one_is(tmp_path, value):
-    trainer = SimpleNamespace(out=str(tmp_path), observation={'main/loss': value},
-                              updater=SimpleNamespace(iteration=7, previous_epoch_detail=2.0))
-    with (pytest.raises(FloatingPointError) if isinstance(value, tuple) else
-          contextlib.nullcontext()):
-        extensions.check_finite(None)(trainer)
 
 
 def test_a_log_takes_what_chainers_takes(cli, data_dir, tmp_path, monkeypatch):
@@ -113,27 +83,11 @@ def test_loss_png_knows_the_weight_that_trained_and_a_resumed_run_too(
     monkeypatch.setattr(train_vae, 'PrintReport', PrintReport)
     assert cli('--resume', '-o', tmp_path / 'run', '-e', 3)[0] == 0
     assert given[0] == given[-1] == weight
-    arrays = snapshot.read(last(tmp_path / 'run'))
-    assert snapshot.read_settings(arrays, '')['kl_weight'] == weight
+    settings = json.loads(str(snapshot.read(last(tmp_path / 'run'))[snapshot.SETTINGS_KEY]))
+    assert settings['kl_weight'] == weight
 
 
-@pytest.mark.parametrize('signum, drawn', [(None, [3]), (signal.SIGTERM, [])])
-def test_loss_png_asks_no_stop_trigger_and_waits_after_a_signal(monkeypatch, signum, drawn):
-    seen, log = [], [{'epoch': 1}] * 3
-    monkeypatch.setattr(extensions, 'plot_losses', lambda trainer: seen.append(len(log)))
-    report = chainer.training.extensions.LogReport()
-    report._log = log
-    stop = SimpleNamespace(signum=signum)           # which cannot be called
-    trainer = SimpleNamespace(stop_trigger=stop, _extensions={
-        'x': SimpleNamespace(extension=report)})
-    plot = extensions.PlotReport()
-    monkeypatch.setattr(plot, 'seconds', 0)
-    plot(trainer)
-    plot(trainer)                                   # which has nothing new
-    assert seen == drawn
-
-
-@pytest.mark.parametrize('seconds, drawn', [(0, 4), (10**6, 2)])
+@pytest.mark.parametrize('seconds, drawn', [(0, [1, 2, 3, 4]), (10**6, [1, 4])])
 def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
         cli, data_dir, tmp_path, monkeypatch, seconds, drawn):
     rows, snapshots = [], []
@@ -145,36 +99,46 @@ def test_loss_png_is_redrawn_when_that_is_due_and_at_the_end(
     monkeypatch.setattr(extensions.PlotReport, 'seconds', seconds)
     monkeypatch.setattr(extensions, 'plot_losses', plot_losses)
     cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
-    assert rows == {4: [1, 2, 3, 4], 2: [1, 4]}[drawn]
-    assert snapshots == rows            # they come first
+    assert rows == snapshots == drawn           # snapshots come first
 
 
-def test_a_picture_that_fails_is_told_once_and_the_run_goes_on(cli, data_dir, tmp_path,
-                                                               monkeypatch):
+@needs_posix
+def test_after_a_signal_nothing_is_drawn_before_the_end(cli, data_dir, tmp_path, monkeypatch):
+    def call(self, trainer):
+        plain(self, trainer)
+        if trainer.updater.is_new_epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    plain, drawn = PrintReport.__call__, []
+    monkeypatch.setattr(PrintReport, '__call__', call)
+    monkeypatch.setattr(extensions, 'plot_losses', lambda trainer: drawn.append(
+        trainer.stop_trigger.status))
+    assert cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)[0] == 143
+    assert drawn == [143]
+    assert [path.name for path in (tmp_path / 'run').glob('snapshot_*')] == ['snapshot_epoch_1']
+
+
+@pytest.mark.parametrize('error, said', [
+    (RuntimeError('latex\nis not there'), 'warning: loss.png is not drawn (latex is not there); '
+                                          'training goes on without it\n'),
+    (KeyboardInterrupt(), '')])
+def test_a_picture_that_fails_is_told_once_and_the_run_goes_on(
+        cli, data_dir, tmp_path, monkeypatch, error, said):
+    """A Ctrl-C in the last picture is not of the run, which has ended already."""
     def fail(trainer):
         tries.append(trainer.updater.epoch)
-        raise RuntimeError('latex\nis not there')
+        raise error
 
     tries = []
     monkeypatch.setattr(extensions, 'plot_losses', fail)
-    monkeypatch.setattr(extensions.PlotReport, 'seconds', 0)
+    if not said:
+        monkeypatch.setattr(extensions.PlotReport, '__call__', lambda *args: None)
     status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
-    assert (status, tries) == (0, [1])
-    assert err == ('warning: loss.png is not drawn (latex is not there); the run does without '
-                   'it\n')
+    assert (status, tries, err) == (0, [1 if said else 4], said)
     assert 'finished at epoch 4' in out
 
 
 # First words ------------------------------------------------------------------------------------
-
-
-def replaced(monkeypatch, name, *others):
-    """Let the script extend its Trainer with other extensions than this one, if with any."""
-    def nothing():
-        return others[0]() if others else training.make_extension(trigger=lambda trainer: False)(
-            lambda trainer: None)
-
-    monkeypatch.setattr(train_vae, name, nothing)
 
 
 def test_the_header_counts_what_trains_and_what_is_scored(cli, data_dir, tmp_path, monkeypatch):
@@ -187,23 +151,12 @@ def test_the_header_counts_what_trains_and_what_is_scored(cli, data_dir, tmp_pat
     assert '\nepochs   2\n' in out
 
 
-@pytest.mark.parametrize('share, ranks, counted', [
-    (60, 1, 60), (15, 4, 60), (34, 3, 100), (33, 3, 100), (6, 1, 6), (2, 3, 6)])
-def test_the_header_counts_for_all_ranks(share, ranks, counted):
-    digits = np.zeros((60 if share in (60, 15, 6, 2) else 100, 1))
-    assert extensions.digits_of(SimpleNamespace(dataset=range(share)), digits, ranks) == counted
-    assert extensions.digits_of(object(), digits, 1) == len(digits)
-
-
-def test_without_a_log_a_line_says_what_lacks_it_and_the_run_goes_on(
-        cli, data_dir, tmp_path, monkeypatch, pictures):
-    replaced(monkeypatch, 'LogReport')
-    status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
-    assert (status, err) == (0, 'warning: the table and loss.png need a LogReport, which the '
-                                'trainer does not have; the run does without\n')
-    assert 'rec_loss' not in out
-    assert not (tmp_path / 'run' / 'loss.png').exists()
-    assert snapshot.read_iteration(last(tmp_path / 'run')) == 6
+@pytest.mark.parametrize('share, ranks, n, counted', [
+    (60, 1, 60, 60), (34, 3, 100, 100), (33, 3, 100, 100), (6, 1, 60, 6), (2, 3, 60, 6)])
+def test_the_header_counts_for_all_ranks(share, ranks, n, counted):
+    iterator = SimpleNamespace(dataset=range(share))
+    assert extensions.digits_of(iterator, range(n), ranks) == counted
+    assert extensions.digits_of(object(), range(n), 1) == n
 
 
 @pytest.mark.parametrize('name', ['mine', 'LogReport'])
@@ -215,7 +168,7 @@ def test_chainers_log_of_whatever_name_is_shown_and_drawn(
         report.name = name
         return report
 
-    replaced(monkeypatch, 'LogReport', log)
+    monkeypatch.setattr(train_vae, 'LogReport', log)
     status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
     assert (status, err) == (0, '')
     rows = [line.split() for line in out.partition('seconds\n')[2].splitlines()[:6]]
@@ -224,47 +177,3 @@ def test_chainers_log_of_whatever_name_is_shown_and_drawn(
     logged = json.loads((tmp_path / 'run' / 'log').read_text())
     assert [row[2] for row in rows] == [f'{row["main/loss"]:.3f}' for row in logged]
     assert (tmp_path / 'run' / 'loss.png').exists()
-
-
-@pytest.fixture
-def prepare(monkeypatch):
-    """Return a function that prepares a folder for a run, but deletes nothing there."""
-    def run(out, model, n_digits, keep, overwrite, more):
-        updater = SimpleNamespace(epoch=0, get_optimizer=lambda name: SimpleNamespace(target=model))
-        trainer = SimpleNamespace(updater=updater, get_extension=lambda name: SimpleNamespace(
-            now=lambda: {'dim_z': 2}))
-        args = SimpleNamespace(out=str(out), keep=keep, overwrite=overwrite, epoch=more,
-                               snapshot_every=1, batch_size=20, beta=1.0, k=1)
-        digits = SimpleNamespace(train=np.broadcast_to(np.float32(0), (n_digits, 784)))
-        extensions.prepare_folder(trainer, args, digits, '')
-
-    monkeypatch.setattr(run_folder, 'clear', lambda out: None)
-    return run
-
-
-def test_room_for_the_order_of_many_digits(tmp_path, monkeypatch, prepare):
-    model = net.VAE(784, 2, 16)
-    bytes_ = 3 * sum(param.array.nbytes for param in model.params()) + 8 * 60_000
-    for free, fits in ((bytes_ - 1, False), (bytes_, True)):
-        monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
-                            SimpleNamespace(free=free))
-        with contextlib.nullcontext() if fits else pytest.raises(files.FileError):
-            prepare(tmp_path, model, 60_000, 5, False, 1)
-        assert {path.name for path in tmp_path.iterdir()} == ({'args.json', 'cg.dot'} if fits
-                                                              else set())
-    assert json.loads((tmp_path / 'args.json').read_text()) == {'dim_z': 2}
-
-
-def test_room_is_that_of_real_snapshots(small_run, monkeypatch, prepare):
-    """Two are there. The estimate is some 20 kB short of a snapshot, for the settings and names."""
-    size = os.path.getsize(last(small_run))
-    for keep, overwrite, more, new in [
-            (5, False, 1, 1), (5, False, 2, 2), (5, False, 9, 4), (3, False, 9, 2),
-            (2, False, 9, 1), (1, False, 9, 1), (5, True, 1, 1), (5, True, 9, 6), (1, True, 9, 2)]:
-        for snapshots, fits in ((new, True), (new - 1, False)):
-            free = snapshots * size - 2 * size * overwrite
-            monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
-                                SimpleNamespace(free=free))
-            with (contextlib.nullcontext() if fits else pytest.raises(
-                    files.FileError, match=f'MB free, and {new} new snapshots take ')):
-                prepare(small_run, net.VAE(784, 2, 16), 60, keep, overwrite, more)
