@@ -1,6 +1,8 @@
 """What test_ranks.py lets each rank do: mpiexec -n 2 python tests/on_ranks.py NAME FOLDER [...]."""
 
+import importlib.util
 import os
+import shutil
 import sys
 import types
 
@@ -14,6 +16,7 @@ from chainer import iterators, optimizers, training
 from chainer.training import extensions
 import joblib
 import numpy as np
+import pytest
 import threadpoolctl
 
 import net
@@ -21,6 +24,10 @@ import train_vae
 
 STEPS, BATCH, DIM_Z = 20, 100, 5
 NAIVE = ['--communicator', 'naive']
+MPIEXEC = shutil.which('mpiexec', path=os.path.dirname(sys.executable)) or shutil.which('mpiexec')
+needs_mpi = pytest.mark.skipif(
+    MPIEXEC is None or importlib.util.find_spec('mpi4py') is None,
+    reason='needs pip install mpi4py mpich')
 
 
 def make(seed):
@@ -35,9 +42,23 @@ def noise_of(rows):
     return lambda shape: generator.standard_normal((BATCH, DIM_Z))[rows]
 
 
-def args_of(batch_size):
-    """Return what `scatter` needs of a command line."""
-    return types.SimpleNamespace(seed=0, batch_size=batch_size)
+def digits_of(n):
+    """Return n pictures of noise."""
+    return np.random.RandomState(0).uniform(0, 1, (n, 784)).astype(np.float32)
+
+
+def scattered(comm, seed, train, test):
+    """Return what `scatter` gives this rank of an optimizer and of digits."""
+    return comm.scatter(make(seed), train, test, types.SimpleNamespace(seed=0))
+
+
+def extended(extend):
+    """Call a function of a rank and its trainer whenever a trainer joins the others."""
+    def join_and_extend(comm, trainer):
+        join(comm, trainer)
+        extend(comm.rank, trainer)
+
+    join, ranks.Ranks.join = ranks.Ranks.join, join_and_extend
 
 
 def step(updater):
@@ -52,11 +73,11 @@ def steps(folder, kind):
     """Train by this kind of updater, on this rank's parts of minibatches and of their noise."""
     comm = ranks.start(NAIVE)
     part = BATCH // comm.size
-    digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
+    digits = digits_of(STEPS * BATCH)
     minibatches = digits.reshape(STEPS, comm.size, part, 784)
     of_ranks = minibatches.swapaxes(0, 1).reshape(-1, 784)      # one rank's after the other's
-    optimizer = make(comm.rank)         # weights of its own, until it hears from rank 0
-    optimizer, train, _ = comm.scatter(optimizer, of_ranks, digits[:10], args_of(part))
+    # weights of its own, until it hears from rank 0
+    optimizer, train, _ = scattered(comm, comm.rank, of_ranks, digits[:10])
     np.random.standard_normal = noise_of(slice(comm.rank * part, (comm.rank + 1) * part))
     standard = training.StandardUpdater(
         iterators.SerialIterator(train, part, shuffle=False), optimizer, device='@numpy',
@@ -71,8 +92,8 @@ def steps(folder, kind):
 def disagreeing(folder, when):
     """Train, where only rank 1 finds that the fast step differs from net.py."""
     comm = ranks.start(NAIVE)
-    digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
-    optimizer, train, _ = comm.scatter(make(0), digits, digits[:10], args_of(BATCH))
+    digits = digits_of(STEPS * BATCH)
+    optimizer, train, _ = scattered(comm, 0, digits, digits[:10])
     standard = training.StandardUpdater(
         iterators.SerialIterator(train, BATCH), optimizer, device='@numpy',
         loss_func=optimizer.target.get_loss_func())
@@ -88,12 +109,11 @@ def disagreeing(folder, when):
 def steps_alone():
     """Return the parameters after the same steps of one process, on whole minibatches."""
     plain = np.random.standard_normal
-    digits = np.random.RandomState(0).uniform(0, 1, (STEPS * BATCH, 784)).astype(np.float32)
     optimizer = make(0)
     try:
         np.random.standard_normal = noise_of(slice(None))
         return step(training.StandardUpdater(
-            iterators.SerialIterator(digits, BATCH, shuffle=False), optimizer,
+            iterators.SerialIterator(digits_of(STEPS * BATCH), BATCH, shuffle=False), optimizer,
             loss_func=optimizer.target.get_loss_func(2.0, 2)))
     finally:
         np.random.standard_normal = plain
@@ -104,8 +124,7 @@ def evaluation(folder):
     comm = ranks.start(NAIVE)
     threadpoolctl.threadpool_limits(2 * comm.size)      # what BLAS would take of so many cores
     joblib.cpu_count = lambda: 2 * comm.size
-    digits = np.random.RandomState(0).uniform(0, 1, (31, 784)).astype(np.float32)
-    optimizer, train, test = comm.scatter(make(0), digits, digits, args_of(5))
+    optimizer, train, test = scattered(comm, 0, digits_of(31), digits_of(31))
     model = optimizer.target
 
     def score(x):
@@ -140,7 +159,7 @@ def watched(folder, *argv):
         noise.append(plain(shape))
         return noise[-1]
 
-    def extend(comm, trainer):
+    def extend(rank, trainer):
         def watch_loss(trainer):
             loss = trainer.observation['main/loss']
             losses.append(float(getattr(loss, 'array', loss)))
@@ -151,11 +170,10 @@ def watched(folder, *argv):
                 [chainer.get_device('@numpy').send(param.array).ravel()
                  for param in model.params()]))
 
-        join(comm, trainer)
         trainer.extend(watch_loss, trigger=lambda trainer: True, priority=10**6)     # its own
         trainer.extend(watch, trigger=lambda trainer: trainer.updater.is_new_epoch)
 
-    join, ranks.Ranks.join = ranks.Ranks.join, extend
+    extended(extend)
     np.random.standard_normal = standard_normal
     status = train_vae.cli(list(argv))
     from mpi4py import MPI
@@ -167,15 +185,14 @@ def watched(folder, *argv):
 
 def failing(folder, *argv):
     """Run train_vae.py, where rank 1 finds no memory in its tenth iteration."""
-    def extend(comm, trainer):
+    def extend(rank, trainer):
         def fail(trainer):
-            if comm.rank == 1 and trainer.updater.iteration == 10:
+            if rank == 1 and trainer.updater.iteration == 10:
                 raise MemoryError('so many bytes')
 
-        join(comm, trainer)
         trainer.extend(fail, name='fail', trigger=(1, 'iteration'))
 
-    join, ranks.Ranks.join = ranks.Ranks.join, extend
+    extended(extend)
     sys.exit(train_vae.cli(list(argv)))
 
 

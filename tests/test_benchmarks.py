@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
+from on_ranks import needs_mpi
 import pytest
-from test_ranks import needs_mpi
 
 EPOCH, RANKS = (os.path.join(os.path.dirname(__file__), 'benchmarks', name)
                 for name in ('epoch.py', 'ranks.py'))

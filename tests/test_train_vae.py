@@ -376,13 +376,6 @@ def test_a_larger_epoch_extends_a_finished_run(cli, data_dir, small_run, tmp_pat
     assert json.loads((small_run / 'args.json').read_text())['epoch'] == 4
 
 
-def test_resume_from_a_file_goes_on_beside_it_or_in_another_folder(cli, small_run, tmp_path):
-    first = small_run / 'snapshot_epoch_1'
-    for flags, out in (([], small_run), (['-e', '3', '-o', tmp_path / 'new'], tmp_path / 'new')):
-        assert cli('--resume', first, *flags)[0::2] == (0, '')
-        assert [row['epoch'] for row in log_of(out)] == list(range(1, 3 + bool(flags)))
-
-
 def test_resume_of_a_finished_run_says_so(cli, small_run, pictures):
     before = files_in(small_run)
     status, out, err = cli('--resume', '-o', small_run)
@@ -513,19 +506,6 @@ def test_a_ctrl_c_among_the_imports_shows_no_traceback(command):
 def test_bad_flags(cli, tmp_path, monkeypatch, flags, said):
     monkeypatch.chdir(tmp_path)
     check_refused(cli('-o', tmp_path / 'run', *flags), said)
-    assert not (tmp_path / 'run').exists()
-
-
-@pytest.mark.parametrize('flag', ['--resume', '--initmodel'])
-@pytest.mark.parametrize('content', [None, 'half', 'other model'])
-def test_bad_snapshots(cli, data_dir, tmp_path, finished, flag, content):
-    bad = tmp_path / 'bad'
-    if content == 'half':
-        bad.write_bytes((finished / 'snapshot_epoch_2').read_bytes()[:9000])
-    elif content == 'other model':
-        rewrite(last(finished), bad, **{'updater/model:main/ld3/W': np.zeros((784, 15), 'f')})
-    check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', flag, bad,
-                      *SMALL[:4] * (flag == '--initmodel')), str(bad))
     assert not (tmp_path / 'run').exists()
 
 

@@ -69,7 +69,7 @@ def unchanged(model):
 def as_tested(model):
     """Within a `with` block, call a model as test digits meet it: no dropout, running statistics.
 
-    Nothing is kept for backprop, and noise is the same each time. The model is afterwards as before.
+    Nothing is kept for backprop, noise is the same each time, and the model is then as before.
     """
     with (unchanged(model), chainer.using_config('train', False), chainer.no_backprop_mode(),
           np.errstate(all='ignore')):

@@ -159,7 +159,7 @@ class Ranks:
     def on_root(self, function, *args):
         """Call a function on rank 0 only, as `together` does, and return its result on all."""
         result = self.together(bool) if self.rank > 0 else self.together(function, *args)
-        return self.comm.bcast_obj((result,))[0] if self.size > 1 else result
+        return self.of_root((result,))[0] if self.size > 1 else result
 
     def gather(self, value):
         """Return the values of all ranks as a list, on rank 0; an empty one elsewhere."""
@@ -168,6 +168,10 @@ class Ranks:
     def of_all(self, value):
         """Return the values of all ranks as a list, on each of them."""
         return self.comm.mpi_comm.allgather(value)
+
+    def of_root(self, value):
+        """Return the value of rank 0, on all."""
+        return self.comm.bcast_obj(None if self.rank > 0 else value)
 
     def get_device(self, gpu, communicator):
         """Return this rank's device, and choose the communicator for it.
@@ -244,7 +248,7 @@ class Ranks:
             trainer (Trainer): That of this rank, with all its extensions.
         """
         stop, entries = stopping.until_stopped(trainer), trainer._extensions
-        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.comm.bcast_obj
+        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.of_root
         for name, entry in list(entries.items()):
             extension = entry.extension
             kinds = {name, *(kind.__name__ for kind in type(extension).__mro__)}
@@ -281,7 +285,7 @@ class Ranks:
     def agreed(self, trigger):
         """Return a trigger that fires on all ranks when that of rank 0 does."""
         def fires(trainer):
-            return self.comm.bcast_obj(bool(trigger(trainer)))
+            return self.of_root(bool(trigger(trainer)))
 
         fires.serialize = trigger.serialize
         return fires
