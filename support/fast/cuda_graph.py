@@ -1,4 +1,4 @@
-"""The step on a GPU: its kernels, its matrix products, and the calls that a CUDA graph captures.
+"""The step on a GPU, replayed as one CUDA graph: kernels, matrix products, and their sequence.
 
 `Step` is the same sequence as compiled.py's functions of the same names, in array calls that
 allocate nothing. Names and shapes are those of step.py.
@@ -7,6 +7,7 @@ allocate nothing. Names and shapes are those of step.py.
 import ctypes
 import functools
 import os
+import sys
 import types
 
 from support.base import command
@@ -16,9 +17,85 @@ import chainer
 import numpy as np
 
 
-def refusal(error):
-    """Return in words why Chainer's own step trains, where something of the GPU fails."""
-    return f'the GPU refuses: {command.printable(error)[:200]}'
+class Stepper:
+    """Takes the steps of a model on its GPU, by replaying one CUDA graph.
+
+    What differs from step to step is written into the arrays that the graph reads: the numbers of
+    the digits, the noise, and Adam's numbers.
+
+    Args:
+        optimizer, k: As for cpu.py's `Stepper`.
+        digits (array): All digits, (any, D) float32, of NumPy; they are sent to the GPU.
+
+    Raises:
+        ImportError: If there is no cuBLAS.
+    """
+
+    how, on = 'CUDA graph', ''
+
+    def __init__(self, optimizer, k, digits):
+        self.model, self.k, self.device = optimizer.target, k, optimizer.target.device
+        with chainer.using_device(self.device):
+            self.xp = self.device.xp
+            self.stream = self.xp.cuda.Stream(non_blocking=True)        # as a capture wants it
+            self.cublas = Cublas(self.stream.ptr, self.xp)
+        self.digits = self.device.send(digits)
+        self.step, self.graph, self.can_capture, self.scores = None, None, True, {}
+
+    def take(self, rows, numbers, C):
+        """Take a step, as cpu.py's `Stepper` does."""
+        with chainer.using_device(self.device):
+            # what others do to the weights, between two steps, they do on another stream
+            self.stream.wait_event(self.xp.cuda.get_current_stream().record())
+        with chainer.using_device(self.device), self.stream:
+            if self.step is None or len(self.step.rows) != len(rows):
+                self.xp.cuda.Device().synchronize()             # the other streams, too
+                self.step = Step(self.model, len(rows), self.k, self.digits, dot=self.cublas.dot)
+                self.graph = None
+            self.step.set_inputs(rows, numbers, C)
+            if self.graph is not None:
+                self.graph.launch(self.stream)
+            else:
+                self.step()                 # as it is, which also loads what a capture must not
+                if self.can_capture:
+                    self.capture()
+            self.step.leave_grads()
+            return self.step.sums()
+
+    def capture(self):
+        """Make the graph of a step, without taking it; where that fails, warn and do without."""
+        try:
+            self.stream.begin_capture()
+            try:
+                self.step()
+            finally:
+                graph = self.stream.end_capture()
+            self.graph = graph
+        except Exception as error:          # whatever CuPy, CUDA or cuBLAS may raise
+            self.can_capture = False
+            print(f'warning: no CUDA graph ({command.printable(error)}); training goes on without '
+                  'one, which takes longer', file=sys.stderr)
+
+    def score(self, x, k):
+        """Return the sums of the losses of digits (N, D) under k samples, in a list of one."""
+        key = len(x), k, self.model.act_func, *(param.shape for param in self.model.params())
+        if key not in self.scores:
+            self.scores[key] = Step(self.model, len(x), k)
+        its_step = self.scores[key]
+        its_step.space.x[:] = x
+        draw(its_step.space.eps, k)
+        its_step.forward()
+        return its_step.sums()
+
+    def renew(self):
+        """Let the next step look for its arrays again."""
+        self.params = list(self.model.params())
+        for param in self.params:               # or send what was loaded to the GPU
+            param.update_rule._init_states(param)
+        self.step = None
+
+    def rest(self):
+        """Do nothing, as a GPU keeps no threads."""
 
 
 class Cublas:
