@@ -26,9 +26,6 @@ class Stepper:
     Args:
         optimizer, k: As for cpu.py's `Stepper`.
         digits (array): All digits, (any, D) float32, of NumPy; they are sent to the GPU.
-
-    Raises:
-        ImportError: If there is no cuBLAS.
     """
 
     how, on = 'CUDA graph', ''
@@ -99,28 +96,22 @@ class Stepper:
 
 
 class Cublas:
-    """Matrix products that a CUDA graph can capture, which CuPy refuses for its own.
+    """Matrix products that a CUDA graph can capture; CuPy refuses to let its own be captured.
 
     Args:
         stream (int): Pointer of the stream.
         xp: CuPy.
-        library: cuBLAS; by default that of CuPy.
 
     Raises:
-        ImportError: If there is no cuBLAS.
+        OSError: If cuBLAS does not load.
         RuntimeError: From all methods, if cuBLAS fails.
     """
 
-    def __init__(self, stream, xp, library=None):
-        if library is None:
-            xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
-            version = xp.cuda.runtime.runtimeGetVersion() // 1000
-            try:
-                library = ctypes.CDLL(f'cublas64_{version}.dll' if os.name == 'nt' else
-                                      f'libcublas.so.{version}')
-            except OSError as error:
-                raise ImportError(f'cuBLAS does not load: {error}') from None
-        self.library = library
+    def __init__(self, stream, xp):
+        xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
+        version = xp.cuda.runtime.runtimeGetVersion() // 1000
+        self.library = ctypes.CDLL(f'cublas64_{version}.dll' if os.name == 'nt' else
+                                   f'libcublas.so.{version}')
         self.handle = ctypes.c_void_p()
         self.call('cublasCreate_v2', ctypes.byref(self.handle))
         self.call('cublasSetStream_v2', self.handle, ctypes.c_void_p(stream))
@@ -160,13 +151,12 @@ class Step:
         n (int): Digits in the minibatch.
         k (int): As for `VAE.get_loss_func`.
         digits (array): All digits, (any, D) float32, on the GPU; None just to go `forward`.
-        kernels: As from `cuda_kernels`.
         dot (callable): Of two matrices and their product, which it writes; by default CuPy's.
     """
 
-    def __init__(self, model, n, k, digits=None, kernels=None, dot=None):
-        self.xp = chainer.backend.get_array_module(model.le1.W.array)
-        self.kernels = kernels or cuda_kernels(self.xp)
+    def __init__(self, model, n, k, digits=None, dot=None):
+        self.xp = model.xp
+        self.kernels = cuda_kernels(self.xp)
         self.dot = dot or self.xp.dot
         self.model, self.k, self.digits = model, k, digits
         self.kind = ACTIVATIONS[model.act_func]
@@ -261,11 +251,7 @@ class Step:
 
 @functools.cache
 def cuda_kernels(xp):
-    """Return the elementwise functions of `Step`, each as one CUDA kernel.
-
-    Args:
-        xp: CuPy.
-    """
+    """Return the elementwise functions of `Step`, each as one CUDA kernel of CuPy, `xp`."""
     return types.SimpleNamespace(**{
         name: xp.ElementwiseKernel(inputs, outputs, code, name)
         for name, (inputs, outputs, code) in CUDA.items()})

@@ -135,7 +135,7 @@ def watch_model(model):
 def check_model(model):
     """Require that the code, the sizes and the activation of a model are compiled."""
     params = list(model.params())
-    require(len(params) == 2 * len(step.FLOW), OTHER_PARAMS)
+    require(len(set(map(id, params))) == 2 * len(step.FLOW), OTHER_PARAMS)
     require(all(param.array is not None for param in params),
             NOT_COMPILED + 'a link has no size yet')
     D, H, Z = (len(getattr(model, name).b) for name in ('ld3', 'le1', 'le3_mu'))
