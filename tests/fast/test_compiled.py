@@ -1,4 +1,4 @@
-"""compiled.py against NumPy in float64 and the paper's Adam; the threads of cpu.py; Numba's cache."""
+"""compiled.py against NumPy in float64 and the paper's Adam; cpu.py's threads; Numba's cache."""
 
 import contextlib
 import os
