@@ -94,7 +94,8 @@ def an_epoch(args, folder):
 
 
 PARTS = {'what is there': versions, 'both steps, test loss of 3 epochs': both_steps,
-         'pure_nccl on one rank, the updater': nccl, '': an_epoch, 'the tests of a GPU': tests}
+         'pure_nccl on one rank, the updater': nccl, 'an epoch of MNIST': an_epoch,
+         'the tests of a GPU': tests}
 
 
 def main():
@@ -115,7 +116,6 @@ def main():
                 found = part(args, folder)
             except Exception as error:      # whatever CuPy, CUDA or a command may say
                 found, failed = f'FAILED: {error}'.replace('|', '/').replace('\n', ' '), True
-                what = what or 'an epoch of MNIST'
             print(f'{what}: {time.perf_counter() - before:.0f} s', file=sys.stderr)
             for row in found if isinstance(found, list) else [(what, found)]:
                 print(f'| {row[0]} | {row[1]} |', flush=True)
