@@ -82,17 +82,10 @@ def warn(folder, reason):
 
 @kept
 def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
-    """Compute the loss of some digits, and the deltas of all layers.
+    """Compute the loss of the digits of these numbers (N,), as `forward`, and all layers' deltas.
 
-    Args:
-        layers (Layers), space (Space): The weights; the noise in `eps`, and room for the rest.
-        kind (int), k (int): The activation, of `ACTIVATIONS`; Monte Carlo samples for each digit.
-        rec_scale, latent_scale (float32): What a sample's reconstruction error and a digit's KL
-            divergence weigh in the loss.
-        digits, rows (array): All digits, (any, D) float32; numbers of those that count, (N,) int.
-
-    Returns:
-        tuple of float: As from `forward`.
+    `rec_scale` and `latent_scale` (float32) are what a sample's reconstruction error and a digit's
+    KL divergence weigh in the loss; k are Monte Carlo samples, and `kind` is of `ACTIVATIONS`.
     """
     for i in range(len(rows)):
         space.x[i] = digits[rows[i]]
@@ -139,10 +132,7 @@ score = kept(forward.py_func)       # forward itself is compiled into backward
 def gradients(descents, part, parts, adam):
     """Compute the gradients of a part of each weight's rows, and take a step of Adam in them.
 
-    Args:
-        descents (tuple of Descent): The layers.
-        part, parts (int): Which part of the rows, and of how many.
-        adam (Adam): Its numbers; NO_ADAM leaves it at the gradients.
+    NO_ADAM leaves it at the gradients. It is part 0, 1, ... of so many parts.
     """
     for layer in descents:
         size = len(layer.b)

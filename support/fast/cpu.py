@@ -20,17 +20,11 @@ BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 class Stepper:
     """Takes the steps of a model on a CPU.
 
-    It has as many threads as BLAS would take now, but each gets `SHARE` digits at least.
-
     Args:
         optimizer (Optimizer): Adam, set up with the model; or the multi-node one around it.
         k (int): As for `VAE.get_loss_func`.
         digits (array): All digits, (any, D) float32.
         count (int): The most threads; by default as many as BLAS would take.
-
-    Attributes:
-        on (str): How many threads, and whose BLAS.
-        how (str): The same, and what more people should know.
     """
 
     def __init__(self, optimizer, k, digits, count=None):
@@ -47,15 +41,9 @@ class Stepper:
             print('compiling the fast step, once per installation: some 15 seconds', flush=True)
 
     def take(self, rows, numbers, C):
-        """Take a step on some digits; leave the gradients in `param.grad`.
+        """Take a step on digits of these numbers (N,), of Adam unless with NO_ADAM.
 
-        Args:
-            rows (array): Numbers of the digits, (N,) int64.
-            numbers (Adam): For the step of Adam; NO_ADAM leaves the weights as they are.
-            C (float): Weight of the latent loss.
-
-        Returns:
-            list of tuple: The sums of the losses from each thread, for `step.mean_losses`.
+        It leaves the gradients in `param.grad`, and returns the losses by name, float32.
         """
         n = len(rows)
         if self.prepared is None or self.prepared[0] != n:
@@ -77,17 +65,18 @@ class Stepper:
         if is_shared:
             self.comm.multi_node_mean_grad(self.model, self.optimizer.zero_fill)
             self.call(descend, [(*part, numbers) for part in parts])
-        return sums
+        return step.mean_losses(sums, n, self.k, C)
 
     def score(self, x, k):
-        """Return the sums of the losses of digits (N, D) under k samples, for `mean_losses`."""
+        """Return the losses of digits (N, D) under k samples, by name."""
         space, shares = self.share(len(x), k)
         space.x[:] = x
         step.draw(space.eps, k)
         layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
         arguments = [(layers, part, kind, k, step.f32(1)) for _, part in shares]
         with BLAS.limit(limits=1):
-            return self.call(compiled.compile_for(compiled.score, arguments[0]), arguments)
+            sums = self.call(compiled.compile_for(compiled.score, arguments[0]), arguments)
+        return step.mean_losses(sums, len(x), k)
 
     def renew(self):
         """Let the next step look for its arrays again."""

@@ -11,21 +11,17 @@ import sys
 import types
 
 from support.base import command
-from support.fast.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space
+from support.fast.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space, mean_losses
 
 import chainer
 import numpy as np
 
 
 class Stepper:
-    """Takes the steps of a model on its GPU, by replaying one CUDA graph.
+    """Takes the steps of a model on its GPU, as cpu.py's `Stepper` does on a CPU.
 
     What differs from step to step is written into the arrays that the graph reads: the numbers of
-    the digits, the noise, and Adam's numbers.
-
-    Args:
-        optimizer, k: As for cpu.py's `Stepper`.
-        digits (array): All digits, (any, D) float32, of NumPy; they are sent to the GPU.
+    the digits, the noise, Adam's numbers and C.
     """
 
     how, on = 'CUDA graph', ''
@@ -57,7 +53,7 @@ class Stepper:
                 if self.can_capture:
                     self.capture()
             self.step.leave_grads()
-            return self.step.sums()
+            return mean_losses(self.step.sums(), len(rows), self.k, C)
 
     def capture(self):
         """Make the graph of a step, without taking it; where that fails, warn and do without."""
@@ -74,7 +70,7 @@ class Stepper:
                   'one, which takes longer', file=sys.stderr)
 
     def score(self, x, k):
-        """Return the sums of the losses of digits (N, D) under k samples, in a list of one."""
+        """Return the losses of digits (N, D) under k samples, by name."""
         key = len(x), k, self.model.act_func, *(param.shape for param in self.model.params())
         if key not in self.scores:
             self.scores[key] = Step(self.model, len(x), k)
@@ -82,7 +78,7 @@ class Stepper:
         its_step.space.x[:] = x
         draw(its_step.space.eps, k)
         its_step.forward()
-        return its_step.sums()
+        return mean_losses(its_step.sums(), len(x), k)
 
     def renew(self):
         """Let the next step look for its arrays again."""
@@ -96,16 +92,7 @@ class Stepper:
 
 
 class Cublas:
-    """Matrix products that a CUDA graph can capture; CuPy refuses to let its own be captured.
-
-    Args:
-        stream (int): Pointer of the stream.
-        xp: CuPy.
-
-    Raises:
-        OSError: If cuBLAS does not load.
-        RuntimeError: From all methods, if cuBLAS fails.
-    """
+    """Matrix products that a CUDA graph can capture; CuPy refuses to let its own be captured."""
 
     def __init__(self, stream, xp):
         xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
@@ -146,12 +133,8 @@ class Cublas:
 class Step:
     """A training step in array calls that allocate nothing, so that CUDA can capture them.
 
-    Args:
-        model (VAE): The model, on the GPU.
-        n (int): Digits in the minibatch.
-        k (int): As for `VAE.get_loss_func`.
-        digits (array): All digits, (any, D) float32, on the GPU; None just to go `forward`.
-        dot (callable): Of two matrices and their product, which it writes; by default CuPy's.
+    Without `digits` (any, D) float32, it only goes `forward`. `dot` writes the product of two
+    matrices into a third; by default it is CuPy's.
     """
 
     def __init__(self, model, n, k, digits=None, dot=None):

@@ -54,16 +54,11 @@ def require(condition, why):
 class Guard:
     """Tells before each step, in microseconds, whether compiled functions do what the objects say.
 
-    Args:
-        watch (callable): Looks at what may change between two steps. Returns two lists: objects
-            that decide what is computed, and the arrays that it is computed on. What a step takes
-            as an argument, as C, is in neither.
-        check (callable): Looks at what takes longer, after an object or array was replaced. Both
-            raise NotCompiledError.
-        renew (callable): Prepares the compiled functions for the objects as they are now.
-
-    Attributes:
-        is_new (bool): Whether the last call found other objects than the one before.
+    `watch` returns two lists: objects that decide what is computed, and the arrays that it is
+    computed on; a number that a step takes as an argument, as C, is in neither. Only where one was
+    replaced, `check` looks at what takes longer, and `renew` prepares the functions for these
+    objects. The first two raise NotCompiledError. After a call `is_new` tells whether there are
+    other objects than at the call before.
     """
 
     def __init__(self, watch, check, renew=lambda: None):
@@ -219,10 +214,7 @@ def loss_settings(function, model):
 
 
 def score_samples(function, model):
-    """Return k, where a function is what train_vae.py's `score_func(model, k)` returns; else None.
-
-    Its code has to be the one that was compiled.
-    """
+    """Return k, where a function is what train_vae.py's `score_func(model, k)` returns; else None."""
     code = getattr(function, '__code__', None)
     if code is None or original.essence(code) not in SCORE:
         return None
@@ -232,12 +224,7 @@ def score_samples(function, model):
 
 
 def agreed(optimizer, why):
-    """Return what keeps the fast step from training on any rank, as all have to take the same one.
-
-    Args:
-        optimizer (chainer.Optimizer): Adam, or the multi-node one around it.
-        why (str): What keeps it from training here; '' for nothing.
-    """
+    """Return why some rank must not take the fast step; '' if all may. `why` is this rank's."""
     comm = getattr(optimizer, 'communicator', None)
     if comm is None:
         return why
@@ -253,10 +240,7 @@ def refusal(error, xp):
 
 
 def comparable(losses, grads=()):
-    """Tell whether losses and gradients are finite, and small enough for Adam to square.
-
-    Where they are not, the run is stopped by other checks.
-    """
+    """Tell whether all are finite and can be squared. Where not, another check stops the run."""
     return bool(np.isfinite(list(losses)).all()) and all(
         grad is None or float(abs(grad).max()) < MOST_GRADIENT for grad in grads)
 
@@ -264,10 +248,8 @@ def comparable(losses, grads=()):
 def compare(found, expected, drawn):
     """Say in which number the fast step differs from net.py; '' for none.
 
-    Args:
-        found (dict): Its losses by name, and its gradients by path, as `gradient of /le1/W`.
-        expected (dict): Those of net.py; it may lack some, or have None.
-        drawn (tuple of tuple): States of NumPy's generator after both.
+    Losses and gradients are by name, as `gradient of /le1/W`; net.py's may lack some, or have None.
+    `drawn` are the states of NumPy's generator after both.
     """
     for name, value in found.items():
         if expected.get(name) is None:

@@ -5,7 +5,7 @@ It does what net.py says, or steps aside, as the fast step of updater.py does; p
 
 import sys
 
-from support.fast import proof, step  # lets chainer import
+from support.fast import proof  # lets chainer import
 from support.run import observe
 
 import chainer
@@ -15,15 +15,10 @@ FEW = 16                # digits on which it is compared with net.py
 
 
 class Scores:
-    """Evaluation function that reports what a plain one does, from the same draws.
+    """Evaluation function that reports what `plain` does, of train_vae.py's `score_func`.
 
-    Before each minibatch a guard looks whether it still does, and once in each evaluation it
-    compares itself with the plain one, as a `FastUpdater` does. If not, the plain one scores.
-
-    Args:
-        updater (FastUpdater): Whose model it scores.
-        plain (callable): Of a minibatch (N, D) float32; reports the losses; of train_vae.py's
-            `score_func`.
+    It draws the same noise. Before each minibatch a guard looks whether it still does the same, and
+    once in each evaluation it compares itself with `plain`. If they differ, `plain` scores.
     """
 
     def __init__(self, updater, plain):
@@ -43,8 +38,8 @@ class Scores:
             self.updater.stepper.rest()
             self.plain(x)
         else:
-            chainer.report({name: (loss, len(x)) for name, loss in self.losses(x).items()},
-                           self.model)
+            losses = self.updater.stepper.score(x, self.k)
+            chainer.report({name: (loss, len(x)) for name, loss in losses.items()}, self.model)
 
     def check(self):
         """Look at length whether the plain function is what was compiled."""
@@ -65,14 +60,10 @@ class Scores:
             drawn = np.random.get_state()
             rewind()
             try:
-                found = self.losses(x)
+                found = self.updater.stepper.score(x, self.k)
             except Exception as error:      # as in FastUpdater.difference
                 self.refused = proof.refusal(error, self.model.xp)
                 return
             if proof.comparable(expected.values()):
                 differs = proof.compare(found, expected, (drawn, np.random.get_state()))
                 self.refused = differs and proof.NOT_COMPILED + differs
-
-    def losses(self, x):
-        """Return the losses of digits (N, D) by name, float32, under fresh noise."""
-        return step.mean_losses(self.updater.stepper.score(x, self.k), len(x), self.k)

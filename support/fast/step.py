@@ -47,12 +47,7 @@ def layers_of(model):
 
 
 def draw(eps, k):
-    """Draw the noise of a minibatch as `VAE.get_loss_func` does: k times for all digits.
-
-    Args:
-        eps (array): (M, Z) float32, to be filled.
-        k (int): Monte Carlo samples for each digit.
-    """
+    """Fill eps (M, Z) with noise as `VAE.get_loss_func` draws it: k times for all digits."""
     xp = chainer.backend.get_array_module(eps)
     options = {} if xp is np else {'dtype': np.float32}     # as F.gaussian has it
     eps = eps.reshape(-1, k, eps.shape[1])                  # (N, k, Z)

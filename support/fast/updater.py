@@ -82,14 +82,8 @@ class FastUpdater(updaters.StandardUpdater):
 
     It serializes as StandardUpdater does: each goes on from the other's snapshots. Like that one,
     it leaves the gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss` on the model.
-
-    Args:
-        plain (StandardUpdater): As for `fast`.
-        stepper (Stepper): Takes its steps, of cpu.py or cuda_graph.py.
-
-    Attributes:
-        C (float), k (int): As for `VAE.get_loss_func`, of the loss function as it is now.
-        why (str): Why Chainer's own step took the last minibatch; '' where it did not.
+    `why` tells why Chainer's own step took the last minibatch; it is '' where it did not. `on`
+    tells which threads and whose BLAS train, as the last bits depend on them.
     """
 
     why = refused = ''
@@ -100,26 +94,17 @@ class FastUpdater(updaters.StandardUpdater):
         super().__init__(plain._iterators, plain._optimizers,
                          device=plain.device or self.model.device, loss_func=plain.loss_func,
                          auto_new_epoch=plain.auto_new_epoch)
-        self.stepper, self.dataset = stepper, self.get_iterator('main').dataset
+        self.stepper, self.on = stepper, stepper.on
+        self.dataset = self.get_iterator('main').dataset
         _, self.k = proof.loss_settings(self.loss_func, self.model)
         self.numbers = range(len(self.dataset))     # stand for the digits, while a step takes some
         self.guard = proof.Guard(self.watch, lambda: proof.check_training(self), stepper.renew)
         self.told = set()                   # reasons
 
     @property
-    def comm(self):
-        """ChainerMN's communicator of the ranks; None without."""
-        return getattr(self.get_optimizer('main'), 'communicator', None)
-
-    @property
     def kind(self):
         """How it trains, for people."""
         return f'standard ({self.why})' if self.why else f'fast ({self.stepper.how})'
-
-    @property
-    def on(self):
-        """Which threads and whose BLAS train, as the last bits depend on them; '' on a GPU."""
-        return self.stepper.on
 
     def update_core(self):
         """Train on a minibatch."""
@@ -139,7 +124,7 @@ class FastUpdater(updaters.StandardUpdater):
         rows = np.array(self.next_numbers(iterator), np.int64)
         numbers = step.count_step(optimizer, self.stepper.params)
         losses = {name: chainer.Variable(np.array(loss))
-                  for name, loss in self.take_step(rows, numbers).items()}
+                  for name, loss in self.stepper.take(rows, numbers, self.C).items()}
         for name, loss in losses.items():
             setattr(self.model, name, loss)
         chainer.report(losses, self.model)
@@ -170,23 +155,11 @@ class FastUpdater(updaters.StandardUpdater):
 
     def tell(self):
         """Warn, once for each reason, that Chainer's own step trains."""
-        if self.why and self.why not in self.told and (self.comm is None or self.comm.rank == 0):
+        comm = getattr(self.get_optimizer('main'), 'communicator', None)
+        if self.why and self.why not in self.told and (comm is None or comm.rank == 0):
             print(f"warning: from iteration {self.iteration + 1} on Chainer's own step trains: "
                   f'{self.why}', file=sys.stderr)
         self.told.add(self.why)
-
-    def take_step(self, rows, numbers):
-        """Take a step on some digits, of Adam with these numbers; leave the gradients.
-
-        Args:
-            rows (ndarray): Numbers of the digits, (N,) int64.
-            numbers (Adam): As from `step.count_step`, or `step.NO_ADAM`.
-
-        Returns:
-            dict: The losses by name, float32.
-        """
-        sums = self.stepper.take(rows, numbers, self.C)
-        return step.mean_losses(sums, len(rows), self.k, self.C)
 
     def prove(self):
         """Compare the fast step with net.py before a run, whose header says what came of it."""
@@ -194,12 +167,9 @@ class FastUpdater(updaters.StandardUpdater):
         self.told.add(self.why)
 
     def compare(self, together=True):
-        """Compare the fast step with net.py on the minibatch that comes next.
+        """Compare the fast step with net.py on the minibatch that comes next, all ranks `together`.
 
         If they differ, net.py trains from now on.
-
-        Args:
-            together (bool): Whether all ranks do this now.
         """
         self.proved_in, differs = self.epoch, ''
         self.look()
@@ -220,12 +190,7 @@ class FastUpdater(updaters.StandardUpdater):
         self.why = self.why or self.refused
 
     def difference(self, rows, rewind):
-        """Say in what net.py's loss and the fast step differ on a minibatch; '' for nothing.
-
-        Args:
-            rows (ndarray): Numbers of its digits, (N,) int64.
-            rewind (callable): As from `observe.same_noise`.
-        """
+        """Say in what net.py's loss and the fast step differ on digits of these numbers (N,)."""
         try:
             x = self.device.send(self.dataset[rows])
             loss, expected = observe.reported(self.loss_func, x, self.model)
@@ -238,7 +203,7 @@ class FastUpdater(updaters.StandardUpdater):
             if not proof.comparable([float(loss.array)], [param.grad for param in params.values()]):
                 return ''
             rewind()
-            found = self.take_step(rows, step.NO_ADAM)
+            found = self.stepper.take(rows, step.NO_ADAM, self.C)
             found |= {name: param.grad for name, param in params.items()}
             differs = proof.compare(found, expected, (drawn, np.random.get_state()))
         except Exception as error:          # whatever the compiler, CuPy, CUDA or cuBLAS may raise

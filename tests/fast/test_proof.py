@@ -373,7 +373,7 @@ def test_a_step_of_adam_without_numbers_leaves_just_gradients(device):
     one_step(fast)
     before = arrays_of(fast)
     model_of(fast).cleargrads()         # as net.py's own backward does
-    fast.take_step(np.arange(40), step.NO_ADAM)
+    fast.stepper.take(np.arange(40), step.NO_ADAM, fast.C)
     after = arrays_of(fast)
     for name, array in after.items():
         assert np.array_equal(array, before[name]) == ('gradient' not in name)
