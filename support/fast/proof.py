@@ -214,7 +214,7 @@ def loss_settings(function, model):
 
 
 def score_samples(function, model):
-    """Return k, where a function is what train_vae.py's `score_func(model, k)` returns; else None."""
+    """Return k, if a function is what `score_func(model, k)` of train_vae.py returns; else None."""
     code = getattr(function, '__code__', None)
     if code is None or original.essence(code) not in SCORE:
         return None

@@ -142,7 +142,7 @@ OBSTACLES = {
         lambda u: u._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
         lambda u: setattr(u.get_iterator('main'), 'next', list)],
     'loss_func is not what get_loss_func of the model returns': [
-        lambda u: set_loss(u, lf_of(u)), lambda u: set_loss(u, None),
+        lambda u: set_loss(u, functools.partial(lf_of(u))), lambda u: set_loss(u, None),
         lambda u: set_loss(u, lf_of(make('standard')))],
     'the weight C of the latent loss is no plain number': [
         lambda u: set_loss(u, lf_of(u, C=np.array(2.0)))],
