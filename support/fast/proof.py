@@ -187,7 +187,9 @@ def watch_training(updater):
     require(type(iterator) is iterators.SerialIterator and OWN.isdisjoint(vars(iterator)),
             'iterator is not plain SerialIterator')
     settings = loss_settings(updater.loss_func, model)
-    require(settings, 'loss_func is not what get_loss_func of the model returns')
+    if settings is None:
+        check_model(model)                  # may say that get_loss_func is edited
+        raise NotCompiledError('loss_func is not what get_loss_func of the model returns')
     require(type(settings[0]) in (int, float, bool) or isinstance(settings[0], np.number),
             'the weight C of the latent loss is no plain number')
     return [*objects, iterator.dataset], arrays, settings

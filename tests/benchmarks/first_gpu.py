@@ -21,7 +21,7 @@ import time
 import epoch
 
 TRAIN = [sys.executable, os.path.join(epoch.ROOT, 'train_vae.py'), '--gpu', '0']
-DIGITS = ['--dataset', 'digits', '-e', '3']
+DIGITS = ['--dataset', 'digits', '--test', '-b', '10', '-e', '3']
 
 
 def run(command, seconds):
@@ -43,6 +43,9 @@ def run(command, seconds):
 
 def versions(args, folder):
     """Name what is there."""
+    sys.path[:0] = [epoch.ROOT]
+    from support import compat  # noqa: F401  (lets chainer import)
+
     import chainer
     import cupy
     import numpy as np

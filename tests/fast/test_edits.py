@@ -87,7 +87,7 @@ EDITS = {       # what: the text of net.py, what takes its place, and the reason
          '            self.le3_ln_var = L.Linear(9, n_latent,', 'link le2 has another size'),
     'activations written out':
         ('        self.act_func = act_func\n', '        self.softplus = F.softplus\n',
-         'activation None is not compiled'),
+         "'VAE' object has no attribute 'act_func'"),
     'a hook':
         (LD3, LD3 + '        from chainer.link_hooks import TimerHook\n'
                     '        self.add_hook(TimerHook())\n', 'a hook watches it'),
