@@ -97,7 +97,7 @@ def disagreeing(folder, when):
     standard = training.StandardUpdater(
         iterators.SerialIterator(train, BATCH), optimizer, device='@numpy',
         loss_func=optimizer.target.get_loss_func())
-    name, result = {'at the start': ('edited', 'rank 1 says edited'),
+    name, result = {'at the start': ('obstacle', 'rank 1 says obstacle'),
                     'in an epoch': ('compare', 'rank 1 says compare')}[when]
     if comm.rank == 1:
         setattr(proof, name, lambda *args: result)

@@ -1,4 +1,4 @@
-"""tests/benchmarks/epoch.py and ranks.py, on few digits."""
+"""tests/benchmarks/epoch.py on few digits."""
 
 import os
 import subprocess
@@ -7,8 +7,7 @@ import sys
 from on_ranks import needs_mpi
 import pytest
 
-EPOCH, RANKS = (os.path.join(os.path.dirname(__file__), 'benchmarks', name)
-                for name in ('epoch.py', 'ranks.py'))
+EPOCH = os.path.join(os.path.dirname(__file__), 'benchmarks', 'epoch.py')
 
 
 @pytest.mark.slow
@@ -26,19 +25,4 @@ def test_it_prints_its_table(data_dir, flags, lines):
         capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, '')
     for line in lines:
-        assert line in run.stdout
-
-
-@needs_mpi
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, 'sched_setaffinity') or os.cpu_count() < 2,
-                    reason='pins two ranks to two cores')
-def test_ranks_prints_its_tables(data_dir):
-    run = subprocess.run(
-        [sys.executable, RANKS, '--data-dir', data_dir, '--rounds', '1', '--seconds', '0.01'],
-        capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (0, '')
-    assert ' 5.27 MB of gradients' in run.stdout
-    for line in ('| 50 | ', '| 800 | ', '| 1 Gbit/s | 42.14, 84.28 | ',
-                 '| 100 Gbit/s | 0.42, 0.84 | '):
         assert line in run.stdout

@@ -19,11 +19,7 @@ SEQUENTIAL, STRICT = 1, 0x10000                 # as MKL has them
 
 
 def choose():
-    """Choose among the installed ones.
-
-    Returns:
-        tuple: For people, whose it is; and the address of its `sgemm`.
-    """
+    """Return whose BLAS is the best one here, for people, and the address of its `sgemm`."""
     if is_intel():
         load_mkl()
     loaded = threadpoolctl.ThreadpoolController().select(user_api='blas').info()
@@ -48,10 +44,7 @@ def is_intel():
 
 
 def load_mkl():
-    """Load the MKL of the package `mkl`, if there is one: on one thread, the same in every run.
-
-    Where another one is loaded already, by NumPy say, that one stays as it is.
-    """
+    """Load the library of the package `mkl`, on one thread, if there is one and none is loaded."""
     loaded = threadpoolctl.ThreadpoolController().select(internal_api='mkl').info()
     try:
         files = [] if loaded else metadata.files('mkl') or []

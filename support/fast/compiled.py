@@ -3,21 +3,17 @@
 Each thread takes its share of a minibatch (`backward`: loss and deltas of some digits), and then of
 the weights (`gradients` of some rows of each, and a step of Adam in them). Ranks take the mean of
 their gradients first, and then `descend`. Matrix products are BLAS's, on one thread each.
-updater.py says which function mirrors which line of net.py; names and shapes are those of step.py,
-the threads are threads.py's. All that is compiled stands in this file: Numba compiles it anew when
-this file changes.
+updater.py says which function mirrors which line of net.py; names and shapes are those of step.py.
+Numba compiles all of this file anew when it changes.
 """
 
 import collections
 import contextlib
 import functools
-import glob
-import hashlib
 import math
-import os
 import sys
 
-from support.fast import blas, step
+from support.fast import blas
 from support.fast.step import f32
 
 import numba
@@ -37,71 +33,41 @@ Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b
 
 if numba.config.DISABLE_JIT:
     raise ImportError('NUMBA_DISABLE_JIT is set')
-
-
-
-def stamp(paths=(__file__, blas.__file__, step.__file__)):
-    """Return what changes with each edit of the files that kernels are made of, or of Numba."""
-    text = hashlib.sha256(f'{sys.version} {numba.__version__}'.encode())
-    for path in paths:
-        with open(path, 'rb') as file:
-            text.update(file.read())
-    return text.hexdigest()[:8]
-
-
-STAMP, COMPILED = stamp(), {}               # COMPILED: by function and types
+COMPILED = {}               # by function and types
 # LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
 # make of that differs between the run that compiles and later ones, and between processors.
 compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
 
 
 def kept(function):
-    """Compile a function for `compile_for`; what comes of it serves later runs, too.
-
-    Its name, and so that of its files, has a stamp of this one. Numba writes an index before the
-    code, which may never come: the index must not lead to the code of before an edit.
-    """
-    function.__qualname__ += '-' + STAMP
+    """Compile a function for `compile_for`, which keeps the result for later runs, too."""
     entry = compiled(function)
     with contextlib.suppress(RuntimeError):     # there is no folder for it
         entry.enable_caching()
     return entry
 
 
-def is_compiled(function):
-    """Tell whether an earlier run compiled a kept function, by Numba's files (of 0.60 to 0.68)."""
-    return bool(glob.glob(os.path.join(glob.escape(function.stats.cache_path),
-                                       f'compiled.{function.py_func.__qualname__}-*.nbc')))
-
-
 def compile_for(function, args):
     """Return a function compiled for such arguments, whatever is wrong with Numba's cache.
 
-    Calling it spares Numba's look at the type of each argument, which takes long.
-
-    Args:
-        function: Of those that are `kept`; it calls none of them, whose cache may fail as well.
-        args (tuple): Arguments of the types that it will be called with.
-
-    Returns:
-        callable: The compiled function.
+    Calls of it are faster, as Numba does not look at the type of each argument. The function has to
+    be `kept`, and may call none that is, whose cache could fail as well.
     """
     signature = tuple(map(numba.typeof, args))
-    kept_as = function, signature
-    if kept_as in COMPILED:
-        return COMPILED[kept_as]
-    try:
-        function.compile(signature)
-    except Exception as error:
-        if signature in function.overloads:     # it is compiled, but cannot be written
-            warn(function.stats.cache_path, getattr(error, 'strerror', error))
-        else:                                   # what was written cannot be read, whatever that is
-            with contextlib.suppress(OSError):
-                function.recompile()            # empties it
-            function = compiled(function.py_func)
+    if (function, signature) not in COMPILED:
+        made = function
+        try:
             function.compile(signature)
-    COMPILED[kept_as] = function.get_overload(signature)
-    return COMPILED[kept_as]
+        except Exception as error:
+            if signature in function.overloads:     # it is compiled, but cannot be written
+                warn(function.stats.cache_path, getattr(error, 'strerror', error))
+            else:                                   # what was written cannot be read
+                with contextlib.suppress(OSError):
+                    function.recompile()            # empties it
+                made = compiled(function.py_func)
+                made.compile(signature)
+        COMPILED[function, signature] = made.get_overload(signature)
+    return COMPILED[function, signature]
 
 
 @functools.cache
@@ -116,50 +82,32 @@ def warn(folder, reason):
 
 @kept
 def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
-    """Compute the loss of some digits, and the deltas of all layers.
+    """Compute the loss of the digits of these numbers (N,), as `forward`, and all layers' deltas.
 
-    Args:
-        layers (Layers): The weights.
-        space (Space): Its `eps` is the noise; all else is filled.
-        kind (int): The activation, of `ACTIVATIONS`.
-        k (int): Monte Carlo samples for each digit.
-        rec_scale, latent_scale (float32): What a sample's reconstruction error and a digit's KL
-            divergence weigh in the loss.
-        digits (array): All digits, (any, D) float32.
-        rows (array): Numbers of those that count here, (N,) int.
-
-    Returns:
-        tuple of float: As from `forward`.
+    `rec_scale` and `latent_scale` (float32) are what a sample's reconstruction error and a digit's
+    KL divergence weigh in the loss; k are Monte Carlo samples, and `kind` is of `ACTIVATIONS`.
     """
     for i in range(len(rows)):
         space.x[i] = digits[rows[i]]
     sums = forward(layers, space, kind, k, rec_scale)
     dot(space.dec_d3, layers.ld3.W, space.dec_back)      # (M, H)
-    multiply(space.dec_d2, space.dec_back)
+    np.multiply(space.dec_d2, space.dec_back, space.dec_d2)
     dot(space.dec_d2, layers.ld2.W, space.dec_back)      # (M, H)
-    multiply(space.dec_d1, space.dec_back)
+    np.multiply(space.dec_d1, space.dec_back, space.dec_d1)
     dot(space.dec_d1, layers.ld1.W, space.z_back)        # (M, Z)
     infer_back(space.mu, space.ln_var, space.sigma, space.eps, space.z_back, k, latent_scale)
     dot(space.mu, layers.le3_mu.W, space.enc_back)       # (N, H)
     dot(space.ln_var, layers.le3_ln_var.W, space.enc_back2)  # (N, H)
-    add(space.enc_back, space.enc_back2)
-    multiply(space.enc_d2, space.enc_back)
+    np.add(space.enc_back, space.enc_back2, space.enc_back)
+    np.multiply(space.enc_d2, space.enc_back, space.enc_d2)
     dot(space.enc_d2, layers.le2.W, space.enc_back)      # (N, H)
-    multiply(space.enc_d1, space.enc_back)
+    np.multiply(space.enc_d1, space.enc_back, space.enc_d1)
     return sums
 
 
 @compiled
 def forward(layers, space, kind, k, rec_scale):
-    """Compute the loss of the digits in `space.x` under the noise in `space.eps`.
-
-    Args:
-        layers, space, kind, k, rec_scale: As for `backward`.
-
-    Returns:
-        tuple of float: The sum of the reconstruction errors of all samples, and that of the KL
-        divergences of all digits.
-    """
+    """Return the sums of reconstruction errors and of KL divergences of the digits in `space.x`."""
     dot(space.x, layers.le1.W.T, space.enc_h1)           # (N, H)
     activate(space.enc_h1, layers.le1.b, space.enc_d1, kind)
     dot(space.enc_h1, layers.le2.W.T, space.enc_h2)      # (N, H)
@@ -182,12 +130,9 @@ score = kept(forward.py_func)       # forward itself is compiled into backward
 
 @kept
 def gradients(descents, part, parts, adam):
-    """Compute the gradients of some rows of each weight, and take a step of Adam in them.
+    """Compute the gradients of a part of each weight's rows, and take a step of Adam in them.
 
-    Args:
-        descents (tuple of Descent): The layers.
-        part, parts (int): Which part of the rows, and of how many.
-        adam (Adam): As for `descend`; NO_ADAM leaves it at the gradients.
+    NO_ADAM leaves it at the gradients. It is part 0, 1, ... of so many parts.
     """
     for layer in descents:
         size = len(layer.b)
@@ -207,13 +152,7 @@ def gradients(descents, part, parts, adam):
 
 @kept
 def descend(descents, part, parts, adam):
-    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in some rows of each weight.
-
-    Args:
-        descents (tuple of Descent): The layers, with their gradients.
-        part, parts (int): Which part of the rows, and of how many.
-        adam (Adam): Its numbers, float32.
-    """
+    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) with these gradients."""
     for layer in descents:
         size = len(layer.b)
         descend_in(layer, size * part // parts, size * (part + 1) // parts, adam)
@@ -239,13 +178,9 @@ def update(param, grad, m, v, adam):
 
 @compiled
 def dot(a, b, out):
-    """Multiply matrices into a third, by a BLAS.
+    """Write the product of a (m, k) and b (k, n), float32, plain or transposed, into out (m, n).
 
-    BLAS has columns where NumPy has rows, so that out.T = b.T a.T is what it is asked for.
-
-    Args:
-        a, b, out (array): (m, k), (k, n) and (m, n) float32, in one piece; a and b may be
-            transposed ones.
+    BLAS has columns where NumPy has rows, so it is asked for out.T = b.T a.T.
     """
     (m, k), n = a.shape, b.shape[1]
     plain_a, plain_b = a.flags.c_contiguous, b.flags.c_contiguous
@@ -357,19 +292,3 @@ def exp_neg(t):
         series = series * rest + f32(1 / divisor)
     bits = np.int32((np.int32(whole) + 127) << 23)              # of 2**whole
     return series * bits.view(np.float32)
-
-
-@compiled
-def add(a, b):
-    """Add b to a, in place."""
-    for i in range(len(a)):
-        for j in range(a.shape[1]):
-            a[i, j] += b[i, j]
-
-
-@compiled
-def multiply(a, b):
-    """Multiply a by b, in place."""
-    for i in range(len(a)):
-        for j in range(a.shape[1]):
-            a[i, j] *= b[i, j]

@@ -1,4 +1,4 @@
-"""The step on a GPU: its kernels, its matrix products, and the calls that a CUDA graph captures.
+"""The step on a GPU, replayed as one CUDA graph: kernels, matrix products, and their sequence.
 
 `Step` is the same sequence as compiled.py's functions of the same names, in array calls that
 allocate nothing. Names and shapes are those of step.py.
@@ -7,43 +7,98 @@ allocate nothing. Names and shapes are those of step.py.
 import ctypes
 import functools
 import os
+import sys
 import types
 
 from support.base import command
-from support.fast.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space
+from support.fast.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space, mean_losses
 
 import chainer
 import numpy as np
 
 
-def refusal(error):
-    """Return in words why Chainer's own step trains, where something of the GPU fails."""
-    return f'the GPU refuses: {command.printable(error)[:200]}'
+class Stepper:
+    """Takes the steps of a model on its GPU, as cpu.py's `Stepper` does on a CPU.
+
+    What differs from step to step is written into the arrays that the graph reads: the numbers of
+    the digits, the noise, Adam's numbers and C.
+    """
+
+    how, on = 'CUDA graph', ''
+
+    def __init__(self, optimizer, k, digits):
+        self.model, self.k, self.device = optimizer.target, k, optimizer.target.device
+        with chainer.using_device(self.device):
+            self.xp = self.device.xp
+            self.stream = self.xp.cuda.Stream(non_blocking=True)        # as a capture wants it
+            self.cublas = Cublas(self.stream.ptr, self.xp)
+        self.digits = self.device.send(digits)
+        self.step, self.graph, self.can_capture, self.scores = None, None, True, {}
+
+    def take(self, rows, numbers, C):
+        """Take a step, as cpu.py's `Stepper` does."""
+        with chainer.using_device(self.device):
+            # what others do to the weights, between two steps, they do on another stream
+            self.stream.wait_event(self.xp.cuda.get_current_stream().record())
+        with chainer.using_device(self.device), self.stream:
+            if self.step is None or len(self.step.rows) != len(rows):
+                self.xp.cuda.Device().synchronize()             # the other streams, too
+                self.step = Step(self.model, len(rows), self.k, self.digits, dot=self.cublas.dot)
+                self.graph = None
+            self.step.set_inputs(rows, numbers, C)
+            if self.graph is not None:
+                self.graph.launch(self.stream)
+            else:
+                self.step()                 # as it is, which also loads what a capture must not
+                if self.can_capture:
+                    self.capture()
+            self.step.leave_grads()
+            return mean_losses(self.step.sums(), len(rows), self.k, C)
+
+    def capture(self):
+        """Make the graph of a step, without taking it; where that fails, warn and do without."""
+        try:
+            self.stream.begin_capture()
+            try:
+                self.step()
+            finally:
+                graph = self.stream.end_capture()
+            self.graph = graph
+        except Exception as error:          # whatever CuPy, CUDA or cuBLAS may raise
+            self.can_capture = False
+            print(f'warning: no CUDA graph ({command.printable(error)}); training goes on without '
+                  'one, which takes longer', file=sys.stderr)
+
+    def score(self, x, k):
+        """Return the losses of digits (N, D) under k samples, by name."""
+        key = len(x), k, self.model.act_func, *(param.shape for param in self.model.params())
+        if key not in self.scores:
+            self.scores[key] = Step(self.model, len(x), k)
+        its_step = self.scores[key]
+        its_step.space.x[:] = x
+        draw(its_step.space.eps, k)
+        its_step.forward()
+        return mean_losses(its_step.sums(), len(x), k)
+
+    def renew(self):
+        """Let the next step look for its arrays again."""
+        self.params = list(self.model.params())
+        for param in self.params:               # or send what was loaded to the GPU
+            param.update_rule._init_states(param)
+        self.step = None
+
+    def rest(self):
+        """Do nothing, as a GPU keeps no threads."""
 
 
 class Cublas:
-    """Matrix products that a CUDA graph can capture, which CuPy refuses for its own.
+    """Matrix products that a CUDA graph can capture; CuPy refuses to let its own be captured."""
 
-    Args:
-        stream (int): Pointer of the stream.
-        xp: CuPy.
-        library: cuBLAS; by default that of CuPy.
-
-    Raises:
-        ImportError: If there is no cuBLAS.
-        RuntimeError: From all methods, if cuBLAS fails.
-    """
-
-    def __init__(self, stream, xp, library=None):
-        if library is None:
-            xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
-            version = xp.cuda.runtime.runtimeGetVersion() // 1000
-            try:
-                library = ctypes.CDLL(f'cublas64_{version}.dll' if os.name == 'nt' else
-                                      f'libcublas.so.{version}')
-            except OSError as error:
-                raise ImportError(f'cuBLAS does not load: {error}') from None
-        self.library = library
+    def __init__(self, stream, xp):
+        xp.dot(xp.ones((1, 1)), xp.ones((1, 1)))    # CuPy finds cuBLAS, wherever that may be
+        version = xp.cuda.runtime.runtimeGetVersion() // 1000
+        self.library = ctypes.CDLL(f'cublas64_{version}.dll' if os.name == 'nt' else
+                                   f'libcublas.so.{version}')
         self.handle = ctypes.c_void_p()
         self.call('cublasCreate_v2', ctypes.byref(self.handle))
         self.call('cublasSetStream_v2', self.handle, ctypes.c_void_p(stream))
@@ -78,18 +133,13 @@ class Cublas:
 class Step:
     """A training step in array calls that allocate nothing, so that CUDA can capture them.
 
-    Args:
-        model (VAE): The model, on the GPU.
-        n (int): Digits in the minibatch.
-        k (int): As for `VAE.get_loss_func`.
-        digits (array): All digits, (any, D) float32, on the GPU; None just to go `forward`.
-        kernels: As from `cuda_kernels`.
-        dot (callable): Of two matrices and their product, which it writes; by default CuPy's.
+    Without `digits` (any, D) float32, it only goes `forward`. `dot` writes the product of two
+    matrices into a third; by default it is CuPy's.
     """
 
-    def __init__(self, model, n, k, digits=None, kernels=None, dot=None):
-        self.xp = chainer.backend.get_array_module(model.le1.W.array)
-        self.kernels = kernels or cuda_kernels(self.xp)
+    def __init__(self, model, n, k, digits=None, dot=None):
+        self.xp = model.xp
+        self.kernels = cuda_kernels(self.xp)
         self.dot = dot or self.xp.dot
         self.model, self.k, self.digits = model, k, digits
         self.kind = ACTIVATIONS[model.act_func]
@@ -184,11 +234,7 @@ class Step:
 
 @functools.cache
 def cuda_kernels(xp):
-    """Return the elementwise functions of `Step`, each as one CUDA kernel.
-
-    Args:
-        xp: CuPy.
-    """
+    """Return the elementwise functions of `Step`, each as one CUDA kernel of CuPy, `xp`."""
     return types.SimpleNamespace(**{
         name: xp.ElementwiseKernel(inputs, outputs, code, name)
         for name, (inputs, outputs, code) in CUDA.items()})

@@ -5,7 +5,7 @@ It does what net.py says, or steps aside, as the fast step of updater.py does; p
 
 import sys
 
-from support.fast import compiled, cuda_graph, proof, step, threads  # lets chainer import
+from support.fast import proof  # lets chainer import
 from support.run import observe
 
 import chainer
@@ -15,25 +15,17 @@ FEW = 16                # digits on which it is compared with net.py
 
 
 class Scores:
-    """Evaluation function that does what a plain one does: the same draws, in large products.
+    """Evaluation function that reports what `plain` does, of train_vae.py's `score_func`.
 
-    Before each minibatch a guard looks whether it still does, and once in each evaluation it
-    compares itself with the plain one, as a `FastUpdater` does; where not, the plain one scores.
-
-    Args:
-        updater (FastUpdater): Whose model it scores.
-        plain (callable): Of a minibatch (N, D) float32; reports the losses; of train_vae.py's
-            `score_func`.
+    It draws the same noise. Before each minibatch a guard looks whether it still does the same, and
+    once in each evaluation it compares itself with `plain`. If they differ, `plain` scores.
     """
 
     def __init__(self, updater, plain):
-        self.updater, self.plain = updater, plain
-        self.model = updater.model
+        self.updater, self.plain, self.model = updater, plain, updater.model
         self.k = proof.score_samples(plain, self.model)
-        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.judge, self.renew)
+        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.check)
         self.refused, self.proved_in, self.told = '', None, set()
-        self.workers = threads.Workers(self.model, self.k)
-        self.steps = {}                     # on a GPU, by the number of digits
 
     def __call__(self, x):
         """Report the losses of a minibatch, each with the number of its digits."""
@@ -43,20 +35,16 @@ class Scores:
             why = self.refused
         if why:
             self.tell(why)
-            self.updater.give_threads_back()
+            self.updater.stepper.rest()
             self.plain(x)
         else:
-            chainer.report({name: (loss, len(x)) for name, loss in self.losses(x).items()},
-                           self.model)
+            losses = self.updater.stepper.score(x, self.k)
+            chainer.report({name: (loss, len(x)) for name, loss in losses.items()}, self.model)
 
-    def renew(self):
-        """Let the next minibatch look for the arrays again."""
-        self.steps.clear()
-
-    def judge(self):
-        """Say at length what keeps it from scoring; '' for nothing."""
-        changed = proof.score_samples(self.plain, self.model) != self.k
-        return proof.unlike(self.model) or ('score_func is edited' if changed else '')
+    def check(self):
+        """Look at length whether the plain function is what was compiled."""
+        proof.check_model(self.model)
+        proof.require(proof.score_samples(self.plain, self.model) == self.k, 'score_func is edited')
 
     def tell(self, why):
         """Warn, once for each reason, that net.py itself scores; not of what the step told."""
@@ -71,33 +59,11 @@ class Scores:
             _, expected = observe.reported(self.plain, x, self.model)
             drawn = np.random.get_state()
             rewind()
-            found = self.losses(x)
+            try:
+                found = self.updater.stepper.score(x, self.k)
+            except Exception as error:      # as in FastUpdater.difference
+                self.refused = proof.refusal(error, self.model.xp)
+                return
             if proof.comparable(expected.values()):
                 differs = proof.compare(found, expected, (drawn, np.random.get_state()))
                 self.refused = differs and proof.NOT_COMPILED + differs
-
-    def losses(self, x):
-        """Return the losses of digits (N, D) by name, float32, under fresh noise."""
-        sums = self.on_cpu(x) if self.model.xp is np else self.on_gpu(x)
-        return step.mean_losses(sums, len(x), self.k)
-
-    def on_cpu(self, x):
-        """Return the sums of the losses of digits (N, D), as the threads'."""
-        space, shares = self.workers.prepare(len(x))
-        space.x[:] = x
-        step.draw(space.eps, self.k)
-        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
-        arguments = [(layers, part, kind, self.k, step.f32(1)) for _, part in shares]
-        with threads.BLAS.limit(limits=1):
-            entry = compiled.compile_for(compiled.score, arguments[0])
-            return self.workers.call(entry, arguments)
-
-    def on_gpu(self, x):
-        """Return the sums of the losses of digits (N, D), in a list of one."""
-        if len(x) not in self.steps:
-            self.steps[len(x)] = cuda_graph.Step(self.model, len(x), self.k)
-        its_step = self.steps[len(x)]
-        its_step.space.x[:] = x
-        step.draw(its_step.space.eps, self.k)
-        its_step.forward()
-        return its_step.sums()

@@ -47,12 +47,7 @@ def layers_of(model):
 
 
 def draw(eps, k):
-    """Draw the noise of a minibatch as `VAE.get_loss_func` does: k times for all digits.
-
-    Args:
-        eps (array): (M, Z) float32, to be filled.
-        k (int): Monte Carlo samples for each digit.
-    """
+    """Fill eps (M, Z) with noise as `VAE.get_loss_func` draws it: k times for all digits."""
     xp = chainer.backend.get_array_module(eps)
     options = {} if xp is np else {'dtype': np.float32}     # as F.gaussian has it
     eps = eps.reshape(-1, k, eps.shape[1])                  # (N, k, Z)
@@ -68,11 +63,10 @@ def mean_losses(sums, n, k, C=1.0):
             'loss': f32(rec_loss + latent_loss)}
 
 
-def count_step(optimizer):
-    """Count a step of `chainer.optimizers.Adam` in all its times; return its numbers for it."""
+def count_step(optimizer, params):
+    """Count a step of Adam in the optimizer and its params; return Adam's numbers for it."""
     optimizer.t += 1
-    for param in optimizer.target.params():
+    for param in params:
         param.update_rule.t += 1
-    had = optimizer.hyperparam
-    alpha_t = optimizer.target.le1.W.update_rule.alpha_t
+    had, alpha_t = optimizer.hyperparam, params[0].update_rule.alpha_t
     return Adam(*map(f32, (alpha_t * had.eta, 1 - had.beta1, 1 - had.beta2, had.eps)))

@@ -33,6 +33,7 @@ CONTESTANTS = {             # name: what it is, module, class, further arguments
     'stock': ('stock Chainer', 'epoch', 'Ours', {'kind': 'standard'}),
     'torch': ('PyTorch, Adam', 'torch_vae', 'Peer', {}),
     'torch_fused': ('PyTorch, Adam(fused=True)', 'torch_vae', 'Peer', {'fused': True}),
+    'torch_graph': ('PyTorch, that in a CUDA graph', 'torch_vae', 'Peer', {'graph': True}),
     'jax': ('JAX, an epoch in one scan', 'jax_vae', 'Peer', {}),
     'floor': ("the step's matrix products alone", 'epoch', 'Floor', {})}
 PARTS = {                   # of this project: what else it is timed for
@@ -54,16 +55,15 @@ class Ours:
     """
 
     def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', kind='fast'):
-        from support import compat  # noqa: F401  (lets chainer import)
+        from support.base import devices  # lets chainer import
 
-        import chainer
         from chainer import iterators, optimizers, training
         from chainer.training import extensions
 
         import net
         import train_vae
 
-        device = chainer.get_device('@cupy:0' if device == 'cuda' else '@numpy')
+        device = devices.get_device(0 if device == 'cuda' else -1)      # and what makes the noise
         device.use()
         np.random.seed(0)
         self.model = net.VAE(train.shape[1], dim_z, dim_h, net.ACTIVATIONS['softplus'])
@@ -264,7 +264,7 @@ def main():
     add('--torch', metavar='PYTHON', default=sys.executable, help='interpreter with PyTorch')
     add('--jax', metavar='PYTHON', default=sys.executable, help='interpreter with jax and optax')
     add('--only', metavar='NAME', nargs='+', choices=CONTESTANTS, default=list(CONTESTANTS),
-        help='contestants (default: all)')
+        help='contestants (default: all; torch_graph on a GPU alone)')
     add('--whole', type=int, metavar='N',
         help='also time whole runs of N epochs; 100 take some 20 minutes')
     add('--growth', action='store_true', help='how the cost of this project grows with each size')
@@ -277,13 +277,15 @@ def main():
     sizes = {'dim_z': args.dim_z, 'dim_h': args.dim_h, 'batch_size': args.batch_size}
     with tempfile.TemporaryDirectory() as folder:
         digits = save_digits(args.data_dir, os.path.join(folder, 'digits.npz'))
-        print(f'{cpu()}, {os.cpu_count()} cores, {platform.platform()}, Python '
-              f'{platform.python_version()}; {args.device}, {args.rounds} rounds')
+        where = f'{cpu()}, {os.cpu_count()} cores' if args.device == 'cpu' else gpu()
+        print(f'{where}, {platform.platform()}, Python {platform.python_version()}; '
+              f'{args.rounds} rounds')
         if args.growth:
             grow(args, sizes, digits)
         else:
             compete(args, sizes, digits)
-            run_commands(args, folder, digits)
+            if args.device == 'cpu':
+                run_commands(args, folder, digits)
 
 
 def save_digits(data_dir, path):
@@ -305,11 +307,20 @@ def cpu():
     return platform.processor()
 
 
+def gpu():
+    """Return the name of the GPU."""
+    import cupy
+
+    return cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()
+
+
 def compete(args, sizes, digits):
     """Time all contestants in turn, and print the table."""
     pythons = {'torch_vae': args.torch, 'jax_vae': args.jax}
     contestants = {}
     for name in args.only:
+        if name == 'torch_graph' and args.device == 'cpu':
+            continue
         _, module, _, _ = CONTESTANTS[name]
         python = pythons.get(module, sys.executable)
         needs = module.removesuffix('_vae')

@@ -50,26 +50,51 @@ class Peer:
         dim_z, dim_h, batch_size (int): Sizes.
         device (str): 'cpu' or 'cuda'.
         fused (bool): Whether Adam is PyTorch's fused one.
+        graph (bool): Whether all steps but a shorter last one replay a CUDA graph; Adam is fused.
     """
 
-    def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', fused=False):
+    def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', fused=False,
+                 graph=False):
         torch.manual_seed(0)
         self.train, self.test = (torch.from_numpy(digits).to(device) for digits in (train, test))
         self.model = VAE(train.shape[1], dim_z, dim_h).to(device)
-        self.adam = torch.optim.Adam(self.model.parameters(), fused=fused)
-        self.batch_size = batch_size
+        self.adam = torch.optim.Adam(self.model.parameters(), fused=fused or graph,
+                                     capturable=graph)
+        self.batch_size, self.total = batch_size, torch.zeros((), device=device)
+        self.rows = torch.arange(batch_size, device=device)     # which the graph reads
+        self.graph = self.capture() if graph else None
+
+    def capture(self):
+        """Return a step as a CUDA graph, after some steps that load what it needs."""
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.step(self.rows)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            self.step(self.rows)
+        return graph
+
+    def step(self, rows):
+        """Take a step on the digits of these numbers."""
+        self.adam.zero_grad()
+        loss = self.model(self.train[rows])
+        loss.backward()
+        self.adam.step()
+        self.total += loss.detach() * len(rows)
 
     def epoch(self):
         """Train for an epoch; return the mean loss."""
-        total = torch.zeros((), device=self.train.device)
+        self.total.zero_()
         for rows in torch.randperm(len(self.train), device=self.train.device).split(
                 self.batch_size):
-            loss = self.model(self.train[rows])
-            self.adam.zero_grad()
-            loss.backward()
-            self.adam.step()
-            total += loss.detach() * len(rows)
-        return total.item() / len(self.train)
+            if self.graph is None or len(rows) != self.batch_size:
+                self.step(rows)
+            else:
+                self.rows.copy_(rows)
+                self.graph.replay()
+        return self.total.item() / len(self.train)
 
     @torch.no_grad()
     def score(self):

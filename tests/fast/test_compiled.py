@@ -1,4 +1,4 @@
-"""compiled.py's functions against NumPy in float64 and the paper's Adam; threads; Numba's cache."""
+"""compiled.py against NumPy in float64 and the paper's Adam; cpu.py's threads; Numba's cache."""
 
 import contextlib
 import os
@@ -6,16 +6,16 @@ import subprocess
 import sys
 import time
 
-from support.fast import step, threads
+from support.fast import step
 
 import numpy as np
 import pytest
-from test_resume import check_same, needs_posix
-from test_updater import make, model_of
+from steps import check_same, make, trained
 
 import train_vae
 
 compiled = pytest.importorskip('support.fast.compiled', reason='needs Numba')
+needs_posix = pytest.mark.skipif(os.name != 'posix', reason='needs limits of POSIX')
 
 
 @pytest.mark.parametrize(('kind', 'function', 'derivative'), [
@@ -60,8 +60,7 @@ def test_adam_is_that_of_the_paper():
 
 @pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
 def test_a_thread_has_sixteen_digits_at_least(n, shares):
-    workers = threads.Workers(model_of(make('standard')), 2, 3)
-    space, parts = workers.prepare(n)
+    space, parts = make('fast', count=3).stepper.share(n, 2)
     assert len(parts) == shares
     assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
                           np.arange(n))
@@ -76,9 +75,8 @@ def test_a_thread_that_fails_waits_for_the_others():
         ended.append(True)
 
     ended = []
-    workers = threads.Workers(model_of(make('standard')), 1, 2)
     with pytest.raises(KeyboardInterrupt):
-        workers.call(function, [(True,), (False,)])
+        make('fast').stepper.call(function, [(True,), (False,)])
     assert ended == [True]
 
 
@@ -104,23 +102,12 @@ def call_as_later_runs_do():
 
 @pytest.mark.parametrize('kind', ['nbi', 'nbc'])
 @pytest.mark.parametrize('damage', [
-    lambda content: b'', lambda content: content[:len(content) // 2],
-    lambda content: content[:-64] + bytes(64), lambda content: bytes(len(content))])
+    lambda content: b'', lambda content: content[:-64] + bytes(64)])
 def test_a_damaged_cache_is_written_anew(numba_cache, kind, damage):
     assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
     path, = numba_cache.rglob('*.' + kind)
     path.write_bytes(damage(path.read_bytes()))
     assert [call_as_later_runs_do() for _ in range(3)] == [0, 0, 1]
-
-
-def test_code_of_before_an_edit_is_never_taken_for_that_of_after(numba_cache, monkeypatch):
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
-    monkeypatch.setattr(compiled, 'STAMP', 'of an edit')
-    with monkeypatch.context() as patch:
-        patch.setattr(compiled.numba.core.caching.IndexDataCacheFile, '_save_data',
-                      lambda *args: None)               # killed, once the index is there
-        assert call_as_later_runs_do() == 0
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
 
 
 @contextlib.contextmanager
@@ -175,7 +162,7 @@ def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
     assert 'compiling the fast step' in out['cold']
     assert 'compiling the fast step' not in out['warm']
     assert 'fast (' in out['cold']
-    check_same(tmp_path / 'warm', tmp_path / 'cold')
+    check_same(*(trained(tmp_path / name / 'snapshot_epoch_3') for name in ('warm', 'cold')))
 
 
 @pytest.mark.slow

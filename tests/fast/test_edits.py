@@ -11,7 +11,7 @@ import chainer
 import chainer.functions as F
 from conftest import ROOT, SMALL, edited
 import pytest
-from test_resume import state_of
+from steps import check_same, trained
 
 import net
 
@@ -87,7 +87,7 @@ EDITS = {       # what: the text of net.py, what takes its place, and the reason
          '            self.le3_ln_var = L.Linear(9, n_latent,', 'link le2 has another size'),
     'activations written out':
         ('        self.act_func = act_func\n', '        self.softplus = F.softplus\n',
-         'activation None is not compiled'),
+         "'VAE' object has no attribute 'act_func'"),
     'a hook':
         (LD3, LD3 + '        from chainer.link_hooks import TimerHook\n'
                     '        self.add_hook(TimerHook())\n', 'a hook watches it'),
@@ -136,11 +136,8 @@ def train(folder, data_dir, old, new, *flags, first='', edited_first=True):
 
 def check_trained_alike(folder, epoch):
     """Assert that both updaters left the same, to the last bit."""
-    fast, standard = (state_of(folder / kind / f'snapshot_epoch_{epoch}')
-                      for kind in ('fast', 'standard'))
-    assert fast.keys() == standard.keys()
-    # which updater was asked for is a setting
-    assert {key for key in fast if fast[key] != standard[key]} <= {snapshot.SETTINGS_KEY}
+    check_same(*(trained(folder / kind / f'snapshot_epoch_{epoch}')
+                 for kind in ('fast', 'standard')))
 
 
 @pytest.mark.parametrize('what', [
@@ -162,9 +159,8 @@ def test_a_reloaded_edit_trains_what_it_says(data_dir, tmp_path):
         out = (train(tmp_path / name, data_dir, old, new) if name == 'edited' else
                train(tmp_path / name, data_dir, old, new, first=RELOAD, edited_first=False))
         assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
-    edited, reloaded = (state_of(tmp_path / name / 'standard' / 'snapshot_epoch_2')
-                        for name in ('edited', 'reloaded'))
-    assert edited == reloaded
+    check_same(*(trained(tmp_path / name / 'standard' / 'snapshot_epoch_2')
+                 for name in ('edited', 'reloaded')))
 
 
 @pytest.mark.slow

@@ -1,12 +1,12 @@
-"""proof.py and what updater.py makes of it: who differs from net.py steps aside, at once."""
+"""proof.py and what updater.py makes of it: a fast step that differs from net.py steps aside."""
 
 import copy
+import functools
 import os
 import subprocess
 import sys
 
-from support.fast import proof, scoring, step, threads, updater
-from support.run import observe
+from support.fast import proof, scoring, step, updater
 
 import chainer
 from chainer import iterators, training
@@ -16,76 +16,25 @@ from chainer.training import extensions
 from conftest import ROOT, SMALL
 import numpy as np
 import pytest
-from test_updater import DIGITS, SETTINGS, make, model_of, one_step
+from steps import (
+    DIGITS,
+    GPU,
+    SETTINGS,
+    arrays_of,
+    check_same,
+    evaluator_of,
+    make,
+    model_of,
+    one_step,
+    seed,
+)
 
 import train_vae
 
+cpu = pytest.importorskip('support.fast.cpu', reason='needs Numba')
+NOT = 'net.py is not what updater.py compiles: '
+
 # What the fast step is for -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(('change', 'why'), [
-    (lambda optimizer: None, ''),
-    (lambda optimizer: setattr(optimizer.target, 'act_func', chainer.functions.sigmoid),
-     'activation sigmoid is not compiled'),
-    (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
-                               optimizer.target.le1.W.array.astype(np.float64)),
-     'weights are not plain float32'),
-    *((change, 'optimizer is not plain Adam') for change in (
-        lambda optimizer: setattr(optimizer.hyperparam, 'amsgrad', True),
-        lambda optimizer: setattr(optimizer.hyperparam, 'adabound', True),
-        lambda optimizer: setattr(optimizer.hyperparam, 'weight_decay_rate', 0.1),
-        lambda optimizer: setattr(optimizer, '__class__', chainer.optimizers.SGD))),
-    *((change, 'optimizer is not plain Adam: it has a hook') for change in (
-        lambda optimizer: optimizer.add_hook(chainer.optimizer_hooks.GradientClipping(1)),
-        lambda optimizer: optimizer.add_hook(lambda optimizer: None, 'after', timing='post'),
-        lambda optimizer: optimizer.target.le1.W.update_rule.add_hook(print, 'print'))),
-    *((change, 'optimizer is not plain Adam: a parameter has a rule of its own') for change in (
-        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.1),
-        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule.hyperparam, 'alpha', 0.001),
-        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule, 'update_core', print),
-        lambda optimizer: setattr(optimizer.target.ld1.b.update_rule, 't', 7))),
-    (lambda optimizer: optimizer.target.ld3.disable_update(),
-     'optimizer is not plain Adam: a parameter is frozen'),
-    (lambda optimizer: setattr(optimizer.target.le1.W, 'array',
-                               np.asfortranarray(optimizer.target.le1.W.array)),
-     'weights are not plain float32'),
-    (lambda optimizer: setattr(optimizer.target.ld1.b, '_requires_grad', False),
-     'gradients are not asked for'),
-])
-def test_what_stands_in_the_way(change, why):
-    optimizer = make('standard').get_optimizer('main')
-    change(optimizer)
-    assert proof.obstacle(optimizer) == why
-
-
-@pytest.mark.parametrize(('change', 'why'), [
-    (lambda model: setattr(model.le2, 'name', 'le9'), 'there is another link, le9'),
-    (lambda model: model.add_link('ld4', L.Linear(2, 2)),
-     'there is another link, ld4'),
-    (lambda model: model.add_link('bn', L.BatchNormalization(2)),
-     'there is another link, bn'),
-    (lambda model: delattr(model, 'ld3'), 'there is no link ld3'),
-    (lambda model: replace(model, 'le2', L.Linear(20, 16)), 'link le2 has another size'),
-    (lambda model: replace(model, 'ld1', L.Linear(3, 16)), 'link ld1 has another size'),
-    (lambda model: replace(model, 'le1', L.Linear(None, 20)), 'a link has no size yet'),
-    (lambda model: model.add_param('C', ()),
-     'there are other parameters than W and b of each link'),
-    (lambda model: model.ld1.add_hook(Watch()), 'a hook watches it'),
-    (lambda model: setattr(model, 'cleargrads', list),
-     'there are other parameters than W and b of each link'),
-    (lambda model: setattr(model.le1, 'forward', list), 'there is another link, le1'),
-])
-def test_links_that_are_not_the_articles(change, why):
-    optimizer = make('standard').get_optimizer('main')
-    with optimizer.target.init_scope():
-        change(optimizer.target)
-    assert proof.obstacle(optimizer) == f'net.py is not what updater.py compiles: {why}'
-
-
-def replace(model, name, link):
-    """Put another link in the place of one, within `init_scope`."""
-    delattr(model, name)
-    setattr(model, name, link)
 
 
 class Watch(chainer.LinkHook):
@@ -94,107 +43,148 @@ class Watch(chainer.LinkHook):
     name = 'watch'
 
 
-class Halved(chainer.FunctionHook):
-    """A function hook that does nothing."""
-
-    name = 'halved'
+class Other(training.StandardUpdater):
+    """An updater that may do anything."""
 
 
-def test_hooks_of_all_functions_and_links():
-    optimizer = make('standard').get_optimizer('main')
-    for hook in (Halved(), Watch()):
-        with hook:
-            assert proof.obstacle(optimizer).endswith('a hook watches it')
-    assert proof.obstacle(optimizer) == ''
+class OtherEvaluator(extensions.Evaluator):
+    """An evaluator that may do anything."""
 
 
-NOT_LOSS = 'loss_func is not what get_loss_func of the model returns'
+def adam(u):
+    """Return the optimizer of an updater."""
+    return u.get_optimizer('main')
 
 
-def lf_of(plain, **options):
+def rule(u):
+    """Return the update rule of a bias."""
+    return model_of(u).ld1.b.update_rule
+
+
+def replace(u, name, link):
+    """Put another link in the place of one, or as one more."""
+    with model_of(u).init_scope():
+        if hasattr(model_of(u), name):
+            delattr(model_of(u), name)
+        setattr(model_of(u), name, link)
+    adam(u).setup(model_of(u))
+
+
+def set_array(u, array):
+    """Give a layer another array."""
+    model_of(u).le1.W.array = array
+
+
+def set_loss(u, loss_func):
+    """Give an updater another loss function."""
+    u.loss_func = loss_func
+
+
+def lf_of(u, **options):
     """Return a loss function of the model of an updater."""
-    return model_of(plain).get_loss_func(**options)
+    return model_of(u).get_loss_func(**options)
 
 
-@pytest.mark.parametrize(('change', 'why'), [
-    (lambda plain: None, ''),
-    (lambda plain: setattr(plain, 'converter', len), 'updater is not plain StandardUpdater'),
-    (lambda plain: setattr(plain, 'loss_scale', 2.0), 'updater is not plain StandardUpdater'),
-    *((lambda plain, digits=digits: setattr(plain.get_iterator('main'), 'dataset', digits),
-       'digits are not one array of float32')
-      for digits in (list(DIGITS), DIGITS.astype(np.float64), DIGITS[:, None], DIGITS[::2])),
-    (lambda plain: setattr(plain, 'loss_func', counted(lf_of(plain))), NOT_LOSS),
-    (lambda plain: setattr(plain, 'loss_func', None), NOT_LOSS),
-    (lambda plain: setattr(plain, 'loss_func', lf_of(plain, C=2.0, k=2)), ''),
-    (lambda plain: setattr(plain, 'loss_func', lf_of(make('standard'))), NOT_LOSS),
-    (lambda plain: setattr(plain, 'loss_func', lf_of(plain, C=np.array(2.0))),
-     'the weight C of the latent loss is no plain number'),
-    (lambda plain: setattr(plain, 'loss_func', lf_of(plain, C=np.float32(2.0))), ''),
-    (lambda plain: plain._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
-     'iterator is not plain SerialIterator'),
-    (lambda plain: setattr(plain.get_iterator('main'), 'next', list),
-     'iterator is not plain SerialIterator'),
-    (lambda plain: setattr(plain.get_iterator('main'), 'dataset', DIGITS[:, :700].copy()),
-     'digits have another size than the model'),
-])
-def test_updaters_that_are_not_plain(change, why):
+def become(u, kind):
+    """Let an updater be of another class."""
+    u.__class__ = kind
+
+
+def set_digits(u, digits):
+    """Give the iterator other digits."""
+    u.get_iterator('main').dataset = digits
+
+
+OBSTACLES = {
+    '': [lambda u: None, lambda u: set_loss(u, lf_of(u, C=2.0, k=2)),
+         lambda u: set_loss(u, lf_of(u, C=np.float32(2.0)))],
+    'activation sigmoid is not compiled': [lambda u: setattr(model_of(u), 'act_func', F.sigmoid)],
+    'weights are not plain float32': [
+        lambda u: set_array(u, model_of(u).le1.W.array.astype(np.float64)),
+        lambda u: set_array(u, np.asfortranarray(model_of(u).le1.W.array))],
+    'optimizer is not plain Adam': [
+        lambda u: setattr(adam(u).hyperparam, 'amsgrad', True),
+        lambda u: setattr(adam(u).hyperparam, 'adabound', True),
+        lambda u: setattr(adam(u).hyperparam, 'weight_decay_rate', 0.1),
+        lambda u: setattr(adam(u), 'update', print),
+        lambda u: u._optimizers.update(main=chainer.optimizers.SGD().setup(model_of(u)))],
+    'optimizer is not plain Adam: it has a hook': [
+        lambda u: adam(u).add_hook(chainer.optimizer_hooks.GradientClipping(1)),
+        lambda u: adam(u).add_hook(lambda optimizer: None, 'after', timing='post'),
+        lambda u: rule(u).add_hook(print, 'print')],
+    'optimizer is not plain Adam: a parameter has a rule of its own': [
+        lambda u: setattr(rule(u).hyperparam, 'alpha', 0.001),
+        lambda u: setattr(rule(u), 'update_core', print), lambda u: setattr(rule(u), 't', 7)],
+    'optimizer is not plain Adam: a parameter is frozen': [
+        lambda u: model_of(u).ld3.disable_update()],
+    'gradients are not asked for': [lambda u: setattr(model_of(u).ld1.b, '_requires_grad', False)],
+    NOT + 'there is another link, ld4': [lambda u: replace(u, 'ld4', L.Linear(2, 2))],
+    NOT + 'there is another link, le1': [
+        lambda u: setattr(model_of(u).le1, 'forward', list),
+        lambda u: replace(u, 'le1', L.Linear(784, 20, nobias=True))],
+    NOT + "'VAE' object has no attribute 'ld3'": [lambda u: delattr(model_of(u), 'ld3')],
+    NOT + 'link le2 has another size': [lambda u: replace(u, 'le2', L.Linear(20, 16))],
+    NOT + 'a link has no size yet': [lambda u: replace(u, 'le1', L.Linear(None, 20))],
+    NOT + 'there are other parameters than W and b of each link': [
+        lambda u: model_of(u).add_param('C', ()),
+        lambda u: setattr(model_of(u), 'cleargrads', list)],
+    NOT + 'a hook watches it': [lambda u: model_of(u).ld1.add_hook(Watch()),
+                                lambda u: model_of(u).add_hook(Watch())],
+    NOT + 'VAE.encode is edited': [lambda u: setattr(model_of(u), 'encode', model_of(u).decode)],
+    'updater is not plain StandardUpdater': [
+        lambda u: setattr(u, 'converter', len), lambda u: setattr(u, 'loss_scale', 2.0),
+        lambda u: setattr(u, 'update_core', list), lambda u: become(u, Other)],
+    'digits are not one array of float32': [
+        lambda u, digits=digits: set_digits(u, digits)
+        for digits in (list(DIGITS), DIGITS.astype(np.float64), DIGITS[:, None], DIGITS[::2])],
+    'digits have another size than the model': [lambda u: set_digits(u, DIGITS[:, :700].copy())],
+    'iterator is not plain SerialIterator': [
+        lambda u: u._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
+        lambda u: setattr(u.get_iterator('main'), 'next', list)],
+    'loss_func is not what get_loss_func of the model returns': [
+        lambda u: set_loss(u, functools.partial(lf_of(u))), lambda u: set_loss(u, None),
+        lambda u: set_loss(u, lf_of(make('standard')))],
+    'the weight C of the latent loss is no plain number': [
+        lambda u: set_loss(u, lf_of(u, C=np.array(2.0)))],
+}
+
+
+@pytest.mark.parametrize(('why', 'change'), [
+    (why, change) for why, changes in OBSTACLES.items() for change in changes])
+def test_what_stands_in_the_way(why, change):
     plain = make('standard')
-    change(plain)
-    assert proof.uncovered(plain) == why
     evaluator = evaluator_of(model_of(plain))
     given = evaluator.eval_func
+    change(plain)
     made = updater.fast(plain, evaluator)
     assert (made is plain) == (evaluator.eval_func is given) == (why != '')
     assert made.kind == f'standard ({why})' if why else made.kind.startswith('fast (')
 
 
-@pytest.mark.parametrize('change', [
-    lambda plain: setattr(plain, '__class__', Other),
-    lambda plain: setattr(plain, 'update_core', list)])
-def test_another_updater_stays_as_it_is(change):
+def test_hooks_of_all_functions_and_links():
     plain = make('standard')
-    change(plain)
-    assert updater.fast(plain, evaluator_of(model_of(plain))) is plain
-    assert plain.kind == 'standard (updater is not plain StandardUpdater)'
-
-
-class Other(training.StandardUpdater):
-    """An updater that may do anything."""
-
-
-def evaluator_of(model, k=2):
-    """Return an evaluator of 30 digits."""
-    return extensions.Evaluator(iterators.SerialIterator(DIGITS[:30], 20, False, False), model,
-                                eval_func=train_vae.score_func(model, k))
-
-
-def counted(function):
-    """Return a function that keeps count of its calls."""
-    def call(x):
-        call.calls += 1
-        return function(x)
-
-    call.calls = 0
-    return call
+    for hook in (chainer.function_hooks.TimerHook(), Watch()):
+        with hook:
+            assert proof.obstacle(plain) == NOT + 'a hook watches it'
+    assert proof.obstacle(plain) == ''
 
 
 def test_c_and_k_are_those_of_the_loss():
     plain = make('standard', C=4.0, k=3)
-    model = model_of(plain)
-    assert proof.loss_settings(plain.loss_func, model) == (4.0, 3)
+    assert proof.loss_settings(plain.loss_func, model_of(plain)) == (4.0, 3)
     assert proof.loss_settings(plain.loss_func, model_of(make('standard'))) is None
-    made = updater.fast(plain, evaluator_of(model))
+    made = updater.fast(plain, None)
+    one_step(made)
     assert (made.C, made.k, made.why) == (4.0, 3, '')
 
 
 @pytest.mark.parametrize('change', [
-    lambda evaluator: setattr(evaluator, 'eval_func', counted(evaluator.eval_func)),
+    lambda evaluator: setattr(evaluator, 'eval_func', functools.partial(evaluator.eval_func)),
     lambda evaluator: setattr(evaluator, 'eval_func', None),
     lambda evaluator: setattr(evaluator, 'converter', len),
     lambda evaluator: setattr(evaluator, 'eval_func', train_vae.score_func(
         model_of(make('standard')), 2)),
-    lambda evaluator: setattr(evaluator, '__class__', OtherEvaluator),
-])
+    lambda evaluator: setattr(evaluator, '__class__', OtherEvaluator)])
 def test_an_evaluator_that_is_not_score_func_scores_by_itself(change):
     plain = make('standard')
     evaluator = evaluator_of(model_of(plain), 5)
@@ -206,43 +196,32 @@ def test_an_evaluator_that_is_not_score_func_scores_by_itself(change):
     assert fast.kind.endswith('; score_func is edited, and scores by itself)')
 
 
-class OtherEvaluator(extensions.Evaluator):
-    """An evaluator that may do anything."""
-
-
 # Numbers -------------------------------------------------------------------------------------
-
-
-def proved(changes=(), monkeypatch=None, name='softplus'):
-    """Return why a fast updater would step aside after these changes of Chainer's functions."""
-    fast = make('fast', **SETTINGS[name])
-    for function, other in changes:
-        monkeypatch.setattr(F, function, other)
-    fast.prove()
-    return fast.why.removeprefix('net.py is not what updater.py compiles: ')
-
-
-@pytest.mark.parametrize('name', SETTINGS)
-def test_what_is_the_same_is_found_the_same_and_disturbs_nothing(name, monkeypatch):
-    fast, twin = (make('fast', **SETTINGS[name]) for _ in range(2))
-    states = []
-    for its_updater in (twin, fast):
-        np.random.seed(4)
-        if its_updater is twin:
-            monkeypatch.setattr(its_updater, 'prove', lambda batch=None, twin=twin: twin.look())
-        else:
-            its_updater.prove()
-        losses = [one_step(its_updater) for _ in range(5)]
-        states.append([losses, np.random.get_state()[1].tolist(), *(
-            array.tobytes() for param in model_of(its_updater).params() for array in (
-                param.array, param.update_rule.state['m'], param.update_rule.state['v']))])
-    assert fast.why == ''
-    assert states[0] == states[1]
 
 
 nll, kl, gaussian = F.bernoulli_nll, F.gaussian_kl_divergence, F.gaussian
 
 
+@pytest.mark.parametrize('device', ['@numpy', GPU])
+@pytest.mark.parametrize('name', ['k, C, tanh', 'batches that wrap'])
+def test_what_is_the_same_is_found_the_same_and_disturbs_nothing(name, device):
+    states = []
+    for is_proved in (True, False):
+        fast = make('fast', **SETTINGS[name], device=device)
+        seed(device)
+        if not is_proved:
+            fast.look()
+        losses = []
+        for _ in range(5):
+            fast.proved_in = fast.proved_in if is_proved else fast.epoch
+            losses.append(one_step(fast))
+        assert fast.why == ''
+        states.append({'losses': np.array(losses), 'random': np.random.get_state()[1]}
+                       | arrays_of(fast))
+    check_same(*states)
+
+
+@pytest.mark.parametrize('device', ['@numpy', GPU])
 @pytest.mark.parametrize('function, other, why', [
     ('bernoulli_nll', lambda x, y: 1.01 * nll(x, y), 'rec_loss differs'),
     ('gaussian_kl_divergence', lambda mu, ln_var: 1.1 * kl(mu, ln_var), 'latent_loss differs'),
@@ -250,101 +229,90 @@ nll, kl, gaussian = F.bernoulli_nll, F.gaussian_kl_divergence, F.gaussian
     ('gaussian', lambda mu, ln_var: gaussian(mu, ln_var) + 0 * np.random.uniform(),
      'it draws other random numbers'),
     ('gaussian', lambda mu, ln_var: chainer.Variable(gaussian(mu, ln_var).array),
-     'gradient of /ld1/W differs'),
-])
-def test_numbers_that_differ_are_named(monkeypatch, function, other, why):
-    found = proved([(function, other)], monkeypatch)
-    if why.startswith('gradient'):
-        assert found.startswith('gradient of /')
-        assert found.endswith((' differs', ' is missing'))
-    else:
-        assert found == why
-
-
-def test_a_missing_gradient_is_named(monkeypatch):
-    fast, reported = make('fast'), observe.reported
-
-    def without(function, x, model):
-        loss, values = reported(function, x, model)
-        return Without(loss, model.le1), values
-
-    monkeypatch.setattr(observe, 'reported', without)
+     'gradient of /le1/W is missing'),
+    ('bernoulli_nll', lambda x, y: np.inf * nll(x, y), '')])
+def test_numbers_that_differ_are_named(monkeypatch, function, other, why, device):
+    fast = make('fast', device=device)
+    monkeypatch.setattr(F, function, other)
     fast.prove()
-    assert fast.why == 'net.py is not what updater.py compiles: gradient of /le1/W is missing'
+    if why.startswith('gradient'):
+        assert fast.why.startswith(NOT + 'gradient of /')
+        assert fast.why.endswith((' differs', ' is missing'))
+    else:
+        assert fast.why == (why and NOT + why)
 
 
-class Without:
-    """A loss whose gradients do not reach a link."""
-
-    def __init__(self, loss, link):
-        self.loss, self.link, self.array = loss, link, loss.array
-
-    def backward(self):
-        self.loss.backward()
-        self.link.cleargrads()
+def test_a_missing_gradient_is_named():
+    found = {'loss': np.float32(1), 'gradient of /le1/W': np.ones(2, np.float32)}
+    for other in ({}, {'gradient of /le1/W': None}):
+        assert proof.compare(found, {'loss': np.float32(1)} | other, ((), ())) == (
+            'gradient of /le1/W is missing')
 
 
 def test_a_kink_on_one_minibatch_is_no_difference(monkeypatch):
-    fast = make('fast')
-    one_step(fast)
     seen = []
 
     def difference(self, rows, rewind):
-        seen.append(rows.tolist())
+        seen.append(rows)
         return 'gradient of /le1/W differs' if len(seen) < 3 else ''
 
     monkeypatch.setattr(updater.FastUpdater, 'difference', difference)
-    fast.prove(np.arange(3))
-    assert (fast.why, seen) == ('', [[0, 1, 2], [1, 2, 3], [2, 3, 4]])
-    seen[:] = []
-    monkeypatch.setattr(proof, 'TRIES', 2)
-    fast.prove(np.arange(58, 60))
-    assert fast.why.endswith('gradient of /le1/W differs')
-    assert seen == [[58, 59], [59, 0]]
+    for tries, why in ((3, ''), (2, 'gradient of /le1/W differs')):
+        monkeypatch.setattr(proof, 'TRIES', tries)
+        fast, seen[:] = make('fast'), []
+        fast.prove()
+        assert (fast.why, len(seen)) == (why, tries)
+        assert all(np.array_equal(rows, (seen[0] + i) % 60) for i, rows in enumerate(seen))
 
 
 @pytest.mark.parametrize('size, is_comparable', [(1e17, True), (1e19, False), (np.nan, False)])
 def test_gradients_that_adam_could_not_square_prove_nothing(size, is_comparable):
-    grad = np.array([[1, size]], np.float32)
-    assert proof.comparable([1.0], [grad, None]) == is_comparable
+    assert proof.comparable([1.0], [np.array([[1, size]], np.float32), None]) == is_comparable
     assert proof.comparable([size if size != 1e19 else np.inf], []) == is_comparable
 
 
 def test_a_small_term_of_a_large_loss_may_be_rounded():
     found = {'loss': np.float32(100), 'latent_loss': np.float32(2e-5)}
-    same = [(1, 2), (1, 2)]
-    assert proof.compare(found, found | {'latent_loss': np.float32(1e-5)}, same) == ''
-    assert proof.compare(found, found | {'latent_loss': np.float32(2e-2)}, same) == (
-        'latent_loss differs')
+    for other, why in ((1e-5, ''), (2e-2, 'latent_loss differs')):
+        assert proof.compare(found, found | {'latent_loss': np.float32(other)}, ((), ())) == why
 
 
-def test_threads_are_given_back_whatever_happens(monkeypatch):
+def test_blas_has_its_threads_whenever_no_fast_step_is_taken(monkeypatch):
     def counts():
-        return {library['num_threads'] for library in threads.BLAS.info()
+        return {library['num_threads'] for library in cpu.BLAS.info()
                 if library['threading_layer'] != 'sequential'}          # as MKL is, always
 
     def fail(*args):
-        raise MemoryError
+        raise KeyboardInterrupt
 
     fast = make('fast')
-    with threads.BLAS.limit(limits=2):
+    with cpu.BLAS.limit(limits=2):
         fast.prove()
         assert counts() == {2}
         one_step(fast)
         assert counts() == {1}
+        fast.finalize()
+        assert counts() == {2}
+        one_step(fast)          # as another Trainer does
+        assert counts() == {1}
         monkeypatch.setattr(proof, 'compare', fail)
-        with pytest.raises(MemoryError):
+        with pytest.raises(KeyboardInterrupt):
             fast.prove()
         assert counts() == {2}
         monkeypatch.undo()
         monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
-        fast.prove()
         one_step(fast)                          # by Chainer's own step
-        assert counts() == {2}
+        assert (fast.why, counts()) == (NOT + 'rec_loss differs', {2})
 
 
-def test_losses_that_are_not_finite_prove_nothing(monkeypatch):
-    assert proved([('bernoulli_nll', lambda x, y: np.inf * nll(x, y))], monkeypatch) == ''
+def test_a_step_that_fails_in_its_proof_steps_aside(monkeypatch):
+    def fail(*args):
+        raise RuntimeError('cannot\ndo that')
+
+    fast = make('fast')
+    monkeypatch.setattr(fast.stepper, 'take', fail)
+    one_step(fast)
+    assert fast.kind == 'standard (cannot do that)'
 
 
 def test_from_the_very_minibatch_on_it_trains_as_the_standard_updater(monkeypatch, capsys):
@@ -353,59 +321,62 @@ def test_from_the_very_minibatch_on_it_trains_as_the_standard_updater(monkeypatc
         one_step(fast)
     assert fast.kind.startswith('fast (')
     model = copy.deepcopy(model_of(fast))
-    optimizer = chainer.optimizers.Adam().setup(model)
-    iterator = iterators.SerialIterator(DIGITS, 20)
     serializer = chainer.serializers.DictionarySerializer()
     fast.serialize(serializer)
     monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
-    standard = training.StandardUpdater(iterator, optimizer, device='@numpy',
-                                        loss_func=model.get_loss_func())
+    standard = training.StandardUpdater(
+        iterators.SerialIterator(DIGITS, 20), chainer.optimizers.Adam().setup(model),
+        device='@numpy', loss_func=model.get_loss_func())
     chainer.serializers.NpzDeserializer(     # of its own arrays
         {key: np.array(array) for key, array in serializer.target.items()}).load(standard)
-    results = []
+    states = []
     for its_updater in (standard, fast):
         np.random.seed(8)
-        results.append([[one_step(its_updater) for _ in range(5)],
-                        [param.array.tobytes() for param in model_of(its_updater).params()],
-                        np.random.get_state()[1].tolist(), its_updater.epoch_detail,
-                        its_updater.get_optimizer('main').t])
-    assert results[0] == results[1]
-    assert fast.kind == ('standard (net.py is not what updater.py compiles: rec_loss differs)')
+        losses = [one_step(its_updater) for _ in range(5)]
+        states.append({'losses': np.array(losses), 'random': np.random.get_state()[1],
+                       'epoch': np.array(its_updater.epoch_detail)} | arrays_of(its_updater))
+    check_same(*states)
+    assert fast.kind == f'standard ({NOT}rec_loss differs)'
     assert capsys.readouterr().err == (
-        "warning: from iteration 4 on Chainer's own step trains: net.py is not what updater.py "
-        'compiles: rec_loss differs\n')
+        f"warning: from iteration 4 on Chainer's own step trains: {NOT}rec_loss differs\n")
 
 
-def test_scoring_that_differs_is_net_pys(monkeypatch, capsys):
-    fast = make('fast', batch=20)
-    model = model_of(fast)
-    evaluator = evaluator_of(model)
+@pytest.mark.parametrize('device', ['@numpy', GPU])
+@pytest.mark.parametrize('why', ['rec_loss differs', 'cannot do that'])
+def test_scoring_that_differs_or_fails_is_net_pys(monkeypatch, capsys, device, why):
+    def fail(x, k):
+        raise RuntimeError('cannot\ndo that')
+
+    fast = make('fast', batch=20, device=device)
+    evaluator = evaluator_of(model_of(fast))
     plain, evaluator.eval_func = evaluator.eval_func, scoring.Scores(fast, evaluator.eval_func)
-    expected = [float(value) for value in evaluator().values()]
+    evaluator()
     assert capsys.readouterr().err == ''
     monkeypatch.setattr(F, 'bernoulli_nll', lambda x, y: 2 * nll(x, y))
-    fast.get_iterator('main')._state = fast.get_iterator('main')._state._replace(epoch=1)
-    results = []
+    if why == 'cannot do that':
+        monkeypatch.setattr(fast.stepper, 'score', fail)
+        why = 'the GPU refuses: ' * (device != '@numpy') + why
+    else:
+        why = NOT + why
+    evaluator.eval_func.proved_in, scores = None, []
     for eval_func in (plain, evaluator.eval_func):
-        np.random.seed(3)
+        seed(device)
         evaluator.eval_func = eval_func
-        results.append([float(value) for value in evaluator().values()])
-    assert results[0] == results[1] != expected
-    assert capsys.readouterr().err == (
-        'warning: in scoring, net.py is not what updater.py compiles: rec_loss differs; net.py '
-        'itself scores\n')
+        scores.append([float(value) for value in evaluator().values()])
+    assert scores[0] == scores[1]
+    assert capsys.readouterr().err == f'warning: in scoring, {why}; net.py itself scores\n'
 
 
-def test_a_step_of_adam_without_numbers_leaves_just_gradients():
-    fast = make('fast')
+@pytest.mark.parametrize('device', ['@numpy', GPU])
+def test_a_step_of_adam_without_numbers_leaves_just_gradients(device):
+    fast = make('fast', device=device)
     one_step(fast)
-    before = [array.copy() for param in model_of(fast).params() for array in (
-        param.array, param.update_rule.state['m'], param.update_rule.state['v'])]
-    fast.take_step(np.arange(7), step.NO_ADAM)
-    after = [array for param in model_of(fast).params() for array in (
-        param.array, param.update_rule.state['m'], param.update_rule.state['v'])]
-    assert all(map(np.array_equal, before, after))
-    assert all(param.grad.any() for param in model_of(fast).params())
+    before = arrays_of(fast)
+    model_of(fast).cleargrads()         # as net.py's own backward does
+    fast.stepper.take(np.arange(40), step.NO_ADAM, fast.C)
+    after = arrays_of(fast)
+    for name, array in after.items():
+        assert np.array_equal(array, before[name]) == ('gradient' not in name)
 
 
 # The plain path ------------------------------------------------------------------------------

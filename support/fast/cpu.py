@@ -1,0 +1,150 @@
+"""The step on a CPU: compiled functions on threads.
+
+The threads share the digits of a minibatch, and then the rows of each weight.
+"""
+
+from concurrent import futures
+import glob
+import itertools
+import os
+
+from support.fast import blas, compiled, step
+
+import numpy as np
+import threadpoolctl
+
+SHARE = 16                      # digits that are worth a thread
+BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
+
+
+class Stepper:
+    """Takes the steps of a model on a CPU.
+
+    Args:
+        optimizer (Optimizer): Adam, set up with the model; or the multi-node one around it.
+        k (int): As for `VAE.get_loss_func`.
+        digits (array): All digits, (any, D) float32.
+        count (int): The most threads; by default as many as BLAS would take.
+    """
+
+    def __init__(self, optimizer, k, digits, count=None):
+        self.optimizer, self.model, self.k, self.digits = optimizer, optimizer.target, k, digits
+        self.comm = getattr(optimizer, 'communicator', None)
+        self.count = count or max((library['num_threads'] for library in BLAS.info()), default=1)
+        self.pool = futures.ThreadPoolExecutor(self.count)
+        self.spaces, self.prepared, self.one_thread = {}, None, None
+        self.on = f'{self.count} thread{"s" * (self.count != 1)}, {blas.WHOSE}'
+        self.how = self.on
+        if not compiled.backward.stats.cache_path:
+            self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
+        elif (self.comm is None or self.comm.rank == 0) and not is_compiled():
+            print('compiling the fast step, once per installation: some 15 seconds', flush=True)
+
+    def take(self, rows, numbers, C):
+        """Take a step on digits of these numbers (N,), of Adam unless with NO_ADAM.
+
+        It leaves the gradients in `param.grad`, and returns the losses by name, float32.
+        """
+        n = len(rows)
+        if self.prepared is None or self.prepared[0] != n:
+            self.prepare(n)
+        if self.one_thread is None:
+            self.one_thread = BLAS.limit(limits=1)
+        _, eps, shares, parts, backward, gradients, descend = self.prepared
+        step.draw(eps, self.k)
+        scale = step.f32(C / n)
+        sums = self.call(backward, [
+            (*args, scale, self.digits, rows[digits]) for digits, args in shares])
+        # Adam takes the mean of all ranks' gradients; a proof is of this rank's alone
+        is_shared = self.comm is not None and numbers is not step.NO_ADAM
+        now = step.NO_ADAM if is_shared else numbers
+        self.call(gradients, [(*part, now) for part in parts])
+        for param, grad in zip(self.params, self.grads.values(), strict=True):
+            if param.grad is not grad:
+                param.grad = grad
+        if is_shared:
+            self.comm.multi_node_mean_grad(self.model, self.optimizer.zero_fill)
+            self.call(descend, [(*part, numbers) for part in parts])
+        return step.mean_losses(sums, n, self.k, C)
+
+    def score(self, x, k):
+        """Return the losses of digits (N, D) under k samples, by name."""
+        space, shares = self.share(len(x), k)
+        space.x[:] = x
+        step.draw(space.eps, k)
+        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
+        arguments = [(layers, part, kind, k, step.f32(1)) for _, part in shares]
+        with BLAS.limit(limits=1):
+            sums = self.call(compiled.compile_for(compiled.score, arguments[0]), arguments)
+        return step.mean_losses(sums, len(x), k)
+
+    def renew(self):
+        """Let the next step look for its arrays again."""
+        params = dict(self.model.namedparams())
+        self.params = list(params.values())
+        self.grads = {name: np.zeros_like(param.array) for name, param in params.items()}
+        for param in self.params:
+            param.update_rule._init_states(param)
+            state = param.update_rule.state
+            for moment in 'mv':             # a file may hold them in another order
+                state[moment] = np.ascontiguousarray(state[moment])
+        self.prepared = None
+
+    def rest(self):
+        """Let BLAS have its threads again, until the next step."""
+        if self.one_thread is not None:
+            self.one_thread.restore_original_limits()
+            self.one_thread = None
+
+    def prepare(self, n):
+        """Prepare what the compiled functions take, for minibatches of n digits."""
+        space, shares = self.share(n, self.k)
+        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
+        scale = step.f32(1 / (n * self.k))
+        shares = [(digits, (layers, part, kind, self.k, scale)) for digits, part in shares]
+        descents = tuple(self.descent(name, space) for name in step.FLOW)
+        parts = [(descents, i, len(shares)) for i in range(len(shares))]
+        self.prepared = (n, space.eps, shares, parts, *(
+            compiled.compile_for(function, args) for function, args in (
+                (compiled.backward, (*shares[0][1], scale, self.digits, np.zeros(0, np.int64))),
+                (compiled.gradients, (*parts[0], step.NO_ADAM)),
+                (compiled.descend, (*parts[0], step.NO_ADAM)))))
+
+    def descent(self, name, space):
+        """Return what `descend` needs of a layer."""
+        arrays = [getattr(space, key) for key in step.FLOW[name]]
+        for key in step.Layer._fields:
+            param = getattr(self.model[name], key)
+            state = param.update_rule.state
+            arrays += [param.array, self.grads[f'/{name}/{key}'], state['m'], state['v']]
+        return compiled.Descent(*arrays)
+
+    def share(self, n, k):
+        """Return the Space of n digits and k samples; slice and part of it, for each thread."""
+        sizes = n, *(len(self.model[name].b) for name in ('ld3', 'le1', 'le3_mu'))
+        if self.spaces.get(k, [None])[0] != sizes:
+            space = step.make_space(self.model, n, k)
+            count = max(1, min(self.count, n // SHARE))
+            ends = [n * i // count for i in range(count + 1)]
+            self.spaces[k] = sizes, space, [
+                (slice(start, end), step.Space(*(
+                    array[start * len(array) // n:end * len(array) // n] for array in space)))
+                for start, end in itertools.pairwise(ends)]
+        return self.spaces[k][1:]
+
+    def call(self, function, arguments):
+        """Call a function with each of the tuples of arguments, on threads; return the results."""
+        others = []
+        try:
+            for args in arguments[1:]:
+                others.append(self.pool.submit(function, *args))
+            return [function(*arguments[0]), *(other.result() for other in others)]
+        finally:                            # after a Ctrl-C, say
+            futures.wait(others)
+
+
+def is_compiled():
+    """Tell whether an earlier run compiled `backward`, by the files of Numba (of 0.60 to 0.68)."""
+    folder = glob.escape(compiled.backward.stats.cache_path)
+    return any(os.path.getmtime(path) > os.path.getmtime(compiled.__file__)
+               for path in glob.glob(os.path.join(folder, 'compiled.backward-*.nbc')))
