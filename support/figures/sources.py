@@ -6,9 +6,8 @@ Their sizes follow from the arrays; activation and digits are the command line's
 
 import argparse
 import contextlib
-import os
 
-from support.base import command, devices, files, kinds
+from support.base import command, devices, kinds
 from support.data import mnist
 from support.figures import pictures
 from support.run import foreign, models, snapshot
@@ -126,54 +125,3 @@ def read_beside(args, settings):
         raise command.UserError(f'--beside {args.beside} was trained on other digits than the VAE; '
                                'name another')
     return model
-
-
-def commands_for(figure, settings, args, fits, shows_beside):
-    """Return the commands that make a figure which a run cannot show as it is.
-
-    Args:
-        figure (list of str): The figure, with its flags.
-        settings (dict): Of the run, as from `read_run`.
-        args (Namespace): The command line of visualize.py.
-        fits (bool): Whether the run's z has a fitting size; else the commands train one of z = 2.
-        shows_beside (bool): Whether it shows the autoencoder of --beside, too.
-
-    Returns:
-        list of list of str: Without what is trained already.
-    """
-    out = os.path.normpath(args.out)
-    out = out if os.path.basename(out).strip('.') else os.path.abspath(out)
-    digits = (['--data-dir', settings['data_dir']] if settings['data_dir']
-              else ['--dataset', settings['dataset']])
-    digits += [f'--{flag}' for flag in ('binary', 'test') if settings[flag]]
-    digits += ['-e', str(settings['epoch'])] if settings.get('epoch', 100) != 100 else []
-    commands = []
-
-    def train(autoencoder, out):
-        if not is_there(out, autoencoder, settings):
-            commands.append(['python', 'train_vae.py', *['--autoencoder'] * autoencoder, '-z', '2',
-                             *digits, '-o', out])
-
-    draw = ['python', 'visualize.py', *figure]
-    if not fits:
-        train(settings['autoencoder'], f'{out}_z2')
-    if shows_beside:
-        draw += ['--beside', args.beside or f'{out}_autoencoder']
-        if not args.beside:
-            train(True, f'{out}_autoencoder')
-    if fits:            # this run, as it was given
-        draw += [word for flag in ('snapshot', 'dataset', 'data_dir', 'activation')
-                 if getattr(args, flag)
-                 for word in (f'--{flag.replace("_", "-")}', getattr(args, flag))]
-    return [*commands, [*draw, '-o', out if fits else f'{out}_z2']]
-
-
-def is_there(out, autoencoder, settings):
-    """Tell whether a folder has a run of z = 2, of such a model and of the digits of another."""
-    try:
-        path, arrays = snapshot.read_newest(out)
-        found = snapshot.read_settings(arrays, path)
-    except files.FileError:
-        return False
-    return (found['dim_z'], found['autoencoder']) == (2, autoencoder) and all(
-        found[key] == settings[key] for key in ('checksum', 'binary', 'test'))
