@@ -121,7 +121,7 @@ def walk_gif(model, digits, path, start, end):
     heading = f'from a {start} to a {end}, t = '
     figures = (pictures.sheet(picture[None], 1, heading=f'{heading}{share:.3f}', zoom=8)
                for share, picture in zip(t, decode(model, z), strict=True))
-    pictures.save_gif(figures, path, len(t))
+    pictures.save_gif(figures, path, range(len(t)))
 
 
 def walk_sheet(model, digits, path, start, end):
@@ -159,14 +159,11 @@ def every_walk_gif(model, digits, path):
     n = len(codes)
     t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, n * n, Z)
     decoded = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
-    order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
     heading = 'from the digit of its row to that of its column, t = '
-
-    @functools.cache                    # the way back has the same frames
-    def frame(i):
-        return pictures.square(decoded[i], labels, f'{heading}{t[i]:.3f}')
-
-    pictures.save_gif(map(frame, order), path, len(order), rests=(0, TURN), grays=16)
+    figures = (pictures.square(picture, labels, f'{heading}{share:.3f}')
+               for share, picture in zip(t, decoded, strict=True))
+    order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
+    pictures.save_gif(figures, path, order, rests=(0, TURN), grays=16)
 
 
 # Section 1-3: the manifold hypothesis -----------------------------------------------------------
@@ -176,7 +173,7 @@ def swiss_roll_gif(model, digits, path):
     """The swiss roll turning in three dimensions (section 1-3)."""
     points, bands = manifold.roll()
     figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands))
-    pictures.save_gif(figures, path, 36, manifold.BANDS, milliseconds=150, rests=())
+    pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
 def swiss_roll(model, digits, path):
@@ -236,31 +233,40 @@ def kl_gif(model, digits, path):
     p = normal(z, 0, 1)
     closed = kl_divergence(mu, sigma)
     numeric = [kl_integral(*pair) for pair in zip(mu, sigma, strict=True)]
+    figure = Figure(figsize=(7.2, 5.6), dpi=drawing.DPI)
+    densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
+        'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
+        'wspace': 0.16}).flat
+    densities.set(ylim=(0, 1.1))
+    logs.set(title='their logarithms', ylim=(-30, 2))
+    ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
+    kl.set(title='KL[q || p] in nats, step by step', xlim=(-1, 21), ylim=(-0.2, 4))
+    for axes, of_p in ((densities, p), (logs, np.log(p))):
+        axes.plot(z, of_p, color=gray, linewidth=2, label='p(z) = N(0, 1)')
+    lines = [axes.plot(z, p, color=color, linewidth=2, label=label)[0] for axes, color, label in (
+        (densities, blue, 'q(z) = N(µ, σ²)'), (logs, blue, None), (ratio, gray, None))]
+    densities.legend(loc='upper left')
+    line, = kl.plot([], color=blue, linewidth=2)
+    dots, = kl.plot([], 'o', color=red, markersize=4)
 
     def frame(i):
         q = normal(z, mu[i], sigma[i])
-        figure = Figure(figsize=(7.2, 5.6), dpi=drawing.DPI)
-        densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
-            'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
-            'wspace': 0.16}).flat
-        densities.set(title=f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}', ylim=(0, 1.1))
-        logs.set(title='their logarithms', ylim=(-30, 2))
-        ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
-        kl.set(title='KL[q || p] in nats, step by step', xlim=(-1, 21), ylim=(-0.2, 4))
-        for axes, f in ((densities, np.asarray), (logs, np.log)):
-            axes.plot(z, f(p), color=gray, linewidth=2, label='p(z) = N(0, 1)')
-            axes.plot(z, f(q), color=blue, linewidth=2, label='q(z) = N(µ, σ²)')
-        ratio.plot(z, np.log(q / p), color=gray, linewidth=2)
-        ratio.fill_between(z, q * np.log(q / p), color=red, linewidth=0,
+        log_ratio = np.log(q / p)
+        for each, values in zip(lines, (q, np.log(q), log_ratio), strict=True):
+            each.set_ydata(values)
+        densities.set_title(f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}')
+        for area in ratio.collections:                  # of the frame before
+            area.remove()
+        ratio.fill_between(z, q * log_ratio, color=red, linewidth=0,
                            label='times q(z): the area is the KL')
-        kl.plot(closed[:i + 1], color=blue, linewidth=2, label=f'closed form: {closed[i]:.4f}')
-        kl.plot(range(0, i + 1, 2), numeric[:i + 1:2], 'o', color=red, markersize=4,
-                label=f'numerical integral: {numeric[i]:.4f}')
-        for axes, loc in ((densities, 'upper left'), (ratio, 'upper left'), (kl, 'upper right')):
-            axes.legend(loc=loc)
+        ratio.legend(loc='upper left')
+        line.set_data(range(i + 1), closed[:i + 1])
+        dots.set_data(range(0, i + 1, 2), numeric[:i + 1:2])
+        kl.legend([line, dots], [f'closed form: {closed[i]:.4f}',
+                                 f'numerical integral: {numeric[i]:.4f}'], loc='upper right')
         return figure
 
-    pictures.save_gif(map(frame, range(21)), path, 21, [blue, red], milliseconds=200)
+    pictures.save_gif(map(frame, range(21)), path, range(21), [blue, red], milliseconds=200)
 
 
 # End of the article: the latent space by t-SNE --------------------------------------------------
@@ -298,7 +304,7 @@ def tsne_gif(model, digits, path):
         axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
                        'dimensions', y=0.95)
 
-    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, 36,
+    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 

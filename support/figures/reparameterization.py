@@ -1,7 +1,8 @@
 """The reparameterization trick of section 3 in pictures: z = mu + eps * sigma, eps ~ N(0, I).
 
-Noise from the side makes z a differentiable function of mu and sigma (Kingma & Welling, section
-2.4): the encoder learns from the reconstruction error. In net.py the trick is `F.gaussian`.
+As the noise enters from the side, z is a differentiable function of mu and sigma, and the encoder
+learns from the reconstruction error (Kingma & Welling, section 2.4). In net.py the trick is
+`F.gaussian`. The article has the graph; the animation goes beyond it.
 """
 
 from support.base import drawing
@@ -13,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 import numpy as np
 
 BLUE, _, RED, *_ = matplotlib.color_sequences['petroff10']
-NOISE = '#ffe3bf'       # behind what is random
+NOISE = '#ffe3bf'       # the colour of boxes that are random
 DRAWS = 16              # frames of the animation
 
 
@@ -38,7 +39,7 @@ def animation(model, digits, path):
         plots.put_ellipses(axes, center[used], scale[used], '#bbbbbb')
         axes.plot(*points[:-1, used].T, 'o', color=BLUE, markersize=4)
         axes.plot(*points[-1, used], 'o', color=RED, markersize=9)
-        # one scale for both axes, as it shows how sigma forms the noise
+        # both axes have one scale: so one sees how sigma forms the noise
         names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used].max()
         axes.set(xlabel=names[0], ylabel=names[1], **{
             f'{name}lim': (center[j] - reach, center[j] + reach)
@@ -59,7 +60,8 @@ def animation(model, digits, path):
             axes.axis('off')
         return figure
 
-    pictures.save_gif(map(frame, range(DRAWS)), path, DRAWS, [BLUE, RED], milliseconds=500)
+    pictures.save_gif(map(frame, range(DRAWS)), path, range(DRAWS), [BLUE, RED],
+                      milliseconds=500)
 
 
 def graph(model, digits, path):
@@ -93,7 +95,7 @@ def draw_trick(axes, trick):
                                        shrinkB=1, color=color, linewidth=1.5))
 
     def way(start, end, back):
-        """Draw an arrow, and beside it, where there is one, the gradient back."""
+        """Draw an arrow and, if there is a gradient back, its arrow beside it."""
         start, end = np.array(start), np.array(end)
         aside = (end - start)[::-1] * (1, -1) / np.hypot(*(end - start)) * 0.11
         arrow(start - aside, end - aside)

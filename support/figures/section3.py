@@ -1,7 +1,8 @@
-"""The figures of section 3: the gap under log p(x), the posterior, the latent loss.
+"""Figures of section 3 that go beyond the article: the gap under log p(x), the posterior, the KL.
 
-One function draws one figure, as in visualize.py, which has them in its table; the numbers are
-evidence.py's. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
+The article draws the gap as a bar with a "?"; here it is measured, by evidence.py. One function
+draws one figure; the table in visualize.py lists them. Shapes in the comments: N digits of D = 784
+pixels, Z latent dimensions.
 """
 
 from typing import NamedTuple
@@ -103,7 +104,7 @@ def put_lines(figure, first, second, last=''):
 
 
 def put_bars(axes, lower, upper, name):
-    """Draw the bars of the article: L, and on top of it what `name` says."""
+    """Draw the bars of the article: L, and above it, up to `upper`, what `name` says."""
     rows = range(len(lower))
     spread = max(np.ptp([*lower, *upper]), LEAST)
     start = lower.min() - 0.15 * spread                 # where minus infinity would be
@@ -192,7 +193,7 @@ def draw_sampled_gap(model, digits):
 
 
 def window_on(points):
-    """Return the evidence.Grid of a square that holds points (N, 2), and the square's extent."""
+    """Return the Grid of a square around points (N, 2), and the extent of the square."""
     low, high = points.min(axis=0), points.max(axis=0)
     grid = evidence.even_grid(0.55 * (high - low).max(), WINDOW, 2)
     grid = grid._replace(z=grid.z + (low + high) / 2)
@@ -237,7 +238,7 @@ def posterior(model, digits, path, gaps):
 
 
 def dimensions(model, digits, path):
-    """The KL of each latent dimension, and what the most used do (section 3)."""
+    """The KL of each latent dimension, and what the most used ones do (section 3)."""
     evidence.check_loss(model, digits.test[:ROWS])
     mu, ln_var = evidence.infer(model, digits.test)
     kl = evidence.kl_to_prior(mu, ln_var).mean(axis=0)          # (Z,)

@@ -108,7 +108,7 @@ def animation(model, digits, path, run):
     story = Story(digits, run)
     epochs = frames_of([*story.noted])
     frames = (frame(story, epoch) for epoch in epochs)
-    pictures.save_gif(frames, path, len(epochs), [to_rgb(color) for color in plots.CLASS_COLORS],
+    pictures.save_gif(frames, path, range(len(epochs)), [to_rgb(color) for color in plots.CLASS_COLORS],
                       milliseconds=200)
 
 
