@@ -238,7 +238,7 @@ def posterior(model, digits, path, gaps):
 
 
 def dimensions(model, digits, path):
-    """The KL of each latent dimension, and what the most used ones do (section 3)."""
+    """The KL of each latent dimension, and what the most used do (section 3)."""
     evidence.check_loss(model, digits.test[:ROWS])
     mu, ln_var = evidence.infer(model, digits.test)
     kl = evidence.kl_to_prior(mu, ln_var).mean(axis=0)          # (Z,)

@@ -22,36 +22,6 @@ from scipy import ndimage
 import net
 
 
-def frames(path):
-    """Return the frames of a picture as arrays (height, width, 3), and their milliseconds."""
-    with Image.open(path) as image:
-        arrays, durations = [], []
-        for i in range(getattr(image, 'n_frames', 1)):
-            image.seek(i)
-            arrays.append(np.asarray(image.convert('RGB')).astype(int))
-            durations.append(image.info.get('duration'))
-    return arrays, durations
-
-
-def tiles(array, zoom):
-    """Find the squares of 28 * zoom pixels on white, row by row; return them at (N, 784)."""
-    labelled, _ = ndimage.label(array.min(axis=2) < 255)
-    found = [array[box] for box in ndimage.find_objects(labelled)
-             if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
-    for tile in found:
-        np.testing.assert_array_equal(tile, np.kron(tile[::zoom, ::zoom], np.ones((zoom, zoom, 1))))
-    return np.array([tile[::zoom, ::zoom, 0].ravel() for tile in found])
-
-
-def check_colors(legend, facecolors, labels):
-    """Make sure that each point has the colour that the legend gives to its label."""
-    colors = {int(text.get_text()): handle.get_color()
-              for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)}
-    assert len(set(colors.values())) == len(colors)
-    for color, label in zip(facecolors, labels, strict=True):
-        assert tuple(color[:3]) == colors[label]
-
-
 # Digits -----------------------------------------------------------------------------------------
 
 
@@ -69,11 +39,6 @@ def test_a_big_test_set_is_thinned_out_evenly(digits):
     np.testing.assert_array_equal(pictures.spaced(digits, 31)[0], digits.test)
 
 
-def test_the_first_digit_of_each_class_is_found(digits):
-    digits.test_labels = np.array([3, 3, 0, 7, 0])
-    assert pictures.first_of_each(digits) == {0: 2, 3: 0, 7: 3}
-
-
 def test_batches_give_what_all_rows_at_once_give(digits, monkeypatch):
     monkeypatch.setattr(pictures, 'BATCH', 7)
     seen = []
@@ -86,25 +51,6 @@ def test_batches_give_what_all_rows_at_once_give(digits, monkeypatch):
 def test_an_output_that_is_not_finite_is_refused():
     with pytest.raises(snapshot.SnapshotError, match='not finite'):
         pictures.in_batches(SimpleNamespace(xp=np), F.exp, [[0.0], [1000.0]])
-
-
-class Edited(net.VAE):
-    """A VAE with dropout and batch normalization, whose decoder counts its calls."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        with self.init_scope():
-            self.bn = L.BatchNormalization(self.le1.b.size)
-        self.add_persistent('calls', 0)
-
-    def encode(self, x):
-        h = F.dropout(self.act_func(self.bn(self.le1(x))))
-        return self.le3_mu(h), self.le3_ln_var(h)
-
-    def decode(self, z, sigmoid=True):
-        self.calls += 1
-        self.last = super().decode(F.dropout(z, 0.2), sigmoid)
-        return self.last
 
 
 @pytest.fixture
@@ -185,12 +131,6 @@ def test_a_sheet_shows_pictures_pixel_by_pixel(digits, tmp_path, zoom, texts):
     np.testing.assert_allclose(tiles(array, zoom), 255 * x, atol=2)
 
 
-def test_joined_pictures_stand_row_by_row(digits):
-    square = pictures.joined(pictures.as_pictures(digits.test[:9]), 3)
-    assert square.shape == (84, 84)
-    np.testing.assert_array_equal(square[28:56, 56:].ravel(), digits.test[5])
-
-
 def test_a_gif_has_its_frames_grays_and_rests(tmp_path):
     grays = np.arange(32).reshape(1, 4, 8) / 31
     pictures.save_gif((pictures.sheet(grays[:, ::step], 1) for step in (1, -1)), tmp_path / 'a.gif',
@@ -200,14 +140,6 @@ def test_a_gif_has_its_frames_grays_and_rests(tmp_path):
     for array, wanted in zip(arrays, (grays[0], grays[0, ::-1]), strict=True):
         shown = array[13:-12:3, 13:-12:3]
         np.testing.assert_allclose(shown[..., 0], 255 * wanted, atol=1)
-
-
-def test_a_gif_of_fewer_grays(tmp_path):
-    grays = np.arange(32).reshape(1, 4, 8) / 31
-    pictures.save_gif([pictures.sheet(grays, 1)], tmp_path / 'a.gif', 1, rests=(), grays=4)
-    shown = frames(tmp_path / 'a.gif')[0][0][13:-12:3, 13:-12:3, 0]
-    assert np.unique(shown).tolist() == [0, 85, 170, 255]
-    np.testing.assert_allclose(shown, 255 * grays[0], atol=43)
 
 
 def test_a_square_has_a_label_at_each_row_and_column(tmp_path):
@@ -222,14 +154,6 @@ def test_a_square_has_a_label_at_each_row_and_column(tmp_path):
         middle = 4 + 28 + 60 * i
         assert array[44 + middle - 10:44 + middle + 10, 1:21].min() < 100
         assert array[23:43, 22 + middle - 10:22 + middle + 10].min() < 100
-
-
-def test_a_palette_has_grays_and_shades_of_each_colour():
-    palette = pictures.shades([(1, 0, 0), (0, 0, 1)])
-    assert (palette.shape, palette.dtype) == ((32 + 2 * 5, 3), np.uint8)
-    assert (palette[:32] == palette[:32, :1]).all()
-    np.testing.assert_array_equal(palette[[0, 31, 32, 37]],
-                                  [[0] * 3, [255] * 3, [255, 0, 0], [0, 0, 255]])
 
 
 # Machado et al. 2009, severity 1, in linear RGB
