@@ -15,7 +15,7 @@ import chainer.functions as F
 from conftest import make_digits, open_chromium
 import numpy as np
 import pytest
-from test_pictures import frames
+from shown import first_frame
 
 import net
 
@@ -48,12 +48,6 @@ def test_neighbours_on_the_sphere_are_those_of_the_codes(dims):
     assert same_label(vectors, labels) > wanted - 0.02
     if dims < 4:                                            # why there are two
         assert same_label(tensorboard.padded(codes), labels) < wanted - 0.1
-
-
-def test_codes_of_few_dimensions_are_padded_for_three_axes():
-    codes = codes_of(2)
-    np.testing.assert_array_equal(tensorboard.padded(codes), np.c_[codes, np.zeros(30)])
-    assert tensorboard.padded(codes_of(20)).shape == (30, 20)
 
 
 def test_the_loss_of_a_digit_is_that_of_the_model():
@@ -145,7 +139,7 @@ def test_tensorboard_reads_the_projector(served, tmp_path):
         while not json.loads(get('data/plugins_listing'))['projector']['enabled']:
             assert time.monotonic() < end
             time.sleep(0.1)
-    sprite = frames(tmp_path / 'sprite.png')[0][0][..., 0]
+    sprite = first_frame(tmp_path / 'sprite.png')[..., 0]
     assert sprite.shape == (168, 168)                   # 6 x 6 tiles for 30 digits
     width, height = configs[0]['sprite']['singleImageDim']
     for i in (0, 1, 7, 29):
@@ -196,7 +190,7 @@ def test_the_projector_in_chromium(served, browser, tmp_path, dims):
         end = time.monotonic() + 60
         while True:                             # digits, as pictures where the points are
             browser.save_screenshot(str(tmp_path / 'seen.png'))
-            array = frames(tmp_path / 'seen.png')[0][0][150:-50, 320:1150]
+            array = first_frame(tmp_path / 'seen.png')[150:-50, 320:1150]
             if (array.max(axis=2) < 40).sum() > 1000:
                 break
             assert time.monotonic() < end
