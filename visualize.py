@@ -75,15 +75,20 @@ def samples(model, digits, path):
 # Section 1-2: the latent space ------------------------------------------------------------------
 
 
-def endpoints(model, digits, start, end):
-    """Return the codes (2, Z) of the first test digits `start` and `end`, the ends of the walk."""
+def ends_of(digits, start, end):
+    """Return the ends of the walk, (2, D): the first test digits `start` and `end`."""
     places = pictures.first_of_each(digits)
     for flag, label in (('start', start), ('end', end)):
         if label not in places:
             raise pictures.FigureError(
                 f'there is no {label} among the test digits; choose --{flag} from '
                 f'{", ".join(map(str, places))}')
-    return encode(model, digits.test[[places[start], places[end]]])
+    return digits.test[[places[start], places[end]]]
+
+
+def endpoints(model, digits, start, end):
+    """Return their codes, (2, Z)."""
+    return encode(model, ends_of(digits, start, end))
 
 
 def scatter(model, digits, path):
@@ -320,7 +325,7 @@ def projector(model, digits, path):
 # The table of the figures -----------------------------------------------------------------------
 
 
-FIGURES = {             # the file or folder in OUT, and how to draw it; "+": beyond the article
+FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes beyond the article
     'explorer.html': Recipe(explorer.save, keywords=('run',), of_vae=True),             # +
     # section 1-1
     'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),     # +
@@ -370,7 +375,7 @@ def main(argv=None):
     if any(recipe.dims for recipe in args.files.values()):
         model, digits, settings = sources.read_run(args)
         if (args.start, args.end) != (0, 7):            # asked for: then they have to be there
-            endpoints(model, digits, args.start, args.end)
+            ends_of(digits, args.start, args.end)
     values = settings | {
         'start': args.start, 'end': args.end, 'run': settings,
         'gaps': functools.cache(lambda: section3.measure_gaps(model, digits))}

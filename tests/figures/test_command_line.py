@@ -197,7 +197,7 @@ def raising(error):
 def test_a_figure_that_fails_is_told_and_the_others_are_drawn(draw, small_run, few, monkeypatch,
                                                               encode, told):
     monkeypatch.setattr(net.VAE, 'encode', encode)
-    status, out, err = draw('-o', small_run)
+    status, out, err = draw('-o', small_run, '--start', '3')
     _, *lines = err.splitlines()                        # first, that net.py has changed
     assert (status, out.splitlines()) == (1, [
         str(small_run / name) for name in ('map_wide.png', 'reparameterization.png')])
@@ -205,7 +205,7 @@ def test_a_figure_that_fails_is_told_and_the_others_are_drawn(draw, small_run, f
         assert re.fullmatch(rf'visualize\.py: error: {name}\.png: {told}.*; net.py is edited in '
                             'VAE.encode; CHAINER_DEBUG=1 shows the traceback', line)
     monkeypatch.setattr(net.VAE, 'encode', raising(MemoryError()))      # it ends the command
-    assert draw('-o', small_run)[:2] == (2, '')
+    assert draw('-o', small_run, '--start', '3')[:2] == (2, '')
 
 
 def test_a_figure_asked_for_that_fails(draw, small_run, few, monkeypatch):

@@ -29,14 +29,13 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
     monkeypatch.setattr(reparameterization, 'DRAWS', 5)
     np.random.seed(0)
     model = net.VAE(784, dims, 8, F.softplus)
-    seen = [*figures_of(monkeypatch, reparameterization.animation, model, digits)]
-    assert len(seen) == 5
     mu, ln_var = evidence.infer(model, digits.test[:10])        # the first of each class
     i = ln_var.sum(axis=1).argmax()
     eps = np.random.RandomState(0).standard_normal((5, dims))
     z = mu[i] + eps * np.exp(ln_var[i] / 2)
     used = sorted(np.argsort(-evidence.kl_to_prior(mu[i], ln_var[i]))[:2])
-    for t, figure in enumerate(seen):
+    for t, figure in enumerate(figures_of(monkeypatch, reparameterization.animation, model,
+                                          digits)):
         left, right, face, decoded = figure.axes
         for axes, wanted in ((left, eps), (right, z)):
             earlier, now = axes.lines
@@ -49,6 +48,7 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
         assert heading.startswith(f'a {i}, µ = ({mu[i][used[0]]:.2f}, ')
         assert heading.endswith(f'; draw {t + 1} of 5')
         assert ('its two most used of 5 dimensions' in heading) == (dims == 5)
+    assert t == 4
     assert np.ptp(right.get_xlim()) == pytest.approx(np.ptp(right.get_ylim()))      # not stretched
     box = right.get_window_extent()
     assert box.width == pytest.approx(box.height, rel=0.01)
