@@ -27,7 +27,6 @@ from PIL import Image
 import pytest
 from scipy import integrate, ndimage, stats
 from shown import (
-    Edited,
     InParts,
     as_reference,
     check_colors,
@@ -175,7 +174,7 @@ def held(model):
 def test_a_figure_leaves_the_model_as_it_was_and_is_the_same_again(finished, quick, tmp_path, file):
     plain, digits, settings = read_run('-o', finished)
     np.random.seed(1)
-    model = plain if file == 'explorer.html' else Edited(784, 2, 8, F.softplus)
+    model = plain if file == 'explorer.html' else InParts(784, 2, 8)
     model.get_loss_func(k=2)(digits.train)              # sets attributes, and moves the mean
     values = settings | {'run': settings, 'start': 0, 'end': 7, 'k': 3,
                          'gaps': lambda: section3.measure_gaps(model, digits),

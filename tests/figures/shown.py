@@ -116,25 +116,6 @@ def as_reference(model, activation='softplus'):
 # Models that a reader has edited ------------------------------------------------------------------
 
 
-class Edited(net.VAE):
-    """A VAE with dropout and batch normalization, whose decoder counts its calls."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        with self.init_scope():
-            self.bn = L.BatchNormalization(self.le1.b.size)
-        self.add_persistent('calls', 0)
-
-    def encode(self, x):
-        h = F.dropout(self.act_func(self.bn(self.le1(x))))
-        return self.le3_mu(h), self.le3_ln_var(h)
-
-    def decode(self, z, sigmoid=True):
-        self.calls += 1
-        self.last = super().decode(F.dropout(z, 0.2), sigmoid)
-        return self.last
-
-
 class Parts(chainer.Chain):
     """Two layers in a chain of their own."""
 

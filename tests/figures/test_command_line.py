@@ -7,16 +7,15 @@ import signal
 import subprocess
 import sys
 
-from support.data import mnist
 from support.figures import sources
 from support.run import snapshot
 
 from chainer import using_config
-from conftest import SMALL, idx, make_digits, needs_gpu, train, write_files
+from conftest import SMALL, needs_gpu, train
 import numpy as np
 from PIL import Image
 import pytest
-from shown import first_frame, refused, tiles
+from shown import first_frame, refused
 
 import net
 import visualize
@@ -152,33 +151,6 @@ def test_figures_that_the_snapshot_does_not_allow(draw, few, data_dir, tmp_path,
                 reason)
     assert not (tmp_path / 'new').exists()              # refused before anything is drawn
     assert draw('samples', 'interpolation_0to7.png', 'projector', '-o', out)[0] == 0
-
-
-@pytest.mark.slow
-def test_digits_that_lack_a_class(draw, tmp_path):
-    pixels, labels = make_digits(40, 0)
-    lacking = labels < 4
-    data = write_digits(tmp_path / 'data', pixels, labels, pixels[lacking], labels[lacking])
-    out = tmp_path / 'run'
-    train(data, out, *SMALL)
-    refused(draw('interpolation', '-o', out), 'gif: there is no 7 among the test digits',
-            'choose --end from 0, 1, 2, 3')
-    refused(draw('-o', out, '--start', '5', '--end', '1'), 'no 5 among',
-            '--start from 0, 1, 2, 3')
-    assert not [path for path in out.iterdir() if path.suffix in ('.png', '.gif')]
-    status, stdout, err = draw('-o', out, '--skip', 'tsne', '--skip', 'swiss_roll', '--skip', 'kl')
-    assert (status, err) == (0, '')
-    for name in ('scatter_arrow.png', 'interpolation_0to7.png', 'interpolation_0to7.gif',
-                 'map.png'):
-        assert f'skipped {name}: there is no 7 among the test digits; ' in stdout
-    assert first_frame(out / 'interpolation_all.gif').shape == (44 + 244 + 4, 22 + 244 + 4, 3)
-    assert len(tiles(first_frame(out / 'digits.png'), 5)) == 4
-
-
-def write_digits(folder, *arrays):
-    """Make a folder of plain IDX files."""
-    return write_files(folder, {name.removesuffix('.gz'): idx(array)
-                                for name, array in zip(mnist.SHA256, arrays, strict=True)})
 
 
 # Figures that fail --------------------------------------------------------------------------------
