@@ -570,14 +570,6 @@ def test_the_projector_has_the_codes_the_digits_and_what_is_said_of_them(drawn, 
 # What is said of figures ------------------------------------------------------------------------
 
 
-def test_the_readme_lists_every_figure():
-    with open(os.path.join(os.path.dirname(visualize.__file__), 'README.md')) as file:
-        section = file.read().partition('\n## The figures\n')[2]
-    rows = re.findall(r'^\| (`[^|]+`) \|', section.partition('\n\nTo draw')[0], re.M)
-    listed = [name.rstrip('/') for row in rows for name in re.findall(r'`(.+?)`', row)]
-    assert sorted(listed) == sorted(visualize.FIGURES)
-
-
 def test_the_gallery_is_small_and_has_grays():
     gallery = os.path.join(os.path.dirname(visualize.__file__), 'results', 'gallery')
     sizes = {name: os.path.getsize(os.path.join(gallery, name)) for name in os.listdir(gallery)}
