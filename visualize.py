@@ -1,25 +1,19 @@
 #!/usr/bin/env python3
 """Draw the article's figures from the snapshot of a run.
 
-One function draws one figure: it takes a model, digits and a path, writes that file and holds no
-state. They stand in the order of the article; `FIGURES`, below them, is their table. How sheets,
-GIFs and scatter plots are made is support/figures/'s. Shapes in the comments: N digits of D = 784
-pixels, Z latent dimensions.
+One function draws one figure: it takes a model, digits and a path, and writes that file. They stand
+in the order of the article. `FIGURES`, below them, lists them all, with those of support/figures/
+that go beyond the article. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
 """
 
-import argparse
-from collections.abc import Callable
 import functools
-import os
-import re
-import shlex
 import sys
-from typing import NamedTuple
 
 # support comes first, as it lets chainer import
-from support.base import command, drawing, files
+from support.base import command, drawing
 from support.data import mnist
 from support.figures import (
+    command_line,
     explorer,
     graphs,
     manifold,
@@ -31,8 +25,9 @@ from support.figures import (
     sources,
     tensorboard,
 )
+from support.figures.command_line import PLANE, WALK, Recipe
 from support.figures.pictures import decode, encode
-from support.run import observe, run_folder
+from support.run import observe
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -44,6 +39,9 @@ MOST_TSNE = 2000        # and in t-SNE, which takes minutes for more
 SPAN = 2                # the map goes from -SPAN to SPAN in z_1 and z_2
 STEPS = 80              # of the walk from one digit to another
 TURN = 40               # steps from every digit to every digit, and as many back
+
+
+# Section 1-1: a plain autoencoder: section1.autoencoder draws it beside the VAE -------------------
 
 
 # Section 1-2: digits and their reconstructions --------------------------------------------------
@@ -78,11 +76,7 @@ def samples(model, digits, path):
 
 
 def ends_of(digits, start, end):
-    """Return the test digits (2, D) between which the walk goes: the first `start` and `end`.
-
-    Raises:
-        pictures.FigureError: If the test digits lack one of them.
-    """
+    """Return the ends of the walk, (2, D): the first test digits `start` and `end`."""
     places = pictures.first_of_each(digits)
     for flag, label in (('start', start), ('end', end)):
         if label not in places:
@@ -93,38 +87,20 @@ def ends_of(digits, start, end):
 
 
 def endpoints(model, digits, start, end):
-    """Return the codes (2, Z) of those digits."""
+    """Return their codes, (2, Z)."""
     return encode(model, ends_of(digits, start, end))
-
-
-def draw_scatter(model, digits, arrow=None):
-    """Return the scatter plot of the codes, with an arrow between digits of two labels."""
-    x, labels = pictures.spaced(digits, MOST)
-    mu = encode(model, x)                                       # (N, Z)
-    project, names = plots.plane(mu)
-    points = project(mu)                                        # (N, 2)
-    ends = project(endpoints(model, digits, *arrow)) if arrow else points[:0]
-    limit = max(3.3, 1.05 * np.abs(np.concatenate([points, ends])).max())
-    dims = mu.shape[1]
-    axes = plots.scatter_plot(points, labels, limit, names, SPAN if dims == 2 else None,
-                                 ends)
-    projected = '' if dims == 2 else f', projected from {dims} dimensions'
-    lines = 'dashed: 1, 2 and 3 σ of N(0, I)' + '; dotted: the square of map.png' * (dims == 2)
-    title = f'{pictures.name_codes(model)} of {len(mu)} test digits{projected}\n{lines}'
-    if arrow:
-        title += f'; arrow: from a {arrow[0]} to a {arrow[1]}{", projected too" * (dims > 2)}'
-    axes.set_title(title)
-    return axes.figure
 
 
 def scatter(model, digits, path):
     """The means of q(z|x) of test digits, coloured by label (section 1-2)."""
-    drawing.save(draw_scatter(model, digits), path)
+    drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, MOST), SPAN), path)
 
 
 def scatter_arrow(model, digits, path, start, end):
     """The same, with the arrow of the walk (section 1-2)."""
-    drawing.save(draw_scatter(model, digits, (start, end)), path)
+    ends = endpoints(model, digits, start, end)
+    drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, MOST), SPAN, ends,
+                                    f'from a {start} to a {end}'), path)
 
 
 # Section 1-2: the walk from digit to digit ------------------------------------------------------
@@ -132,6 +108,8 @@ def scatter_arrow(model, digits, path, start, end):
 
 def walk(ends, steps):
     """Return t (steps + 1,) from 0 to 1, and z(t) = (1 - t) z_start + t z_end, (steps + 1, ..., Z).
+
+    So it is in the article's notebook and figures. Its text has t the other way round.
 
     Args:
         ends (tuple of ndarray): z_start and z_end, (..., Z).
@@ -148,7 +126,7 @@ def walk_gif(model, digits, path, start, end):
     heading = f'from a {start} to a {end}, t = '
     figures = (pictures.sheet(picture[None], 1, heading=f'{heading}{share:.3f}', zoom=8)
                for share, picture in zip(t, decode(model, z), strict=True))
-    pictures.save_gif(figures, path, len(t))
+    pictures.save_gif(figures, path, range(len(t)))
 
 
 def walk_sheet(model, digits, path, start, end):
@@ -186,14 +164,11 @@ def every_walk_gif(model, digits, path):
     n = len(codes)
     t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, n * n, Z)
     decoded = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
-    order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
     heading = 'from the digit of its row to that of its column, t = '
-
-    @functools.cache                    # the way back has the same frames
-    def frame(i):
-        return pictures.square(decoded[i], labels, f'{heading}{t[i]:.3f}')
-
-    pictures.save_gif(map(frame, order), path, len(order), rests=(0, TURN), grays=16)
+    figures = (pictures.square(picture, labels, f'{heading}{share:.3f}')
+               for share, picture in zip(t, decoded, strict=True))
+    order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
+    pictures.save_gif(figures, path, order, rests=(0, TURN), grays=16)
 
 
 # Section 1-3: the manifold hypothesis -----------------------------------------------------------
@@ -203,7 +178,7 @@ def swiss_roll_gif(model, digits, path):
     """The swiss roll turning in three dimensions (section 1-3)."""
     points, bands = manifold.roll()
     figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands))
-    pictures.save_gif(figures, path, 36, manifold.BANDS, milliseconds=150, rests=())
+    pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
 def swiss_roll(model, digits, path):
@@ -263,31 +238,40 @@ def kl_gif(model, digits, path):
     p = normal(z, 0, 1)
     closed = kl_divergence(mu, sigma)
     numeric = [kl_integral(*pair) for pair in zip(mu, sigma, strict=True)]
+    figure = Figure(figsize=(7.2, 5.6), dpi=drawing.DPI)
+    densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
+        'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
+        'wspace': 0.16}).flat
+    densities.set(ylim=(0, 1.1))
+    logs.set(title='their logarithms', ylim=(-30, 2))
+    ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
+    kl.set(title='KL[q || p] in nats, step by step', xlim=(-1, 21), ylim=(-0.2, 4))
+    for axes, of_p in ((densities, p), (logs, np.log(p))):
+        axes.plot(z, of_p, color=gray, linewidth=2, label='p(z) = N(0, 1)')
+    lines = [axes.plot(z, p, color=color, linewidth=2, label=label)[0] for axes, color, label in (
+        (densities, blue, 'q(z) = N(µ, σ²)'), (logs, blue, None), (ratio, gray, None))]
+    densities.legend(loc='upper left')
+    line, = kl.plot([], color=blue, linewidth=2)
+    dots, = kl.plot([], 'o', color=red, markersize=4)
 
     def frame(i):
         q = normal(z, mu[i], sigma[i])
-        figure = Figure(figsize=(7.2, 5.6), dpi=drawing.DPI)
-        densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
-            'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
-            'wspace': 0.16}).flat
-        densities.set(title=f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}', ylim=(0, 1.1))
-        logs.set(title='their logarithms', ylim=(-30, 2))
-        ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
-        kl.set(title='KL[q || p] in nats, step by step', xlim=(-1, 21), ylim=(-0.2, 4))
-        for axes, f in ((densities, np.asarray), (logs, np.log)):
-            axes.plot(z, f(p), color=gray, linewidth=2, label='p(z) = N(0, 1)')
-            axes.plot(z, f(q), color=blue, linewidth=2, label='q(z) = N(µ, σ²)')
-        ratio.plot(z, np.log(q / p), color=gray, linewidth=2)
-        ratio.fill_between(z, q * np.log(q / p), color=red, linewidth=0,
+        log_ratio = np.log(q / p)
+        for each, values in zip(lines, (q, np.log(q), log_ratio), strict=True):
+            each.set_ydata(values)
+        densities.set_title(f'densities; µ = {mu[i]:.2f}, σ = {sigma[i]:.2f}')
+        for area in ratio.collections:                  # of the frame before
+            area.remove()
+        ratio.fill_between(z, q * log_ratio, color=red, linewidth=0,
                            label='times q(z): the area is the KL')
-        kl.plot(closed[:i + 1], color=blue, linewidth=2, label=f'closed form: {closed[i]:.4f}')
-        kl.plot(range(0, i + 1, 2), numeric[:i + 1:2], 'o', color=red, markersize=4,
-                label=f'numerical integral: {numeric[i]:.4f}')
-        for axes, loc in ((densities, 'upper left'), (ratio, 'upper left'), (kl, 'upper right')):
-            axes.legend(loc=loc)
+        ratio.legend(loc='upper left')
+        line.set_data(range(i + 1), closed[:i + 1])
+        dots.set_data(range(0, i + 1, 2), numeric[:i + 1:2])
+        kl.legend([line, dots], [f'closed form: {closed[i]:.4f}',
+                                 f'numerical integral: {numeric[i]:.4f}'], loc='upper right')
         return figure
 
-    pictures.save_gif(map(frame, range(21)), path, 21, [blue, red], milliseconds=200)
+    pictures.save_gif(map(frame, range(21)), path, range(21), [blue, red], milliseconds=200)
 
 
 # End of the article: the latent space by t-SNE --------------------------------------------------
@@ -325,7 +309,7 @@ def tsne_gif(model, digits, path):
         axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
                        'dimensions', y=0.95)
 
-    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, 36,
+    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 
@@ -341,158 +325,46 @@ def projector(model, digits, path):
 # The table of the figures -----------------------------------------------------------------------
 
 
-class Recipe(NamedTuple):
-    """How to draw a figure."""
-
-    draw: Callable              # of model, digits, path, and the keywords below; returns the paths
-                                # it wrote, or None for just that path
-    dims: range | None = range(1, sys.maxsize)      # numbers of latent dimensions it can show;
-                                                    # None: it needs no snapshot
-    keywords: tuple = ()        # more arguments: the ends of the walk, the autoencoder `beside`, or
-                                # settings of the run, or all of them as `run`
-    of_vae: bool = False        # whether it shows q(z|x), which an autoencoder has not
-
-
-WALK = ('start', 'end')
-PLANE = range(2, sys.maxsize)
-FIGURES = {                     # the file or folder in OUT, and how to draw it
-    'explorer.html': Recipe(explorer.save, keywords=('run',), of_vae=True),
-    'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),
+FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes beyond the article
+    'explorer.html': Recipe(explorer.save, keywords=('run',), of_vae=True),             # +
+    # section 1-1
+    'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),     # +
+    # section 1-2
     'reconstruction.png': Recipe(reconstruction),
     'digits.png': Recipe(first_digits),
-    'samples.png': Recipe(samples),
+    'samples.png': Recipe(samples),                                                     # +
     'scatter.png': Recipe(scatter, PLANE),
     'scatter_arrow.png': Recipe(scatter_arrow, PLANE, WALK),
     'interpolation_0to7.png': Recipe(walk_sheet, keywords=WALK),
     'interpolation_0to7.gif': Recipe(walk_gif, keywords=WALK),
     'interpolation_all.gif': Recipe(every_walk_gif),
     'map.png': Recipe(latent_map, range(2, 3), WALK),
-    'map_wide.png': Recipe(wide_map, range(2, 3)),
+    'map_wide.png': Recipe(wide_map, range(2, 3)),                                      # +
+    # section 1-3
+    'swiss_roll.gif': Recipe(swiss_roll_gif, None),
+    'swiss_roll.png': Recipe(swiss_roll, None),
+    # section 2
     'graph.png': Recipe(graph, keywords=('beta', 'k', 'batch_size')),
-    'bound.png': Recipe(section3.bound, of_vae=True),
-    'posterior.png': Recipe(section3.posterior, range(2, 3), of_vae=True),
-    'dimensions.png': Recipe(section3.dimensions, of_vae=True),
-    'reparameterization.gif': Recipe(reparameterization.animation, PLANE, of_vae=True),
+    # section 3
+    'bound.png': Recipe(section3.bound, keywords=('gaps',), of_vae=True),               # +
+    'posterior.png': Recipe(section3.posterior, range(2, 3), ('gaps',), of_vae=True),   # +
+    'dimensions.png': Recipe(section3.dimensions, of_vae=True),                         # +
+    'kl.gif': Recipe(kl_gif, None),
+    'reparameterization.gif': Recipe(reparameterization.animation, PLANE, of_vae=True),         # +
     'reparameterization.png': Recipe(reparameterization.graph, None),
+    # end
     'tsne.png': Recipe(tsne, PLANE),
     'tsne.gif': Recipe(tsne_gif, PLANE),
     'projector': Recipe(projector),
-    'swiss_roll.gif': Recipe(swiss_roll_gif, None),
-    'swiss_roll.png': Recipe(swiss_roll, None),
-    'kl.gif': Recipe(kl_gif, None),
 }
 
 
 # The command line -------------------------------------------------------------------------------
 
 
-EXAMPLES = '''
-examples:
-  visualize.py -o results/mnist                  every figure that fits the snapshot there
-  visualize.py scatter map -o results/mnist_z2   just those two
-  visualize.py interpolation --start 3 --end 5   the walk from a 3 to a 5, as .png and .gif
-  visualize.py --skip tsne -o results/mnist      all but the slowest'''
-
-
-def stem(file):
-    """Return the name of a figure: its file without the extension."""
-    return os.path.splitext(file)[0]
-
-
-def build_parser():
-    """Return the parser of the command line."""
-    parser = command.Parser(
-        prog='visualize.py', description=__doc__.splitlines()[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='\n'.join(['figures:', *(f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
-                                        for file, recipe in FIGURES.items()), EXAMPLES]))
-    add = parser.add_argument
-    add('figure', nargs='*', metavar='FIGURE',
-        help='figures to draw, with or without the extension (default: all that fit the snapshot)')
-    add('-s', '--snapshot', metavar='FILE',
-        help='draw from this snapshot (default: the one in --out with the most iterations), or '
-             "from weights alone, as the article's mlp_20.model")
-    add('-o', '--out', metavar='DIR',
-        help='folder for the figures (default: that of the snapshot of a run, else results)')
-    add('--skip', action='append', default=[], metavar='FIGURE',
-        help='leave out this figure; may be given several times')
-    add('--start', type=int, metavar='D', help='digit where the walk starts (default: 0)')
-    add('--end', type=int, metavar='D', help='digit where it ends (default: 7)')
-    add('--beside', metavar='DIR',
-        help='folder of an autoencoder, which autoencoder.png shows beside the VAE')
-    add('--data-dir', metavar='DIR',
-        help="folder of the digits (default: where the run found them)")
-    add('--dataset', choices=('auto', 'mnist', 'digits'),
-        help='digits for weights alone (default: auto)')
-    add('--activation', choices=net.ACTIVATIONS,
-        help='activation of weights alone (default: softplus)')
-    add('-g', '--gpu', type=int, default=-1, metavar='N',
-        help='encode and decode on GPU N (default: on the CPU)')
-    return parser
-
-
 def parse_arguments(argv):
-    """Parse the command line.
-
-    Returns:
-        Namespace: The arguments; `files` has the chosen figures by the names of their files, and
-        `ends_given` tells whether there was --start or --end.
-    """
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    args.ends_given = args.start is not None or args.end is not None
-    args.out = args.out or run_folder.folder_of(args.snapshot) or 'results'
-    args.start = 0 if args.start is None else args.start
-    args.end = 7 if args.end is None else args.end
-    if args.start == args.end:
-        parser.error(f'the walk starts and ends at {args.start}; choose another --start or --end '
-                     '(which are 0 and 7 where they are not given)')
-
-    all_files = {file.replace('0to7', f'{args.start}to{args.end}'): file for file in FIGURES}
-    names = {}                      # what a user may call a figure: its files
-    for file, key in all_files.items():
-        short = key.replace('_0to7', '')
-        for name in {file, stem(file), key, stem(key), short, stem(short)}:
-            names.setdefault(name, []).append(file)
-    for name in args.figure + args.skip:
-        if name.rstrip('/') not in names:
-            ends = re.match('interpolation_([0-9]+)to([0-9]+)', name)
-            mend = (f'it is interpolation with --start {ends[1]} --end {ends[2]}' if ends else
-                    'the figures are ' + ', '.join(dict.fromkeys(map(stem, FIGURES))))
-            parser.error(f'unknown figure {name}; {mend}')
-    chosen, skipped = ([file for name in given for file in names[name.rstrip('/')]]
-                       for given in (args.figure, args.skip))
-    args.files = {file: FIGURES[key] for file, key in all_files.items()
-                  if (file in chosen or not args.figure) and file not in skipped}
-    if not args.files:
-        parser.error('--skip leaves no figure; leave it out')
-    if args.beside and 'autoencoder.png' not in args.files:
-        parser.error('--beside is for autoencoder.png, which is not among the figures to draw; '
-                     'leave it out')
-    return args
-
-
-def misfit(file, recipe, settings, args):
-    """Say why a figure cannot be drawn of a run with these settings.
-
-    Returns:
-        str: The reason, with the commands that would make the figure; '' if it can be drawn.
-    """
-    if recipe.dims is None:
-        return ''
-    if recipe.of_vae and settings['autoencoder']:
-        return 'shows q(z|x), which an autoencoder has not; give the folder of a VAE with -o'
-    fits = settings['dim_z'] in recipe.dims
-    shows_beside = 'beside' in recipe.keywords
-    if fits and (args.beside or not shows_beside):
-        return ''
-    ends = ['--start', str(args.start), '--end', str(args.end)] if args.ends_given else []
-    commands = sources.commands_for([stem(file), *ends], settings, args, fits,
-                                    shows_beside)
-    needs = 'needs the run of an autoencoder --beside it' if fits else (
-        f'needs z = 2{" or more" if len(recipe.dims) > 1 else ""}, and the snapshot has z = '
-        f'{settings["dim_z"]}')
-    return f'{needs}; make it by: {" && ".join(map(shlex.join, commands))}'
+    """Return the command line, whose `files` are the chosen figures: `command_line.parse`."""
+    return command_line.parse(FIGURES, argv, __doc__)
 
 
 def main(argv=None):
@@ -502,43 +374,15 @@ def main(argv=None):
     model, digits, settings = None, None, {}
     if any(recipe.dims for recipe in args.files.values()):
         model, digits, settings = sources.read_run(args)
-        if args.ends_given:
+        if (args.start, args.end) != (0, 7):            # asked for: then they have to be there
             ends_of(digits, args.start, args.end)
-    misfits = {file: misfit(file, recipe, settings, args)
-               for file, recipe in args.files.items()}
-    for file, reason in misfits.items():
-        if reason and args.figure:
-            raise pictures.FigureError(f'{file}: {reason}')
-    values = settings | {'start': args.start, 'end': args.end, 'run': settings}
+    values = settings | {
+        'start': args.start, 'end': args.end, 'run': settings,
+        'gaps': functools.cache(lambda: section3.measure_gaps(model, digits))}
     if args.beside:
         values['beside'] = sources.read_beside(args, settings)
-    files.make_folder(args.out, '' if args.snapshot or not settings else
-                      f'-s {shlex.quote(settings["path"])} and ')
-    files.sweep(args.out, args.files)
-    status, failed = 0, {}          # of figures asked for by name: why, and which
     with drawing.style():
-        for file, recipe in args.files.items():
-            path = os.path.join(args.out, file)
-            try:
-                if misfits[file]:
-                    raise pictures.FigureError(misfits[file])
-                written = recipe.draw(model, digits, path,
-                                      **{key: values[key] for key in recipe.keywords})
-            except Exception as error:          # of net.py's, which may be edited, or of ours
-                why = pictures.why(error, recipe.dims and model)
-                if args.figure:
-                    failed.setdefault(why, []).append(file)
-                elif isinstance(error, pictures.FigureError):
-                    print(f'skipped {file}: {why}', flush=True)
-                else:
-                    status = 1
-                    print(command.printable(f'visualize.py: error: {file}: {why}'), file=sys.stderr)
-            else:
-                print(*written or [path], sep='\n', flush=True)
-    if failed:
-        raise pictures.FigureError('; '.join(''.join([f'{first}: {why}', *(
-            f'; {file}: the same' for file in rest)]) for why, (first, *rest) in failed.items()))
-    return status
+        return command_line.draw(args, model, digits, settings, values)
 
 
 def cli(argv=None):

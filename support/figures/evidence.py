@@ -2,11 +2,11 @@
 
     log p(x) = log of the integral of p(x|z) p(z) dz = L(x, z) + KL[q(z|x) || p(z|x)]
 
-Training sees L alone. With one or two latent dimensions the integral is a sum over a grid; with
-more, importance sampling comes near it from below (Burda, Grosse & Salakhutdinov, "Importance
-Weighted Autoencoders", arXiv:1509.00519). Densities and sums are in float64, of a model in float32,
-and in nats. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions, M nodes of a
-grid, K samples.
+Training sees L alone. With one or two latent dimensions the integral is a sum over a grid. With
+more, importance sampling gives a bound that is closer to it (Burda, Grosse & Salakhutdinov,
+"Importance Weighted Autoencoders", arXiv:1509.00519). The model computes in float32, all sums are
+in float64 and in nats. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions, M
+nodes of a grid, K samples.
 """
 
 from typing import NamedTuple
@@ -21,27 +21,23 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 from scipy.special import logsumexp
 
-LIMIT = 4.5             # the first grid covers -LIMIT..LIMIT: all of N(0, I) but 1 part in 70,000,
-NODES = 161             # by so many nodes in each direction, or more where codes lie farther out,
-MOST_NODES = 501        # up to these
-CUT = 20                # what is e^-CUT of the largest is left out
-CELLS = 1500            # nodes in the second grid of a digit, about
-FEW = range(1, 3)       # numbers of latent dimensions that a grid is good for
+LIMIT = 4.5             # the first grid covers -LIMIT..LIMIT: all of N(0, I) but 1 part in 70,000;
+NODES = 161             # its nodes in each direction. Where codes lie farther out, it has more
+MOST_NODES = 501        # nodes, up to these
+CUT = 20                # nodes below e^-CUT of the largest value are left out
+CELLS = 1500            # about as many nodes has the second grid, which each digit has of its own
+FEW = range(1, 3)       # numbers of latent dimensions for which a grid is possible
 
 
-# The densities ----------------------------------------------------------------------------------
+# Whether net.py's loss is the one that is measured here -------------------------------------------
 
 
 def one_draw(model, x):
-    """Let net.py's loss draw z once for some digits, and draw it here from the same noise.
-
-    Args:
-        model (VAE): The model.
-        x (ndarray): Digits, (N, D).
+    """Let net.py's loss draw z once for digits (N, D), and draw it here from the same noise.
 
     Returns:
-        tuple: Of net.py, the losses by name, and a list of what it decoded; then, (N, Z) each, mu
-        and ln_var, and z = mu + eps * sigma.
+        tuple: Of net.py, the losses by name, and a list of all that it decoded. Of this module, mu,
+        ln_var and z = mu + eps * sigma, (N, Z) each.
     """
     decoded = []
     with pictures.as_tested(model), observe.same_noise(model.xp) as rewind:
@@ -57,19 +53,15 @@ def one_draw(model, x):
         mu, ln_var = infer(model, x)
         eps = model.xp.zeros(mu.shape, np.float32)
         eps[...] = model.xp.random.standard_normal(mu.shape, **(
-            {} if model.xp is np else {'dtype': np.float32}))           # as F.gaussian has it
+            {} if model.xp is np else {'dtype': np.float32}))           # as in F.gaussian
     return losses, decoded, mu, ln_var, mu + cuda.to_cpu(eps) * np.exp(ln_var / 2)
 
 
 def check_loss(model, x):
-    """Make sure that what is measured here is what net.py's loss is made of.
-
-    Args:
-        model (VAE): The model.
-        x (ndarray): Some digits, (N, D); the loss of the same noise is computed in both ways.
+    """Make sure, on some digits (N, D), that net.py's loss has the terms that are measured here.
 
     Raises:
-        pictures.FigureError: If net.py has been edited so that it is another.
+        pictures.FigureError: If net.py is edited so that it has others.
     """
     why = ''
     try:
@@ -81,27 +73,23 @@ def check_loss(model, x):
         same = not lacking and all(
             np.isclose(theirs[name], ours[name], rtol=1e-3, atol=1e-2) for name in ours)
     except (TypeError, ValueError, LookupError, AttributeError) as error:   # an edit may take
-        same, why = False, f'{pictures.cause_of(error)}; '                  # other arguments, say
+        same, why = False, f'{pictures.cause_of(error)}; '                  # other arguments
     if not same:
         raise pictures.FigureError(
-            f'{why}it measures the loss that net.py had when both were written: of a Bernoulli '
-            'likelihood, a normal q(z|x) and the prior N(0, I); the one of this net.py is another')
+            f'{why}it shows the loss of a Bernoulli likelihood, a normal q(z|x) and the prior '
+            'N(0, I), and this net.py has another loss')
 
 
 def check_noise(model, x):
-    """Make sure that net.py's loss decodes z = mu + eps * sigma, of what its `encode` returns.
-
-    Args:
-        model, x: As for `check_loss`.
-
-    Raises:
-        pictures.FigureError: If net.py has been edited so that it does not.
-    """
+    """Make sure that net.py's loss decodes z = mu + eps * sigma; the rest is as in `check_loss`."""
     _, decoded, *_, z = one_draw(model, x)
     if not any(each.shape == z.shape and np.allclose(each, z, 1e-3, 1e-3) for each in decoded):
         raise pictures.FigureError(
-            'it shows z = µ + ε·σ, of the µ and log σ² that encode returned when both were '
-            'written; the loss of this net.py decodes another z')
+            'it shows z = µ + ε·σ, where encode returns µ and log σ²; the loss of this net.py '
+            'decodes another z')
+
+
+# The densities ----------------------------------------------------------------------------------
 
 
 def log_normal(z, mu=0.0, ln_var=0.0):
@@ -110,23 +98,17 @@ def log_normal(z, mu=0.0, ln_var=0.0):
 
 
 def log_likelihood(model, x, z):
-    """Return log p(x|z) of each digit at each z (Kingma & Welling, appendix C.1).
+    """Return log p(x|z) of each digit x (N, D) at each z (M, Z), (N, M) float64.
 
-    Args:
-        model (VAE): Its decoder gives logits l of the probabilities y.
-        x (ndarray): Digits, (N, D).
-        z (ndarray): Latent variables, (M, Z).
-
-    Returns:
-        ndarray: sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] = x . l - sum_i log(1 + e^l_i), (N, M)
-        float64.
+    With logits l of the pixels' probabilities y, it is (Kingma & Welling, appendix C.1)
+    sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] = x . l - sum_i log(1 + e^l_i).
     """
     x = model.xp.asarray(x, np.float64)
 
     def of_batch(z):
         logits = model.decode(z, sigmoid=False).array           # (M, D)
-        # log(1 + e^l) = max(l, 0) + log(1 + e^-|l|); 784 factors of at most 2 fit into a float64,
-        # so that their product needs one logarithm
+        # log(1 + e^l) = max(l, 0) + log(1 + e^-|l|). The product of 784 factors of at most 2 fits
+        # into a float64: one logarithm is enough
         total = model.xp.maximum(logits, 0).sum(axis=1, keepdims=True, dtype=np.float64)
         total += model.xp.log((1 + model.xp.exp(-abs(logits))).prod(
             axis=1, keepdims=True, dtype=np.float64))
@@ -197,11 +179,11 @@ def first_grid(mu, ln_var):
 
 
 def own_grid(grid, joint):
-    """Return of one digit a Grid of its own: only where its posterior is, and as fine as it needs.
+    """Return the Grid of one digit: only where its posterior is, and as fine as that needs.
 
     A posterior is often narrower than a cell of the first grid. The less it covers, the more parts
-    each of its cells is cut into; one that covers much needs only some of the nodes. Sums over even
-    nodes of a smooth function that fades out are exact as soon as the step is no wider than the
+    each of its cells is cut into. One that covers much needs only some of the nodes. A sum over
+    even nodes of a smooth function that fades out is exact as soon as the step is no wider than the
     standard deviation of its narrowest peak.
 
     Args:
@@ -210,7 +192,7 @@ def own_grid(grid, joint):
     """
     dims = grid.z.shape[1]
     keep = (joint > joint.max() - CUT).reshape([round(len(joint) ** (1 / dims))] * dims)
-    keep = binary_dilation(keep, np.ones([3] * dims))           # as a peak may lie between nodes
+    keep = binary_dilation(keep, np.ones([3] * dims))           # a peak may lie between nodes
     parts = (CELLS / keep.sum()) ** (1 / dims)
     if parts >= 1:
         return divided(grid, keep.ravel(), min(round(parts), 25))
@@ -231,16 +213,10 @@ def posterior(model, x, grid):
     return joint - log_evidence(joint, grid.volume)
 
 
-def lower_bound(model, x, mu, ln_var, nodes=60):
-    """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)], (N,), without noise.
+def lower_bound(model, x, mu, ln_var, nodes=36):
+    """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)] of digits (N, D), (N,).
 
-    The expectation is a Gauss-Hermite sum: nodes and weights that N(0, 1) calls for.
-
-    Args:
-        model (VAE): The model.
-        x (ndarray): Digits, (N, D).
-        mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
-        nodes (int): In each direction.
+    The expectation is a Gauss-Hermite sum, with so many nodes in each direction: no noise.
     """
     line, weights = np.polynomial.hermite_e.hermegauss(nodes)
     dims = mu.shape[1]
@@ -251,17 +227,11 @@ def lower_bound(model, x, mu, ln_var, nodes=60):
     return np.array(expected) - kl_to_prior(mu, ln_var).sum(axis=1)
 
 
-def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=71):
-    """Return KL[q(z|x) || p(z|x)] by its definition, the integral of q log(q / p(z|x)) dz.
+def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=43):
+    """Return KL[q(z|x) || p(z|x)] of one digit (D,), the integral of q log(q / p).
 
-    It is summed over +-7 sigma around mu, so that it holds wherever q(z|x) lies.
-
-    Args:
-        model (VAE): The model.
-        x (ndarray): One digit, (D,).
-        mu, ln_var (ndarray): Of its q(z|x), (Z,) each.
-        log_p (float): Its log p(x), which makes p(x, z) the posterior p(x, z) / p(x).
-        nodes (int): In each direction.
+    It is summed over +-7 sigma around mu, with so many nodes in each direction. The posterior is
+    p(x, z) / p(x), of which `log_p` is log p(x).
     """
     eps, volume = even_grid(7, nodes, len(mu))
     z = mu + eps * np.exp(ln_var / 2)
@@ -271,33 +241,22 @@ def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=71):
     return np.sum(q * (log_q - joint + log_p))
 
 
-class Gap(NamedTuple):
-    """Of N digits log p(x), L(x, z) and KL[q(z|x) || p(z|x)], each by quadrature: (N,).
-
-    That log p(x) - L(x, z) = KL checks the sums. All three see the region of one grid: a posterior
-    that lies elsewhere shows only where importance sampling finds more than log p(x).
-    """
-
-    log_p: np.ndarray
-    bound: np.ndarray
-    kl: np.ndarray
-
-
 def measure_gap(model, x, mu, ln_var, grid, joint):
-    """Measure the gap between log p(x) and the lower bound, by quadrature.
+    """Measure the gap between log p(x) and the lower bound, with one or two latent dimensions.
 
-    The posterior in the KL divergence is normalized on nodes that lie between those of log p(x), in
-    the same region: a grid too coarse for one of them shows, one too small does not.
+    That log p(x) - L = KL checks all three sums. The KL is normalized on nodes that lie between
+    those of log p(x): a grid that is too coarse would show. One that is too small would not, as
+    both cover the same region; then importance sampling finds more than log p(x).
 
     Args:
-        model (VAE): The model, with one or two latent dimensions.
+        model (VAE): The model.
         x (ndarray): Digits, (N, D).
         mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
         grid (Grid): The first grid.
         joint (ndarray): log p(x, z) on it, (N, M).
 
     Returns:
-        Gap: Of the digits.
+        tuple of ndarray: log p(x), L(x, z) and KL[q(z|x) || p(z|x)], (N,) each.
     """
     log_p, kl = [], []
     for i in range(len(x)):
@@ -306,26 +265,19 @@ def measure_gap(model, x, mu, ln_var, grid, joint):
         log_p.append(log_evidence(log_joint(model, x[i:i + 1], own.z)[0], own.volume))
         again = log_evidence(log_joint(model, x[i:i + 1], own.z + shift)[0], own.volume)
         kl.append(kl_to_posterior(model, x[i], mu[i], ln_var[i], again))
-    return Gap(np.array(log_p), lower_bound(model, x, mu, ln_var), np.array(kl))
+    return np.array(log_p), lower_bound(model, x, mu, ln_var), np.array(kl)
 
 
 # Any dimensions: importance sampling --------------------------------------------------------------
 
 
-def log_weights(model, x, mu, ln_var, k, seed=0):
+def log_weights(model, x, mu, ln_var, k):
     """Return log w = log p(x, z) - log q(z|x) of K samples of z from q(z|x), (N, K).
 
-    The mean of w is an unbiased estimate of p(x) (Burda et al., section 3).
-
-    Args:
-        model (VAE): The model.
-        x (ndarray): Digits, (N, D).
-        mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
-        k (int): Samples for each digit, K.
-        seed (int): Of the noise eps, the same for each digit, so that what is measured of one does
-            not depend on the others.
+    The mean of w is an unbiased estimate of p(x) (Burda et al., section 3). Each digit has the same
+    noise eps, so that its weights do not depend on the other digits.
     """
-    eps = np.random.RandomState(seed).standard_normal((k, mu.shape[1]))
+    eps = np.random.RandomState(0).standard_normal((k, mu.shape[1]))
     rows = []
     for i in range(len(x)):
         z = mu[i] + eps * np.exp(ln_var[i] / 2)
@@ -334,14 +286,10 @@ def log_weights(model, x, mu, ln_var, k, seed=0):
 
 
 def importance_bounds(log_w, ks):
-    """Return L_k = E[log 1/k sum_j w_j] for each k, (N, len(ks)) (Burda et al., equation 8).
+    """Return L_k = E[log 1/k sum_j w_j] of weights (N, K) for each k, (N, len(ks)).
 
-    L_1 is the lower bound L; L_k rises with k, to log p(x). The expectation is the mean over as
-    many groups of k as there are, so that where each k divides the next, they rise for sure.
-
-    Args:
-        log_w (ndarray): From `log_weights`, (N, K).
-        ks (sequence of int): Each at most K.
+    L_1 is the lower bound L; L_k rises with k, to log p(x) (Burda et al., equation 8). The
+    expectation is the mean over all groups of k. If each k divides the next, L_k cannot fall.
     """
     n, most = log_w.shape
     return np.stack([

@@ -1,9 +1,8 @@
-"""explorer.html: a run's own encoder and decoder in one HTML file, for a browser without a network.
+"""explorer.html: encoder and decoder of a run in one HTML file, for a browser without a network.
 
-The folder page/ has the page's parts, which are joined here; its net.js computes what net.py does.
-The weights go along as float16, of which the browser needs no more: their bytes, first all low ones
-and then all high ones, are deflated, and written in base64. Shapes in the comments: N digits, D =
-784 pixels, H hidden units, Z latent dimensions.
+The parts of the page are in the folder page/; its net.js computes what net.py does. Weights are
+stored as float16, which is enough for a picture: first the low bytes of all, then the high bytes,
+deflated, in base64. Shapes in the comments: N digits, D = 784 pixels, Z latent dimensions.
 """
 
 import ast
@@ -28,8 +27,8 @@ import numpy as np
 
 import net
 
-LINKS = 'le1', 'le2', 'le3_mu', 'le3_ln_var', 'ld1', 'ld2', 'ld3'      # whose weights it has
-MOST = 2000             # test digits that the page has
+LINKS = 'le1', 'le2', 'le3_mu', 'le3_ln_var', 'ld1', 'ld2', 'ld3'      # whose weights it needs
+MOST = 2000             # test digits in the page
 PAGE = os.path.join(os.path.dirname(__file__), 'page')
 SCRIPTS = tuple(f'{name}.js' for name in (
     'net', 'plane', 'pad', 'digit', 'sheet', 'graph', 'run', 'epochs', 'explorer'))
@@ -50,16 +49,12 @@ def save(model, digits, path, run):
     """
     why = unlike_page(model)
     if why:
-        raise pictures.FigureError(f'the page computes what net.py did when both were written, but '
-                                   f'{why}; the other figures show what it does now')
+        raise pictures.FigureError(f'the page computes net.py as it came, and {why}; the other '
+                                   'figures show the edited model')
     places = pictures.spaced_places(len(digits.test), MOST)
     x, labels = digits.test[places], digits.test_labels[places]
     codes = pictures.encode(model, x)                                       # (N, Z)
-    with np.errstate(all='ignore'):
-        kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)
-    if not (np.isfinite(kl).all() and np.isfinite(codes).all()):
-        raise pictures.FigureError('the model encodes these digits as numbers that are not finite; '
-                                   'train it on digits like them')
+    kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)
     arrays = {f'{link}/{param}': cuda.to_cpu(getattr(getattr(model, link), param).array)
               for link in LINKS for param in ('W', 'b')} | {'codes': codes}
     packed, listed = as_halves(arrays)
@@ -82,29 +77,29 @@ def save(model, digits, path, run):
 
 
 def unlike_page(model):
-    """Say in what a model differs from the one that net.js computes; '' where it does not."""
+    """Say how a model differs from the one that net.js computes; '' if it does not."""
     edited = original.edited(model)
     if edited:
         return f'{edited[0]} is edited'
     for name in LINKS:
         link = getattr(model, name, None)
         if type(link) is not L.Linear or link.b is None:
-            return f'{name} is no plain Linear'
+            return f'{name} is no plain Linear layer'
     if model.act_func not in ACTIVATIONS:
         return f'its activation is {getattr(model.act_func, "__name__", "another")}'
     return ''
 
 
 def components(codes):
-    """Return the two principal components of codes (N, Z), (2, Z); None where Z is at most 2."""
+    """Return the two principal components of codes (N, Z), (2, Z); None if Z is 2 or less."""
     return None if codes.shape[1] < 3 else plots.principal(codes)[0].tolist()
 
 
 def curves(log, C):
     """Return [epoch, training loss, test loss] of each row of a log that has them.
 
-    As the test loss is, the training loss is made the negative ELBO, whatever C weighed in it.
-    Where C is None, as `losses.kl_weight` has it, there are no two curves of one quantity.
+    Both are the negative ELBO, whatever weight C the KL had in training. If C is None, see
+    `losses.kl_weight`, the training loss cannot be brought to that: no curves.
     """
     found = losses.curves(log, C)
     rows = np.stack([losses.column(log, 'epoch'), found['main/loss'],
@@ -115,7 +110,7 @@ def curves(log, C):
 def in_words(run):
     """Return the settings of a run as the page lists them: pairs of a name and a value.
 
-    A page is passed on, so that of files it has the names alone, without their folders.
+    People pass a page on: it has the names of files, and not their folders.
     """
     name = {'mnist': 'MNIST', 'digits': 'the digits of scikit-learn'}[run['dataset']]
     folder = run['data_dir'] and os.path.basename(os.path.abspath(run['data_dir']))
@@ -130,12 +125,10 @@ def in_words(run):
 
 
 def source():
-    """Return, for each variable that net.py names, the lines of net.py that compute it.
+    """Return, by name of a variable, the lines of net.py that compute it.
 
-    Those are the lines after the name before it, down to the one that gives the name.
-
-    Returns:
-        dict: By name of the variable: the method, the number of its first line, and the text.
+    They begin after the lines of the variable before, and end where this one gets its name. Of each
+    there are the method, the number of the first line, and the text.
     """
     found = {}
     for method in (net.VAE.encode, net.VAE.decode, net.VAE.get_loss_func):
@@ -162,8 +155,8 @@ def as_halves(arrays):
     """Pack arrays as float16, each divided by its largest number, so that none overflows.
 
     Returns:
-        tuple: bytes, first the low one of each number and then the high one of each, in the order
-        of the arrays; a list that tells name, shape and scale of each.
+        tuple: bytes, the low ones of all numbers and then the high ones; a list of name, shape and
+        scale of each array.
     """
     scales = {name: float(np.abs(array).max()) or 1.0 for name, array in arrays.items()}
     halves = np.concatenate([(array / scales[name]).astype('<f2').ravel()
@@ -174,11 +167,10 @@ def as_halves(arrays):
 
 
 def page(about, weights, record, pixels):
-    """Return explorer.html, of a dict for its JSON and three strings of bytes.
+    """Return explorer.html, from a dict for its JSON, and the bytes of the three parts.
 
-    Only the one script and the one style that are in it may run, and nothing may be fetched: a
-    Content-Security-Policy of their hashes says so. JSON has no <, so that no text ends its
-    element.
+    A Content-Security-Policy lets only its own script and style run, by their hashes, and nothing
+    be fetched. The JSON has no <, so no text can end its element.
     """
     style, *scripts = map(part, ('page.css', *SCRIPTS))
     script = '\n'.join(scripts)
@@ -198,7 +190,7 @@ def part(name):
 
 
 def digest(text):
-    """Return what a Content-Security-Policy calls a script or style by."""
+    """Return the hash by which a Content-Security-Policy knows a script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

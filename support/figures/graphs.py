@@ -1,12 +1,12 @@
-"""The computational graph as a picture, made more legible than as Chainer writes it.
+"""The computational graph as a picture that is easier to read than what Chainer writes.
 
-`net.draw_graph` gives a graph in Graphviz's DOT language, which cg.dot keeps. For graph.png its
-parameters get their names, functions that change nothing go, encoder and decoder get a frame, and
-all labels the font of the other figures; Graphviz does the rest. A graph is `labels`, a dict from
-each node's number to its label, and `edges`, a set of pairs of numbers.
+`net.draw_graph` gives a graph in Graphviz's DOT language, as in cg.dot. For graph.png parameters
+get their names, functions that change nothing are left out, encoder and decoder get a frame, and
+labels get the font of the other figures. Graphviz draws it. A graph is `labels`, a dict from each
+node's number to its label, and `edges`, a set of pairs of numbers.
 """
 
-import collections
+import functools
 import hashlib
 import re
 import shutil
@@ -16,8 +16,8 @@ from support.base import files
 from support.figures import pictures
 
 NOTHING = ('_ * 1.0', '_ + 0', '_ / 1.0', '_ - 0')     # functions that change nothing
-PNG = b'\x89PNG'           # how such a file begins
-FRAMES = {'encoder': ('le', 'enc'), 'decoder': ('ld', 'dec')}   # how their layers' names begin
+PNG = b'\x89PNG'           # the first bytes of such a file
+FRAMES = {'encoder': ('le', 'enc'), 'decoder': ('ld', 'dec')}   # how names of their layers begin
 HEAD = """\
 digraph {
   graph [rankdir=TB, nodesep=0.1, ranksep=0.2, fontname="DejaVu Sans", fontsize=13, dpi=96]
@@ -50,7 +50,7 @@ def reached(edges, nodes, forward):
 
 
 def without_nothing(labels, edges, functions):
-    """Return labels and edges without functions that change nothing, and what goes into those."""
+    """Return labels and edges without functions that change nothing, and without their inputs."""
     labels, edges = dict(labels), set(edges)
     for function in sorted(functions):
         before = neighbours(edges, {function}, forward=False)
@@ -58,7 +58,7 @@ def without_nothing(labels, edges, functions):
         if labels[function] not in NOTHING or len(before) != 1 or len(after) != 1:
             continue
         (old,), (new,) = before, after
-        if ': ' in labels[old]:                     # it has a name: then the other one goes
+        if ': ' in labels[old]:                     # it has a name: remove the other one
             old, new = new, old
         if ': ' in labels[old]:
             continue
@@ -69,58 +69,54 @@ def without_nothing(labels, edges, functions):
 
 
 def framed(edges, params):
-    """Return the nodes of a part of the model: between its parameters, and what those make."""
+    """Return the nodes of a part of the model: its parameters, and what it computes with them."""
     layers = neighbours(edges, params, forward=True)
     within = reached(edges, params, True) & reached(edges, layers, False)
     return params | within | neighbours(edges, layers, forward=True)
 
 
 def ordered(labels, edges):
-    """Return the nodes in an order that is the same each time, whatever their numbers."""
-    before, after = ({node: sorted(neighbours(edges, {node}, forward)) for node in labels}
-                     for forward in (False, True))
-    keys = {}                                       # of each node, by all that goes into it
+    """Return the nodes, inputs before what they go into, in an order that no number decides."""
+    before = {node: neighbours(edges, {node}, forward=False) for node in labels}
+    after = {node: neighbours(edges, {node}, forward=True) for node in labels}
+    order = {}                          # a dict, as it keeps its order
 
-    def key(node):
-        if node not in keys:
-            keys[node] = digest(labels[node], *sorted(map(key, before[node])))
-        return keys[node]
+    def key_by(near):
+        @functools.cache
+        def key(node):
+            return digest(labels[node], *sorted(map(key, near[node])))
+        return key
 
-    marks = {node: key(node) for node in labels}    # and by all around it, for those alike
-    kinds = collections.Counter(marks.values())
-    while len(kinds) < len(labels):
-        marks = {node: digest(marks[node], *(' '.join(sorted(map(marks.get, near)))
-                                             for near in (before[node], after[node])))
-                 for node in labels}
-        known, kinds = len(kinds), collections.Counter(marks.values())
-        if known == len(kinds) < len(labels):       # as of two samples of z: one is made the first
-            alike = (node for node in labels if kinds[marks[node]] > 1)
-            marks[min(alike, key=marks.get)] += ' first'
-            kinds = collections.Counter(marks.values())
-    depths = {node: len(reached(edges, {node}, False)) for node in labels}
-    return sorted(labels, key=lambda node: (depths[node], keys[node], marks[node]))
+    def visit(node):                    # nodes that are alike are followed one by one
+        for each in sorted(before[node] - order.keys(), key=rank):
+            visit(each)
+        order[node] = True
+
+    inputs, outputs = key_by(before), key_by(after)
+    rank = functools.cache(lambda node: (inputs(node), outputs(node)))
+    for node in sorted(labels, key=rank):
+        if not after[node]:
+            visit(node)
+    return sorted(order, key=lambda node: len(reached(edges, {node}, False)))
 
 
 def digest(*texts):
-    """Return a short text that stands for some."""
-    return hashlib.md5('|'.join(texts).encode()).hexdigest()
+    """Return a short text that stands for others."""
+    return hashlib.md5('|'.join(texts).encode(), usedforsecurity=False).hexdigest()
 
 
 def tidy(label):
-    """Return a label in two lines, without the type that all have: le1/W, (500, 784)."""
+    """Return a label in two lines and without the type, as all have the same."""
     label = re.sub(r',? ?float(16|32|64)$', '', label).removesuffix(':')
     return label.replace(': ', r'\n') or 'scalar'
 
 
 def draw(dot, names):
-    """Return a graph in DOT, to be drawn.
+    """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives.
 
     Args:
         dot (str): The graph in Chainer's DOT.
-        names (dict): Of parameters, as le1/W, by the number of their node, a str.
-
-    Returns:
-        str: The same for the same graph, although Chainer's order and numbers change.
+        names (dict): Of parameters, such as le1/W, by the number of their node, a str.
     """
     labels, edges, functions = parse(dot)
     labels, edges = without_nothing(labels, edges, functions)
@@ -155,7 +151,7 @@ def save(dot, names, path):
     """Write a graph as PNG; `dot` and `names` as for `draw`.
 
     Raises:
-        FigureError: If Graphviz is not there, or does not run.
+        FigureError: If Graphviz is missing or does not run.
     """
     if not shutil.which('dot'):
         raise pictures.FigureError('needs Graphviz: apt install graphviz, brew install graphviz, '

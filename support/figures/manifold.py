@@ -1,7 +1,7 @@
-"""The manifold hypothesis: the swiss roll and what it is unrolled to; t-SNE; how 3-D turns.
+"""What scikit-learn computes: the swiss roll, its unrolling, t-SNE. And how points turn in 3-D.
 
-What scikit-learn makes of points. It is imported where it is used, since that takes long. Shapes in
-the comments: N points, Z latent dimensions.
+scikit-learn is imported where it is used, as that takes long. Shapes in the comments: N points, Z
+latent dimensions.
 """
 
 import os
@@ -15,25 +15,25 @@ BANDS = [tuple(matplotlib.colormaps['viridis'](i / 5)[:3]) for i in range(6)]   
 
 
 def calm_openmp():
-    """Say to scikit-learn's threads, before it is imported, how many they are and how they wait.
+    """Set how many threads scikit-learn uses and how they wait, before it is imported.
 
-    Left to itself, scikit-learn warns at length where it finds no physical cores, and its threads
-    wait so actively that t-SNE is many times slower on a machine that does something else too.
+    Without this it prints a long warning where it finds no physical cores. And its threads wait so
+    actively that t-SNE is many times slower on a machine that does something else, too.
     """
-    import joblib  # which itself sets some for OpenMP
+    import joblib  # it also sets some variables for OpenMP
 
     os.environ.setdefault('OMP_NUM_THREADS', str(joblib.cpu_count()))
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def roll():
-    """Make a swiss roll: points (N, 3), and for each the number of its band along it, (N,)."""
+    """Make a swiss roll: points (N, 3), and the number of the band along it of each, (N,)."""
     from sklearn.cluster import AgglomerativeClustering
     from sklearn.datasets import make_swiss_roll
     from sklearn.neighbors import kneighbors_graph
 
     points, along = make_swiss_roll(1500, noise=0.05, random_state=0)
-    points[:, 1] /= 2           # as in the article: of a narrow roll, ward's clusters are bands
+    points[:, 1] /= 2           # as in the article: the clusters of a narrow roll are bands
     neighbours = kneighbors_graph(points, 10)
     clusters = AgglomerativeClustering(len(BANDS), connectivity=neighbours, linkage='ward')
     found = clusters.fit_predict(points)
@@ -57,7 +57,7 @@ def draw_roll(axes, points, bands):
 
 
 def tsne(mu, dims):
-    """Return codes (N, Z) by t-SNE, (N, dims), of which the farthest coordinate is 1."""
+    """Return codes (N, Z) by t-SNE, (N, dims), scaled so that the largest coordinate is 1."""
     from sklearn.manifold import TSNE
 
     print(f't-SNE of {len(mu)} codes into {dims} dimensions ...', flush=True)
@@ -68,15 +68,15 @@ def tsne(mu, dims):
 
 
 def turning(points, draw, width=400, height=400, zoom=1.05):
-    """Yield figures in which points (N, 3), drawn by draw(axes), turn once around in 36 steps.
+    """Draw points (N, 3) by draw(axes), and yield the figure as they turn once around in 36 steps.
 
-    They turn in a square at the left.
+    They turn in a square at the left of the figure.
     """
+    figure = pictures.figure_of(width, height)
+    axes = figure.add_axes((0, 0, height / width, 1), projection='3d')
+    draw(axes)
+    axes.set_box_aspect(np.ptp(points, axis=0), zoom=zoom)
+    axes.tick_params(labelcolor='none')
     for angle in range(0, 360, 10):
-        figure = pictures.figure_of(width, height)
-        axes = figure.add_axes((0, 0, height / width, 1), projection='3d')
-        draw(axes)
         axes.view_init(elev=12, azim=angle - 90)
-        axes.set_box_aspect(np.ptp(points, axis=0), zoom=zoom)
-        axes.tick_params(labelcolor='none')
         yield figure

@@ -1,8 +1,8 @@
-"""What several of the article's figures share: batches of digits, sheets, maps, PNGs and GIFs.
+"""What several of the article's figures share: batches of digits, sheets, maps and GIFs.
 
-visualize.py says what a figure shows; here and in plots.py stands how it is made. A figure is a
-matplotlib Figure, a picture an array (height, width) of pixels in [0, 1]. Shapes in the comments:
-N digits of D = 784 pixels, Z latent dimensions.
+visualize.py says what a figure shows; this file and plots.py say how it is made. A figure is a
+matplotlib Figure, a picture is an array (height, width) of pixels in [0, 1]. Shapes in the
+comments: N digits of D = 784 pixels, Z latent dimensions.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class FigureError(command.UserError):
 
 
 def cause_of(error):
-    """Return in one line what an exception of net.py's says, with its kind: TypeError: ..."""
+    """Return an exception in one line, with its type: TypeError: ..."""
     return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'.removesuffix(': ')
 
 
@@ -40,11 +40,11 @@ def why(error, model):
     """Return in one line why a figure cannot be drawn. CHAINER_DEBUG=1 shows the traceback, too.
 
     Args:
-        error (Exception): What ended it.
-        model (VAE): Whose net.py may be edited; None where the figure needs no model.
+        error (Exception): What was raised.
+        model (VAE): The model, whose net.py may be edited; None where the figure needs none.
 
     Raises:
-        Exception: This error, where it ends the command: no memory, a file that cannot be written.
+        Exception: The same, if it ends the command: no memory, a file that cannot be written.
     """
     if isinstance(error, (FigureError, snapshot.SnapshotError)):
         return ' '.join(str(error).splitlines())
@@ -79,9 +79,9 @@ def spaced(digits, most):
 
 @contextlib.contextmanager
 def as_tested(model):
-    """Within a `with` block, call a model as test digits meet it: no dropout, running statistics.
+    """Within a `with` block, call a model in test mode: no dropout, running statistics.
 
-    Nothing is kept for backprop, noise is the same each time, and the model is then as before.
+    Nothing is kept for backprop, and noise is the same each time. The model is then as before.
     """
     with (observe.unchanged(model), chainer.using_config('train', False),
           chainer.no_backprop_mode(), np.errstate(all='ignore')):
@@ -90,11 +90,11 @@ def as_tested(model):
 
 
 def in_batches(model, function, inputs):
-    """Apply a function of Chainer's to an array, some rows at once, on the model's device.
+    """Apply a function of `model` to inputs (N, ...), BATCH rows at once, in test mode.
 
     Args:
-        model (VAE): Says which device; it is called `as_tested`.
-        function (callable): From (N, ...) float32 to a Variable or array (N, ...).
+        model (VAE): The model.
+        function (callable): From an array (N, ...) float32 to a Variable or array (N, ...).
         inputs (ndarray): (N, ...).
 
     Returns:
@@ -109,13 +109,12 @@ def in_batches(model, function, inputs):
             cuda.to_cpu(chainer.as_variable(function(model.xp.asarray(inputs[i:i + BATCH]))).array)
             for i in range(0, len(inputs), BATCH)])
     if not np.isfinite(outputs).all():
-        raise snapshot.SnapshotError('what the model makes of its input is not finite; use another '
-                                     'snapshot')
+        raise snapshot.SnapshotError('the output of the model is not finite; use another snapshot')
     return outputs
 
 
 def encode(model, x):
-    """Return the means of q(z|x), (N, Z), of digits (N, D), or what `encode` returns alone."""
+    """Return the means of q(z|x), (N, Z), of digits (N, D); of an autoencoder, their codes."""
     def codes(x):
         found = model.encode(x)
         return found[0] if isinstance(found, (tuple, list)) else found
@@ -143,7 +142,7 @@ def figure_of(width, height):
 
 
 def put_pixels(figure, canvas, left=0, bottom=0):
-    """Put an array of [0, 1], nan where nothing is, on a figure, pixel on pixel."""
+    """Put an array of [0, 1] on a figure, pixel on pixel; where it is nan, nothing."""
     figure.figimage(canvas, left, bottom, cmap='gray', vmin=0, vmax=1, origin='upper')
 
 
@@ -193,10 +192,10 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
 
 
 def map_of(model, limit, side):
-    """Draw side x side digits decoded from z_1 and z_2 in -limit..limit.
+    """Draw side x side digits decoded from z_1 and z_2 in -limit..limit, on a figure of its own.
 
     Returns:
-        Axes: Of a figure of its own, over the digits; each point is in the middle of its digit.
+        Axes: Over the digits; each point is in the middle of its digit.
     """
     grid = np.linspace(-limit, limit, side)
     z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (side, side, 2), z_2 points up
@@ -212,18 +211,14 @@ def map_of(model, limit, side):
 
 
 def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
-    """Lay pictures out in a square on black, with a label at each row and column.
+    """Lay pictures (n * n, 28, 28) out in a square on black, with a label at each row and column.
 
     Args:
         pictures (ndarray): (n * n, 28, 28) in [0, 1].
         labels (sequence): n of them, for the rows and the columns.
         heading (str): One line above.
-        zoom (int): Pixels of the figure, in each direction, for one of a picture.
-        gap (int): Dark pixels around each picture.
-        margin (int): White pixels left of them, and for each line above them.
-
-    Returns:
-        Figure: The square.
+        zoom, gap, margin (int): Pixels for one of a picture, dark ones around each picture, and
+            white ones left of them and for each line above them.
     """
     n, pitch = len(labels), mnist.SIDE * zoom + gap
     tiles = np.kron(pictures, np.ones((1, zoom, zoom))).reshape(n, n, pitch - gap, pitch - gap)
@@ -253,15 +248,13 @@ def shades(colors, grays=32):
     return np.vstack([steps, *mixed]).round().astype(np.uint8)
 
 
-def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1),
-             grays=32):
+def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), grays=32):
     """Write figures as a GIF that loops and rests at both ends.
 
     Args:
-        figures (iterable of Figure): The frames, all of one size; one that comes again is drawn
-            once.
+        figures (iterable of Figure): All of one size. They may be one figure that moves on.
         path (str): The file.
-        frames (int): How many they are, for the progress bar.
+        order (sequence of int): Which figure each frame is.
         colors (list): What they show besides grays, each RGB in [0, 1].
         milliseconds (int): For each frame that is no rest.
         rests (tuple of int): Which frames last longer.
@@ -269,23 +262,19 @@ def save_gif(figures, path, frames, colors=(), milliseconds=100, rests=(0, -1),
     """
     palette = Image.new('P', (1, 1))
     palette.putpalette(shades(colors, grays).tobytes())
-    images, drawn = [], {}
-    for figure in tqdm(figures, os.path.basename(path), frames, False, unit='frame', disable=None):
-        if figure in drawn:
-            images.append(drawn[figure])
-            continue
+    drawn = []
+    for figure in tqdm(figures, os.path.basename(path), max(order) + 1, False, unit='frame',
+                       disable=None):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.array(canvas.buffer_rgba())[..., :3]        # (height, width, 3) uint8
         if not colors:                                          # so that they become exact grays
             steps = np.round(pixels / 255 * (grays - 1))
             pixels = (steps / (grays - 1) * 255).round().astype(np.uint8)
-        drawn[figure] = Image.fromarray(pixels).quantize(palette=palette,
-                                                         dither=Image.Dither.NONE)
-        images.append(drawn[figure])
-    durations = [milliseconds] * len(images)
+        drawn.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
+    first, *others = (drawn[i] for i in order)
+    durations = [milliseconds] * len(order)
     for i in rests:
         durations[i] = HOLD
     with files.replacing(path) as file:
-        images[0].save(file, 'GIF', save_all=True, append_images=images[1:], duration=durations,
-                       loop=0)
+        first.save(file, 'GIF', save_all=True, append_images=others, duration=durations, loop=0)

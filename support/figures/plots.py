@@ -12,8 +12,8 @@ from matplotlib.patches import Ellipse, Rectangle
 from matplotlib.patheffects import withStroke
 import numpy as np
 
-# of the classes 0..9, in the order that keeps those apart, for every eye, which touch in the latent
-# space: 3, 5 and 8, or 4 and 9
+# of the classes 0..9. Classes that touch in the latent space, such as 3, 5 and 8, or 4 and 9, have
+# colours that differ for the colour-blind, too
 CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
@@ -21,11 +21,11 @@ DARK = [withStroke(linewidth=3, foreground='black')]
 
 
 def plane(mu):
-    """Choose a plane of the latent space to draw codes (N, Z) in.
+    """Choose a plane of the latent space, in which to draw codes (N, Z).
 
     Returns:
-        tuple: The function from (N, Z) to (N, 2), and the names of both axes. A projection leaves
-        the origin and the circles of N(0, I) where they are.
+        tuple: The function from (N, Z) to (N, 2), and the names of both axes. It leaves the origin
+        and the circles of N(0, I) where they are.
     """
     if mu.shape[1] == 2:
         return lambda z: z, ('$z_1$', '$z_2$')
@@ -48,7 +48,7 @@ def principal(mu):
 
 
 def scatter_points(axes, points, labels, legend=True, size=None):
-    """Draw points (N, 2 or 3) in the order of the digits, coloured by label."""
+    """Draw points (N, 2 or 3), coloured by label (N,)."""
     classes = np.unique(labels)
     colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
     size = size or np.clip(60000 / len(points), 14, 36)         # square points
@@ -68,7 +68,7 @@ def key(labels):
 
 
 def spread(points, gap, fixed=0):
-    """Move points (N, 2), but the last `fixed`, by little until no two are nearer than `gap`."""
+    """Move points (N, 2), except the last `fixed`, a little, until all are `gap` apart."""
     free = np.arange(len(points))[:, None] < len(points) - fixed
     points = points + free * np.random.RandomState(0).normal(scale=gap / 1e6, size=points.shape)
     for _ in range(1000):
@@ -82,7 +82,7 @@ def spread(points, gap, fixed=0):
 
 
 def medoid(points):
-    """Return the one of points (N, 2 or 3) that is nearest to them all, by its mean distance."""
+    """Return that one of points (N, 2 or 3) whose mean distance to all of them is the least."""
     distance = np.sqrt(sum((x[:, None] - x) ** 2 for x in points.T))        # (N, N)
     return points[distance.sum(axis=1).argmin()]
 
@@ -90,14 +90,14 @@ def medoid(points):
 def put_numerals(axes, points, labels, gap=0, others=()):
     """Write the numeral of each class at a member of it, or beside it with a line.
 
-    The member is the medoid, since the mean of a class that lies in two places is in neither.
+    The member is the medoid. The mean of a class that lies in two places is in neither.
 
     Args:
         axes (Axes): Where `points` are drawn.
         points (ndarray): (N, 2 or 3).
         labels (ndarray): (N,).
-        gap (float): The least distance between two numerals of a plane, in units of the axes.
-        others (sequence): Points (M, 2) from which they keep that distance, too.
+        gap (float): Least distance between two numerals in a plane, in units of the axes.
+        others (sequence): Points (M, 2) to which numerals keep that distance, too.
     """
     look = {'size': 15, 'weight': 'bold', 'ha': 'center', 'va': 'center', 'zorder': 7,
             'path_effects': HALO}
@@ -107,7 +107,7 @@ def put_numerals(axes, points, labels, gap=0, others=()):
             axes.text(*member, str(label), **look)
         return
     places = spread(np.array([*members.values(), *others]), gap, fixed=len(others))
-    axes.update_datalim(places)                 # where the limits are not fixed, they hold all
+    axes.update_datalim(places)                 # limits that are not fixed grow with them
     axes.autoscale_view()
     for (label, member), place in zip(members.items(), places, strict=False):
         axes.annotate(str(label), member, place, **look,
@@ -131,35 +131,46 @@ def put_arrow(axes, start, end):
 
 
 def put_line(axes, start, end):
-    """Draw a thin red line between two points (2,), which leaves the digits below it legible."""
+    """Draw a red line between two points (2,), so thin that the digits below it stay legible."""
     axes.plot(*np.transpose([start, end]), color=RED, linewidth=1, marker='o', markersize=5,
               path_effects=[withStroke(linewidth=2.2, foreground='black')])
 
 
-def scatter_plot(points, labels, limit, names, square=None, ends=()):
-    """Draw codes in a plane of the latent space, with the circles of N(0, I), 1 to 3 sigma.
+def scatter_plot(model, x, labels, span, ends=None, way=''):
+    """Draw the codes of digits in a plane of the latent space, and the circles of N(0, I).
 
     Args:
-        points (ndarray): (N, 2).
+        model (VAE or Autoencoder): Encodes the digits.
+        x (ndarray): Digits, (N, D).
         labels (ndarray): (N,).
-        limit (float): Where both axes end, on either side of the origin.
-        names (sequence of str): Of both axes.
-        square (float): Half a side of a square around the origin, which is drawn too.
-        ends (sequence): Points (2, 2) between which an arrow is drawn, if any.
+        span (float): Half a side of the square of map.png.
+        ends (ndarray): Codes (2, Z) between which an arrow is drawn, if any,
+        way (str): and where it goes, in words.
 
     Returns:
-        Axes: Of a figure of its own.
+        Figure: The plot.
     """
+    mu = pictures.encode(model, x)                              # (N, Z)
+    dims = mu.shape[1]
+    project, names = plane(mu)
+    points, ends = project(mu), [] if ends is None else project(ends)       # (N, 2), (2, 2)
+    limit = max(3.3, 1.05 * np.abs([*points, *ends]).max())
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
     axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
                               xlabel=names[0], ylabel=names[1])
-    put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)       # above the points
-    if square:
-        axes.add_patch(Rectangle((-square, -square), 2 * square, 2 * square, fill=False,
-                                 linestyle=':', linewidth=1.5, edgecolor='black',
-                                 zorder=3))
+    put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)     # above the points
     scatter_points(axes, points, labels)
     put_numerals(axes, points, labels, limit / 13, ends)
-    if len(ends):
+    first, second = f'{pictures.name_codes(model)} of {len(mu)} test digits', (
+        'dashed: 1, 2 and 3 σ of N(0, I)')
+    if dims > 2:
+        first += f', projected from {dims} dimensions'
+    else:
+        axes.add_patch(Rectangle((-span, -span), 2 * span, 2 * span, fill=False, linestyle=':',
+                                 linewidth=1.5, edgecolor='black', zorder=3))
+        second += '; dotted: the square of map.png'
+    if way:
         put_arrow(axes, *ends)
-    return axes
+        second += f'; arrow: {way}' + ', projected too' * (dims > 2)
+    axes.set_title(f'{first}\n{second}')
+    return figure

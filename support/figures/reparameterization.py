@@ -1,7 +1,8 @@
 """The reparameterization trick of section 3 in pictures: z = mu + eps * sigma, eps ~ N(0, I).
 
-Noise from the side makes z a differentiable function of mu and sigma (Kingma & Welling, section
-2.4): the encoder learns from the reconstruction error. In net.py the trick is `F.gaussian`.
+As the noise enters from the side, z is a differentiable function of mu and sigma, and the encoder
+learns from the reconstruction error (Kingma & Welling, section 2.4). In net.py the trick is
+`F.gaussian`. The article has the graph; the animation goes beyond it.
 """
 
 from support.base import drawing
@@ -13,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 import numpy as np
 
 BLUE, _, RED, *_ = matplotlib.color_sequences['petroff10']
-NOISE = '#ffe3bf'       # behind what is random
+NOISE = '#ffe3bf'       # the colour of boxes that are random
 DRAWS = 16              # frames of the animation
 
 
@@ -34,32 +35,41 @@ def animation(model, digits, path):
     if len(mu) > 2:
         heading += f'; its two most used of {len(mu)} dimensions'
 
-    def plane(axes, points, letter, center, scale):
+    figure = Figure(figsize=(8.4, 3.52), dpi=drawing.DPI)
+    head = figure.text(0.5, 0.94, '', ha='center', size=10)
+
+    def plane(left, title, letter, center, scale):
+        """Draw the axes of a panel; return the points of earlier draws, and that of this one."""
+        axes = figure.add_axes((left, 0.14, 0.28, 0.668), title=title)
         plots.put_ellipses(axes, center[used], scale[used], '#bbbbbb')
-        axes.plot(*points[:-1, used].T, 'o', color=BLUE, markersize=4)
-        axes.plot(*points[-1, used], 'o', color=RED, markersize=9)
-        # one scale for both axes, as it shows how sigma forms the noise
+        # both axes have one scale: so one sees how sigma forms the noise
         names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used].max()
         axes.set(xlabel=names[0], ylabel=names[1], **{
             f'{name}lim': (center[j] - reach, center[j] + reach)
             for name, j in zip('xy', used, strict=True)})
         axes.locator_params(nbins=4)
+        return (*axes.plot([], 'o', color=BLUE, markersize=4),
+                *axes.plot([], 'o', color=RED, markersize=9))
+
+    noise = plane(0.06, 'the noise: ε ~ N(0, I)', r'\varepsilon', np.zeros(len(mu)),
+                  np.ones(len(mu)))
+    draws = plane(0.43, 'z = µ + ε·σ, so z ~ q(z|x)', 'z', mu, sigma)
+    for bottom, picture, title in ((0.49, pictures.as_pictures(x[i])[0], 'x'),
+                                   (0.05, decoded[0], 'decoded from z')):
+        axes = figure.add_axes((0.79, bottom, 0.144, 0.3456), title=title)
+        face = axes.imshow(picture, cmap='gray', vmin=0, vmax=1)
+        axes.axis('off')
 
     def frame(t):
-        figure = Figure(figsize=(8.4, 3.52), dpi=drawing.DPI)
-        figure.text(0.5, 0.94, f'{heading}; draw {t + 1} of {DRAWS}', ha='center', size=10)
-        left = figure.add_axes((0.06, 0.14, 0.28, 0.668), title='the noise: ε ~ N(0, I)')
-        plane(left, eps[:t + 1], r'\varepsilon', np.zeros(len(mu)), np.ones(len(mu)))
-        right = figure.add_axes((0.43, 0.14, 0.28, 0.668), title='z = µ + ε·σ, so z ~ q(z|x)')
-        plane(right, z[:t + 1], 'z', mu, sigma)
-        for bottom, picture, title in ((0.49, pictures.as_pictures(x[i])[0], 'x'),
-                                       (0.05, decoded[t], 'decoded from z')):
-            axes = figure.add_axes((0.79, bottom, 0.144, 0.3456), title=title)
-            axes.imshow(picture, cmap='gray', vmin=0, vmax=1)
-            axes.axis('off')
+        head.set_text(f'{heading}; draw {t + 1} of {DRAWS}')
+        for (earlier, now), points in ((noise, eps), (draws, z)):
+            earlier.set_data(*points[:t, used].T)
+            now.set_data(*points[t:t + 1, used].T)
+        face.set_data(decoded[t])
         return figure
 
-    pictures.save_gif(map(frame, range(DRAWS)), path, DRAWS, [BLUE, RED], milliseconds=500)
+    pictures.save_gif(map(frame, range(DRAWS)), path, range(DRAWS), [BLUE, RED],
+                      milliseconds=500)
 
 
 def graph(model, digits, path):
@@ -93,7 +103,7 @@ def draw_trick(axes, trick):
                                        shrinkB=1, color=color, linewidth=1.5))
 
     def way(start, end, back):
-        """Draw an arrow, and beside it, where there is one, the gradient back."""
+        """Draw an arrow and, if there is a gradient back, its arrow beside it."""
         start, end = np.array(start), np.array(end)
         aside = (end - start)[::-1] * (1, -1) / np.hypot(*(end - start)) * 0.11
         arrow(start - aside, end - aside)

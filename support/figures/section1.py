@@ -1,4 +1,7 @@
-"""Section 1 in one picture: a plain autoencoder, whose codes have no structure, beside the VAE."""
+"""Section 1 in one picture: a plain autoencoder, whose codes have no structure, beside the VAE.
+
+The article describes an autoencoder in section 1-1. To see one beside the VAE goes beyond it.
+"""
 
 from support.base import drawing  # lets chainer import
 from support.figures import pictures, plots
@@ -7,8 +10,8 @@ import numpy as np
 
 MOST = 5000             # test digits in a scatter plot
 SIDE = 20               # digits in a row of a map,
-WIDTH = SIDE * 28       # whose pixels are the width of all panels
-NEAR = 3.3              # where axes end at least, to show the circles of N(0, I)
+WIDTH = SIDE * 28       # and pixels of it and of all panels
+NEAR = 3.3              # the least limit of axes: the circles of N(0, I) fit in
 GAP, LEFT, TOP = 36, 60, 56         # pixels between panels, and before the first
 
 
@@ -17,7 +20,7 @@ def autoencoder(model, digits, path, beside):
 
     Args:
         model (VAE): Of two latent dimensions.
-        digits (mnist.Digits): Those that both were trained on.
+        digits (mnist.Digits): On which both were trained.
         path (str): The file.
         beside (Autoencoder): Of two latent dimensions, too.
     """
@@ -26,7 +29,7 @@ def autoencoder(model, digits, path, beside):
     grid = np.linspace(-2, 2, SIDE)
     z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2).reshape(-1, 2)
     codes = [pictures.encode(each, x) for each in (beside, model)]              # (N, 2) each
-    # one scale for both, which leaves out the farthest in a hundred codes of the autoencoder
+    # both have one scale; it leaves out the farthest hundredth of the autoencoder's codes
     far, most = np.abs(codes[0]).max(axis=1), np.abs(codes[1]).max()
     limit = 1.03 * max(NEAR, np.quantile(far, 0.99), most)
     width, height = LEFT + 2 * WIDTH + 2 * GAP, TOP + 3 * (WIDTH + TOP)

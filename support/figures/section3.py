@@ -1,7 +1,8 @@
-"""The figures of section 3: the gap under log p(x), the posterior, the latent loss.
+"""Figures of section 3 that go beyond the article: the gap under log p(x), the posterior, the KL.
 
-One function draws one figure, as in visualize.py, which has them in its table; the numbers are
-evidence.py's. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
+The article draws the gap as a bar with a "?"; here it is measured, by evidence.py. One function
+draws one figure; the table in visualize.py lists them. Shapes in the comments: N digits of D = 784
+pixels, Z latent dimensions.
 """
 
 from typing import NamedTuple
@@ -16,33 +17,36 @@ import numpy as np
 
 BLUE, ORANGE, RED, *_ = matplotlib.color_sequences['petroff10']
 GRAY = '#777777'
-CANDIDATES = 100        # test digits whose gap is measured, to choose some from them
-ROWS = 10               # of them in bound.png
+CANDIDATES = 100        # test digits, of which ROWS are chosen by their gap,
+ROWS = 10               # for bound.png,
+PANELS = 6              # and of those some for posterior.png
 KS = (1, 10, 100, 1000, 5000)           # of L_k; each divides the next
 SEEN = 0.5              # nats: where L_k is off by more, too few of its samples count
-LEAST = 1e-4            # nats: no axis ends below it, as where a decoder ignores z
-USED = 0.01             # nats: a dimension of a smaller KL divergence is unused
+LEAST = 1e-4            # nats: no axis ends below it, not even where a decoder ignores z
+USED = 0.01             # nats: a dimension with a smaller KL divergence is unused
 WINDOW = 56             # nodes in each direction of a picture of p(z|x)
 
 
-class Measured(NamedTuple):
-    """Test digits whose gap is measured, in its order."""
+class Gaps(NamedTuple):
+    """Test digits in the order of their gap, and what is measured of them."""
 
     x: np.ndarray               # (n, D)
     labels: np.ndarray          # (n,)
     mu: np.ndarray              # of q(z|x), (n, Z)
     ln_var: np.ndarray          # (n, Z)
+    joint: np.ndarray           # log p(x, z) on the first grid, (n, M)
     log_p: np.ndarray           # log p(x), (n,)
     bound: np.ndarray           # L, (n,)
     kl: np.ndarray              # KL[q(z|x) || p(z|x)], (n,)
-    joint: np.ndarray           # log p(x, z) on the first grid, (n, M)
+    z: np.ndarray               # the nodes of the first grid, (M, Z)
+    among: int                  # of how many digits these were chosen
 
 
-def chosen_by_gap(model, digits, most):
-    """Choose test digits evenly in the order of their gap, the smallest and the largest among them.
+def measure_gaps(model, digits):
+    """Choose test digits evenly in the order of their gap, and return their Gaps.
 
-    Returns:
-        tuple: Measured, of up to `most` digits; the first Grid; from how many they were chosen.
+    The smallest and the largest gap are among them. bound.png and posterior.png share the result,
+    which takes seconds.
     """
     x, labels = pictures.spaced(digits, CANDIDATES)
     mu, ln_var = evidence.infer(model, x)
@@ -50,22 +54,21 @@ def chosen_by_gap(model, digits, most):
     joint = evidence.log_joint(model, x, grid.z)
     roughly = (evidence.log_evidence(joint, grid.volume)
                - evidence.lower_bound(model, x, mu, ln_var, nodes=5))
-    places = np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)
-    x, labels, mu, ln_var, joint = (
-        array[np.argsort(roughly)[places]] for array in (x, labels, mu, ln_var, joint))
-    gap = evidence.measure_gap(model, x, mu, ln_var, grid, joint)
-    order = np.argsort(gap.log_p - gap.bound)
-    measured = Measured(*(array[order] for array in (x, labels, mu, ln_var, *gap, joint)))
-    return measured, grid, len(roughly)
+    places = np.argsort(roughly)[pictures.spaced_places(len(x), ROWS)]
+    x, labels, mu, ln_var, joint = (array[places] for array in (x, labels, mu, ln_var, joint))
+    log_p, lower, kl = evidence.measure_gap(model, x, mu, ln_var, grid, joint)
+    order = np.argsort(log_p - lower)
+    return Gaps(*(array[order] for array in (x, labels, mu, ln_var, joint, log_p, lower, kl)),
+                grid.z, len(roughly))
 
 
-def digit_rows(x, columns, heads):
+def digit_rows(x, columns, is_red):
     """Make a figure of a row for each digit (N, D): its picture, two panels, a table.
 
     Args:
         x (ndarray): The digits, (N, D).
         columns (list): Of the table: heading, format, values (N,).
-        heads (ndarray of bool): Which rows of the table are red, (N,).
+        is_red (ndarray): Which rows of the table are red, (N,) bool.
 
     Returns:
         tuple: The figure and the axes of both panels.
@@ -85,7 +88,7 @@ def digit_rows(x, columns, heads):
         table.text(i + 1, -0.6, heading, ha='right', va='bottom')
         for row, value in enumerate(values):
             table.text(i + 1, row, form.format(value), ha='right', va='center',
-                       color=RED if heads[row] else 'black')
+                       color=RED if is_red[row] else 'black')
     table.set_xlim(0, len(columns))
     for axes in (faces, left, right, table):
         axes.set(ylim=(n - 0.5, -0.5))
@@ -94,35 +97,40 @@ def digit_rows(x, columns, heads):
 
 
 def put_lines(figure, first, second, last=''):
-    """Write two lines above all else on a figure, and one below."""
+    """Write two lines at the top of a figure, and one at its bottom."""
     height = figure.bbox.height
     for text, y in ((first, height - 24), (second, height - 42), (last, 12)):
         figure.text(0.5, y / height, text, ha='center', size=10)
 
 
 def put_bars(axes, lower, upper, name):
-    """Draw the bars of the article: L, and on top of it what `name` says."""
+    """Draw the bars of the article: L, and above it, up to `upper`, what `name` says."""
     rows = range(len(lower))
     spread = max(np.ptp([*lower, *upper]), LEAST)
-    start = lower.min() - 0.15 * spread                         # the bars come from minus infinity
+    start = lower.min() - 0.15 * spread                 # where minus infinity would be
     axes.barh(rows, lower - start, 0.62, start, color=BLUE, label='L')
     axes.barh(rows, upper - lower, 0.62, lower, color=RED, label=name)
     axes.set(xlabel='nats', xlim=(start, upper.max() + 0.05 * spread))
     axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
 
 
-def bound(model, digits, path):
-    """The gap between log p(x) and the lower bound L, measured (section 3)."""
+def bound(model, digits, path, gaps):
+    """The gap between log p(x) and the lower bound L, measured (section 3).
+
+    Args:
+        model (VAE), digits (mnist.Digits), path (str): As for every figure.
+        gaps (callable): Returns their `measure_gaps`.
+    """
     evidence.check_loss(model, digits.test[:ROWS])
     if pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW:
-        drawing.save(draw_exact_gap(model, digits), path)
+        drawing.save(draw_exact_gap(model, gaps()), path)
     else:
         drawing.save(draw_sampled_gap(model, digits), path)
 
 
-def draw_exact_gap(model, digits):
+def draw_exact_gap(model, gaps):
     """Return the figure of log p(x) = L + KL, by quadrature, beside importance sampling."""
-    (x, _, mu, ln_var, log_p, lower, kl, _), _, n = chosen_by_gap(model, digits, ROWS)
+    x, _, mu, ln_var, _, log_p, lower, kl, _, n = gaps
     gap = log_p - lower
     log_w = evidence.log_weights(model, x, mu, ln_var, KS[-1])
     sampled = evidence.importance_bounds(log_w, KS[-1:])[:, 0]
@@ -185,7 +193,7 @@ def draw_sampled_gap(model, digits):
 
 
 def window_on(points):
-    """Return the evidence.Grid of a square that holds points (N, 2), and the square's extent."""
+    """Return the Grid of a square around points (N, 2), and the extent of the square."""
     low, high = points.min(axis=0), points.max(axis=0)
     grid = evidence.even_grid(0.55 * (high - low).max(), WINDOW, 2)
     grid = grid._replace(z=grid.z + (low + high) / 2)
@@ -194,22 +202,27 @@ def window_on(points):
     return grid, (left, right, bottom, top)
 
 
-def posterior(model, digits, path):
-    """The posterior p(z|x), and q(z|x), which stands for it (section 3)."""
+def posterior(model, digits, path, gaps):
+    """The posterior p(z|x), and q(z|x), which stands for it (section 3).
+
+    Args: as for `bound`.
+    """
     evidence.check_loss(model, digits.test[:ROWS])
-    chosen, grid, n = chosen_by_gap(model, digits, 6)
+    gaps = gaps()
     figure = Figure(figsize=(10.6, 7.5), layout='constrained')
-    figure.suptitle(
-        'blue: the posterior p(z|x), by quadrature; red: q(z|x), 1, 2 and 3 σ; in the corner x, '
-        f'and x decoded from µ\n{len(chosen.x)} of {n} test digits, evenly in the order of their '
-        'gap, log p(x) - L = KL[q(z|x) || p(z|x)]', size=10)
     panels = figure.subplots(2, 3).ravel()
     for axes in panels:
         axes.axis('off')
-    for axes, x, label, mu, ln_var, log_p, lower, _, joint in zip(panels, *chosen, strict=False):
+    chosen = pictures.spaced_places(len(gaps.x), PANELS)        # of the rows of bound.png
+    figure.suptitle(
+        'blue: the posterior p(z|x), by quadrature; red: q(z|x), 1, 2 and 3 σ; in the corner x, '
+        f'and x decoded from µ\n{len(chosen)} of {gaps.among} test digits, evenly in the order of '
+        'their gap, log p(x) - L = KL[q(z|x) || p(z|x)]', size=10)
+    for axes, i in zip(panels, chosen, strict=False):
+        x, label, mu, ln_var, joint, log_p, lower = (array[i] for array in gaps[:7])
         sigma = np.exp(ln_var / 2)
         window, extent = window_on(np.concatenate([         # the posterior, and four sigma of q
-            grid.z[joint > joint.max() - 8], [mu - 4 * sigma, mu + 4 * sigma]]))
+            gaps.z[joint > joint.max() - 8], [mu - 4 * sigma, mu + 4 * sigma]]))
         density = np.exp(evidence.posterior(model, x, window)).reshape(WINDOW, WINDOW)
         axes.axis('on')
         axes.imshow(density.T, cmap='Blues', origin='lower', extent=extent,

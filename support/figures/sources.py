@@ -1,14 +1,13 @@
-"""What figures are drawn from: the snapshot of a run, or weights alone, as the notebook saves them.
+"""What figures are drawn from: the snapshot of a run, or weights alone.
 
-The notebook's cell 12 writes its VAE by `chainer.serializers.save_npz`: no more than the layers.
-Their sizes follow from the arrays; activation and digits are the command line's.
+Cell 12 of the article's notebook saves its VAE by `chainer.serializers.save_npz`, that is weights
+alone. The sizes follow from the arrays. The command line gives activation and digits.
 """
 
 import argparse
 import contextlib
-import os
 
-from support.base import command, devices, files, kinds
+from support.base import command, devices, kinds
 from support.data import mnist
 from support.figures import pictures
 from support.run import foreign, models, snapshot
@@ -18,12 +17,12 @@ import chainer.functions as F
 
 import net
 
-OF_WEIGHTS = {      # what weights alone do not tell, as the article has it
+OF_WEIGHTS = {      # the article's settings, where weights alone tell none
     'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100, 'methods': {}}
 
 
 def read_run(args):
-    """Read what figures are drawn from: the model and the digits of a snapshot, and its settings.
+    """Read the model and the digits of a snapshot, and its settings.
 
     Args:
         args (Namespace): The command line of visualize.py: `snapshot` (str), or None for the newest
@@ -33,10 +32,10 @@ def read_run(args):
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict, as
         `snapshot.read_settings` returns it, but with `dim_h` and `dim_z` of this model, `dataset`,
         `data_dir` and `checksum` of these digits, the `path` of the snapshot, and its `log` (a list
-        of rows, empty where it has none).
+        of rows, empty if there is none).
 
     Raises:
-        UserError: If one cannot be had.
+        UserError: If model or digits cannot be read.
     """
     device = devices.get_device(args.gpu)
     path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else
@@ -44,8 +43,8 @@ def read_run(args):
     is_run = snapshot.SETTINGS_KEY in arrays
     settings = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
     if is_run and (args.dataset or args.activation):
-        raise command.UserError(f'{path} is the snapshot of a run, which tells its activation and '
-                               'dataset; leave out --activation and --dataset')
+        raise command.UserError(f'{path} is the snapshot of a run, which has its own activation '
+                               'and dataset; leave out --activation and --dataset')
     digits = mnist.get_digits(settings['dataset'], args.data_dir or settings['data_dir'],
                               settings['test'], settings['binary'])
     if is_run:
@@ -54,11 +53,11 @@ def read_run(args):
     try:
         model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
                             net.ACTIVATIONS.get(settings['activation'], F.softplus))
-    except Exception as error:      # whatever an edited __init__ makes of these arguments
+    except Exception as error:      # an edited __init__ can raise anything
         if chainer.is_debug() or isinstance(error, MemoryError):
             raise
         raise snapshot.SnapshotError(
-            f'this net.py does not make the model of {path} ({pictures.cause_of(error)}); use the '
+            f'this net.py cannot make the model of {path} ({pictures.cause_of(error)}); use the '
             'net.py that trained it') from None
     if is_run:
         models.check_activation(settings, model, path)
@@ -67,7 +66,7 @@ def read_run(args):
     device.use()
     model.to_device(device)
     sizes = models.sizes_of(model)
-    with contextlib.suppress(Exception):        # which each figure will tell that calls `encode`
+    with contextlib.suppress(Exception):        # each figure that calls `encode` will report it
         sizes['dim_z'] = pictures.encode(model, digits.test[:1]).shape[1]
     return model, digits, settings | sizes | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
@@ -75,15 +74,11 @@ def read_run(args):
 
 
 def guess(arrays, args, path):
-    """Return the settings of weights alone, from their shapes and the command line.
+    """Return the settings (dict) of weights alone, from their shapes and the command line.
 
     Args:
-        arrays (dict): As from `snapshot.read`.
+        arrays (dict), path (str): From `snapshot.read`, of this file.
         args (Namespace): As for `read_run`.
-        path (str): Where the arrays come from, for the message.
-
-    Returns:
-        dict: Those settings that figures need.
 
     Raises:
         snapshot.SnapshotError: If they are not the weights of such a model.
@@ -108,13 +103,10 @@ def guess(arrays, args, path):
 
 
 def read_beside(args, settings):
-    """Read the autoencoder of --beside, which goes beside the VAE of a run with these settings.
-
-    Returns:
-        Autoencoder: Of two latent dimensions, on the device of --gpu.
+    """Return the Autoencoder of --beside, of z = 2, on the device of --gpu.
 
     Raises:
-        UserError: If there is none, or it was trained on other digits.
+        UserError: If there is none, or its digits are not those of the run with these settings.
     """
     snapshot.newest(args.beside, 'name the folder of an autoencoder with --beside')
     model, _, its_own = read_run(argparse.Namespace(**vars(args) | {
@@ -126,54 +118,3 @@ def read_beside(args, settings):
         raise command.UserError(f'--beside {args.beside} was trained on other digits than the VAE; '
                                'name another')
     return model
-
-
-def commands_for(figure, settings, args, fits, shows_beside):
-    """Return the commands that make a figure which a run cannot show as it is.
-
-    Args:
-        figure (list of str): The figure, with its flags.
-        settings (dict): Of the run, as from `read_run`.
-        args (Namespace): The command line of visualize.py.
-        fits (bool): Whether the run's z has a fitting size; else the commands train one of z = 2.
-        shows_beside (bool): Whether it shows the autoencoder of --beside, too.
-
-    Returns:
-        list of list of str: Without what is trained already.
-    """
-    out = os.path.normpath(args.out)
-    out = out if os.path.basename(out).strip('.') else os.path.abspath(out)
-    digits = (['--data-dir', settings['data_dir']] if settings['data_dir']
-              else ['--dataset', settings['dataset']])
-    digits += [f'--{flag}' for flag in ('binary', 'test') if settings[flag]]
-    digits += ['-e', str(settings['epoch'])] if settings.get('epoch', 100) != 100 else []
-    commands = []
-
-    def train(autoencoder, out):
-        if not is_there(out, autoencoder, settings):
-            commands.append(['python', 'train_vae.py', *['--autoencoder'] * autoencoder, '-z', '2',
-                             *digits, '-o', out])
-
-    draw = ['python', 'visualize.py', *figure]
-    if not fits:
-        train(settings['autoencoder'], f'{out}_z2')
-    if shows_beside:
-        draw += ['--beside', args.beside or f'{out}_autoencoder']
-        if not args.beside:
-            train(True, f'{out}_autoencoder')
-    if fits:            # this run, as it was given
-        draw += [word for flag in ('snapshot', 'dataset', 'data_dir', 'activation')
-                 if getattr(args, flag)
-                 for word in (f'--{flag.replace("_", "-")}', getattr(args, flag))]
-    return [*commands, [*draw, '-o', out if fits else f'{out}_z2']]
-
-
-def is_there(out, autoencoder, settings):
-    """Tell whether a folder has a run of z = 2, of such a model and of the digits of another."""
-    try:
-        path, arrays = snapshot.read_newest(out)
-        found = snapshot.read_settings(arrays, path)
-    except files.FileError:
-        return False
-    return (found['dim_z'], found['autoencoder']) == (2, autoencoder) and all(
-        found[key] == settings[key] for key in ('checksum', 'binary', 'test'))

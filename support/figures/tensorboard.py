@@ -1,8 +1,8 @@
-"""What TensorBoard's Embedding Projector reads: codes of digits, and what it says of each.
+"""The files of TensorBoard's Embedding Projector: codes of digits, and facts about each.
 
-Its PCA draws three axes, so that it shows nothing of codes with fewer; and its t-SNE and UMAP look
-for neighbours by the dot product, as if all vectors were of unit length (tensorflow/tensorboard,
-issue 6271). So there are two tensors. Shapes in the comments: N digits, Z latent dimensions.
+Its PCA draws three axes, and nothing if codes have fewer dimensions. Its t-SNE and UMAP look for
+neighbours by the dot product, as if all vectors had unit length (tensorflow/tensorboard, issue
+6271). So there are two tensors. Shapes in the comments: N digits, Z latent dimensions.
 """
 
 import os
@@ -19,7 +19,7 @@ from PIL import Image
 
 import net
 
-FOR_PCA, FOR_NEIGHBOURS = 'codes (for PCA)', 'on a sphere (t-SNE, UMAP)'   # it opens the first
+FOR_PCA, FOR_NEIGHBOURS = 'codes (for PCA)', 'on a sphere (t-SNE, UMAP)'   # the first is opened
 RADIUS = 3              # at which the plane of the codes touches that sphere's rays, in sigma
 TENSOR = """\
 embeddings {{
@@ -38,15 +38,11 @@ embeddings {{
 
 
 def losses(model, x):
-    """Return the loss of each digit: -L(x, z) in nats with one draw of z, or the squared error.
-
-    Args:
-        model (VAE or Autoencoder): The model.
-        x (ndarray): Digits, (N, D).
+    """Return the loss of each digit (N, D): -L(x, z) with one draw of z, or the squared error.
 
     Returns:
-        ndarray: (N,) float32, the same each time. If net.py's loss is another by now, it is that,
-        digit by digit, which takes longer.
+        ndarray: (N,) float32, the same each time. If net.py's loss is edited, it is called digit by
+        digit, which takes longer.
     """
     def loss(x):
         if isinstance(model, net.Autoencoder):
@@ -59,7 +55,7 @@ def losses(model, x):
         return F.sum(rec_loss, axis=1) + F.sum(latent_loss, axis=1)
 
     def by_net_py(x):
-        with pictures.as_tested(model):                 # anew for each call, as it may count them
+        with pictures.as_tested(model):                 # for each call, as a loss may count calls
             lf = model.get_loss_func()
             return float(observe.reported(lf, model.xp.asarray(x), model)[0].array)
 
@@ -67,20 +63,20 @@ def losses(model, x):
         found = pictures.in_batches(model, loss, x)
         same = np.isclose(by_net_py(x[:10]), found[:10].mean(), rtol=1e-3)
     except (TypeError, ValueError, AttributeError, type_check.InvalidType):
-        same = False                                    # encode or decode is edited
+        same = False                                    # encode or decode takes something else
     return found if same else np.array([by_net_py(digit[None]) for digit in x], np.float32)
 
 
 def padded(mu):
-    """Return codes (N, Z) with columns of zeros to three at least, (N, max(Z, 3))."""
+    """Return codes (N, Z) with columns of zeros, so that there are three at least."""
     return np.pad(mu, [(0, 0), (0, max(3 - mu.shape[1], 0))])
 
 
 def on_sphere(mu):
-    """Return vectors of unit length, (N, max(Z + 1, 3)), that are near where codes (N, Z) are.
+    """Return vectors of unit length, (N, max(Z + 1, 3)), that are neighbours if codes (N, Z) are.
 
-    Unit length alone would put codes of one direction on each other, as all of z = 1 on two points;
-    so each first gets one more coordinate, the same for all.
+    Codes that are only scaled would coincide if they have one direction: with z = 1, all would be
+    one of two points. So each first gets one more coordinate, the same for all.
     """
     lifted = padded(np.pad(mu, [(0, 0), (0, 1)], constant_values=RADIUS))
     return lifted / np.linalg.norm(lifted, axis=1, keepdims=True)
@@ -106,10 +102,10 @@ def save(path, mu, x, metadata):
         path (str): The folder, which is TensorBoard's --logdir.
         mu (ndarray): The codes, (N, Z).
         x (ndarray): Their digits, (N, D) in [0, 1].
-        metadata (dict): What it says of each code, (N,), by the name of the column.
+        metadata (dict): Facts about each code, (N,), by the name of the column.
 
     Returns:
-        list of str: The files in it.
+        list of str: The files.
     """
     files.make_folder(path)
     with files.replacing(os.path.join(path, 'sprite.png')) as file:

@@ -108,8 +108,8 @@ def animation(model, digits, path, run):
     story = Story(digits, run)
     epochs = frames_of([*story.noted])
     frames = (frame(story, epoch) for epoch in epochs)
-    pictures.save_gif(frames, path, len(epochs), [to_rgb(color) for color in plots.CLASS_COLORS],
-                      milliseconds=200)
+    colors = [to_rgb(color) for color in plots.CLASS_COLORS]
+    pictures.save_gif(frames, path, range(len(epochs)), colors, milliseconds=200)
 
 
 def frame(story, epoch):

@@ -1,6 +1,5 @@
 """explorer.html, in a real Chromium: what the page computes and shows, beside net.py."""
 
-import base64
 import json
 import re
 import shutil
@@ -117,11 +116,6 @@ def test_a_page_from_a_checkout_of_windows_is_the_same(make, monkeypatch, tmp_pa
     assert make(2)[0].read_bytes() == page
 
 
-def test_codes_that_are_not_finite_are_told(make):
-    with pytest.raises(pictures.FigureError, match='not finite'):
-        make(2, scale=1e9)
-
-
 class Louder(net.VAE):
     def decode(self, z, sigmoid=True):
         return super().decode(2 * z, sigmoid)
@@ -129,7 +123,7 @@ class Louder(net.VAE):
 
 def test_what_the_page_does_not_compute_is_not_shown(make, monkeypatch, tmp_path):
     monkeypatch.setattr(net, 'VAE', Louder)
-    with pytest.raises(pictures.FigureError, match=r'but Louder\.decode is edited'):
+    with pytest.raises(pictures.FigureError, match=r'and Louder\.decode is edited'):
         make(2)
     monkeypatch.undo()
     with pytest.raises(pictures.FigureError, match='its activation is elu'):
@@ -244,10 +238,8 @@ def drag(chrome, selector, *points, device='mouse'):
     settle(chrome)
 
 
-CASES = [(1, F.tanh, 12), (2, F.softplus, 12), (3, F.relu, 30), (20, F.softplus, 500)]
-
-
-@pytest.mark.parametrize('dims, act_func, dim_h', CASES)
+@pytest.mark.parametrize('dims, act_func, dim_h', [
+    (1, F.tanh, 12), (3, F.relu, 30), (20, F.softplus, 500)])
 def test_encoder_and_decoder_are_those_of_net_py(make, visit, dims, act_func, dim_h):
     path, model, digits = make(dims, act_func, dim_h, scale=1.5)
     chrome = visit(path)
@@ -271,7 +263,7 @@ def test_encoder_and_decoder_are_those_of_net_py(make, visit, dims, act_func, di
     np.testing.assert_allclose(said(chrome, '#z'), shown, atol=0.0051)
 
 
-@pytest.mark.parametrize('dims', [1, 2, 20])
+@pytest.mark.parametrize('dims', [1, 20])
 def test_the_terms_of_the_loss_are_those_of_get_loss_func(make, visit, monkeypatch, dims):
     path, model, digits = make(dims, scale=1.2)
     chrome = visit(path, '#digit=7')
@@ -285,28 +277,20 @@ def test_the_terms_of_the_loss_are_those_of_get_loss_func(make, visit, monkeypat
     wanted = evidence.kl_to_prior(mu, ln_var)
     np.testing.assert_allclose(kl, wanted[7], atol=1e-2)
     np.testing.assert_allclose(numbers(chrome, 'run.kl'), wanted.mean(axis=0))
-    # in the graph, of the eps drawn last
+    # a draw, in the plane and in the graph
+    click(chrome, '#draw-z')
     eps = numbers(chrome, 'state.eps')
+    z = mu[7] + eps * np.exp(ln_var[7] / 2)
+    np.testing.assert_allclose(numbers(chrome, 'state.z'), z, atol=0.02)
+    assert numbers(chrome, 'state.drawn').shape == (2, dims)        # one from the start
     click(chrome, '[data-node="enc_h1"]')
     assert 'f is softplus' in read(chrome, '#node-says')
     click(chrome, '[data-node="z"]')
-    z = mu[7] + eps * np.exp(ln_var[7] / 2)
     np.testing.assert_allclose(said(chrome, '#node-numbers'), z, atol=0.02)
     assert 'z = F.gaussian(mu, ln_var)' in read(chrome, '#node-code')
 
 
-def test_noise_is_normal(make, visit):
-    from scipy import stats
-    chrome = visit(make(2)[0])
-    assert stats.kstest(numbers(chrome, 'gaussian(20000)'), 'norm').pvalue > 0.001
-
-
-def ellipse_at(chrome):
-    """Return where the plane draws the mean of q(z|x), in its units."""
-    return numbers(chrome, 'plane.project(state.q.mu)')
-
-
-@pytest.mark.parametrize('device', ['mouse', 'touch', 'pen'])
+@pytest.mark.parametrize('device', ['mouse', 'touch'])
 def test_a_drawn_digit_moves_the_ellipse(make, visit, device):
     path, model, _ = make(2, scale=1.5)
     chrome = visit(path, '#digit=7')
@@ -317,7 +301,8 @@ def test_a_drawn_digit_moves_the_ellipse(make, visit, device):
     assert np.abs(pixels_of(chrome, 'x') - before).max() > 0.5
     np.testing.assert_allclose(pixels_of(chrome, 'x').ravel(), x, atol=0.003)
     mu, ln_var = model.encode(x[None])
-    np.testing.assert_allclose(ellipse_at(chrome), mu.array[0], atol=1e-2)
+    np.testing.assert_allclose(numbers(chrome, 'plane.project(state.q.mu)'), mu.array[0],
+                               atol=1e-2)
     np.testing.assert_allclose(numbers(chrome, 'plane.covariance(state.q)'),
                                np.diag(np.exp(ln_var.array[0])), atol=1e-2)
     assert chrome.execute_script('return $("index").value') == ''
@@ -353,12 +338,7 @@ def test_a_drawing_is_brought_to_the_form_of_mnist(make, visit):
     assert centre == pytest.approx([14, 14], abs=0.1)
     assert x.sum() == pytest.approx(picture.sum() / 100, rel=0.03)
     assert ((x > 0.1) & (x < 0.9)).any()                            # gray edges
-    for left in (0, 20):                                            # nothing, and a dot
-        picture = np.zeros((280, 280))
-        picture[:left, :left] = 1
-        chrome.execute_script('window.found = asMnist(Float32Array.from(arguments[0]), 280)',
-                              picture.ravel().tolist())
-        assert chrome.execute_script('return found') is None
+    assert chrome.execute_script('return asMnist(new Float32Array(280 ** 2), 280)') is None
 
 
 def test_the_plane_follows_pointer_and_keys(make, visit):
@@ -441,61 +421,32 @@ def test_sliders_walk_and_prior_move_z(make, visit):
     np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
 
 
-@pytest.mark.parametrize('button', ['to-origin', 'to-code', 'draw-z', 'random'])
-def test_whatever_sets_z_ends_the_walk(make, visit, button):
+def test_whatever_sets_z_ends_the_walk(make, visit):
     chrome = visit(make(2)[0])
-    chrome.execute_script(f'$("play").click(); $("{button}").click()')
-    before = numbers(chrome, 'state.z')
-    time.sleep(0.1)
-    np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
-    assert chrome.execute_script('return $("play").textContent') == 'play'
+    for button in ('to-origin', 'to-code', 'draw-z', 'random'):
+        chrome.execute_script(f'$("play").click(); $("{button}").click()')
+        before = numbers(chrome, 'state.z')
+        time.sleep(0.1)
+        np.testing.assert_array_equal(numbers(chrome, 'state.z'), before)
+        assert chrome.execute_script('return $("play").textContent') == 'play'
 
 
-def test_a_press_counts_after_a_typed_digit(make, visit):
+def test_a_typed_digit_is_one_that_there_is_and_a_press_counts_after_it(make, visit):
     chrome = visit(make(2)[0])
+    field = chrome.find_element('css selector', '#index')
+    for typed, index in (('7', 7), ('99', 39), ('-5', 0)):
+        chrome.execute_script('$("index").select()')
+        field.send_keys(typed, '\n')
+        settle(chrome)
+        assert chrome.execute_script('return [state.index, $("index").value]') == [
+            index, str(index)]
     for selector in ('#plane', '#pad'):
         chrome.execute_script('$("index").select()')
-        chrome.find_element('css selector', '#index').send_keys('7')
+        field.send_keys('7')
         z = numbers(chrome, 'state.z')
         drag(chrome, selector, (0.1, 0.2), (0.2, 0.8))
         assert np.abs(numbers(chrome, 'state.z') - z).max() > 0
     assert chrome.execute_script('return state.index') is None      # it was drawn
-
-
-def test_a_stroke_ends_where_it_is_cleared(make, visit):
-    chrome = visit(make(2)[0], '#digit=7')
-    for button in ('undo', 'clear'):                                # with nothing drawn
-        click(chrome, f'#{button}')
-        assert chrome.execute_script('return state.index') == 7
-    sent = ('const to = (type, x) => $("pad").dispatchEvent(new PointerEvent(type, {pointerId: 1,'
-            'clientX: $("pad").getBoundingClientRect().left + x, clientY: 50, button: 0}));'
-            '$("pad").setPointerCapture = () => {};')
-    for button in ('undo', 'clear', 'random'):
-        chrome.execute_script(f'{sent} to("pointerdown", 20); to("pointermove", 90);'
-                              f'$("{button}").click(); to("pointermove", 99); to("pointerup", 99)')
-        settle(chrome)
-        assert chrome.execute_script('return [pad.strokes.length, pad.drawing]') == [0, None]
-
-
-def test_a_resize_keeps_the_sample_that_is_chosen(make, visit):
-    chrome = visit(make(2)[0])
-    press(chrome, '#prior canvas', 'ARROW_RIGHT', 'ARROW_RIGHT')
-    chrome.execute_script('window.dispatchEvent(new Event("resize"))')
-    settle(chrome)
-    assert chrome.execute_script('return priorSheet.at') == 1
-
-
-def test_draws_follow_q(make, visit):
-    path, model, digits = make(2, scale=1.5)
-    chrome = visit(path, '#digit=2')
-    for _ in range(3):
-        click(chrome, '#draw-z')
-    z, eps = numbers(chrome, 'state.z'), numbers(chrome, 'state.eps')
-    mu, ln_var = (variable.array[0] for variable in model.encode(digits.test[2:3]))
-    np.testing.assert_allclose(z, mu + eps * np.exp(ln_var / 2), atol=0.02)
-    assert numbers(chrome, 'state.drawn').shape == (4, 2)           # one from the start
-    np.testing.assert_allclose(pixels_of(chrome, 'sample').ravel(),
-                               model.decode(z[None].astype(np.float32)).array[0], atol=0.005)
 
 
 def test_the_legend_hides_and_shows_a_class(make, visit):
@@ -508,14 +459,11 @@ def test_the_legend_hides_and_shows_a_class(make, visit):
         'const c = plane.colorOf(3).match(/\\w\\w/g).map((pair) => parseInt(pair, 16));'
         'for (let i = 0; i < d.length; i += 4)'
         ' n += d[i] === c[0] && d[i + 1] === c[1] && d[i + 2] === c[2]; return n })()')
-    assert numbers(chrome, of_three) > 10
-    click(chrome, '#legend button:nth-child(4)')
-    assert (numbers(chrome, of_three), button.get_attribute('aria-pressed')) == (0, 'false')
-    click(chrome, '#all-classes')
-    assert numbers(chrome, of_three) > 10
-    click(chrome, '#all-classes')
-    assert numbers(chrome, of_three) == 0
-    click(chrome, '#all-classes')
+    seen = [numbers(chrome, of_three) > 10]
+    for selector in ('#legend button:nth-child(4)', '#all-classes', '#all-classes'):
+        click(chrome, selector)
+        seen.append(numbers(chrome, of_three) > 10)
+    assert (seen, button.get_attribute('aria-pressed')) == ([True, False, True, False], 'false')
     click(chrome, '#map')
     assert numbers(chrome, 'plane.mapCanvas.width') == 560
 
@@ -539,17 +487,6 @@ def test_a_link_holds_the_state(make, visit, dims):
         visit(path, bad)
         assert chrome.execute_script('return [state.index, $("trouble").hidden]') == [0, True]
         np.testing.assert_array_equal(numbers(chrome, 'state.z'), numbers(chrome, 'state.q.mu'))
-
-
-def test_the_digit_is_saved_as_a_picture(make, visit):
-    chrome = visit(make(2)[0])
-    chrome.execute_script('HTMLAnchorElement.prototype.click = function () {'
-                          ' window.saved = [this.download, this.href] }')
-    click(chrome, '#save')
-    name, address = chrome.execute_script('return saved')
-    assert name == 'digit.png'
-    content = base64.b64decode(address.partition(',')[2])
-    assert content.startswith(b'\x89PNG')
 
 
 HOSTILE = '<img src=x onerror=document.title=1>'
@@ -591,17 +528,6 @@ def test_nothing_but_its_own_script_may_run(make, visit, chromium):
     assert (chrome.execute_script('return window.ran'), refused) == (None, 'no')
     assert len(chromium.get_log('browser')) >= 2                    # both are reported
     chromium.get_log('performance')
-
-
-def test_the_test_digit_is_one_that_there_is(make, visit):
-    chrome = visit(make(2)[0])
-    field = chrome.find_element('css selector', '#index')
-    for typed, index in (('7', 7), ('99', 39), ('-5', 0)):
-        chrome.execute_script('$("index").select()')
-        field.send_keys(typed, '\n')
-        settle(chrome)
-        assert chrome.execute_script('return [state.index, $("index").value]') == [
-            index, str(index)]
 
 
 def test_the_digit_stays_in_sight(make, visit):

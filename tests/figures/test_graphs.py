@@ -6,11 +6,9 @@ import re
 from support.figures import graphs, pictures  # lets chainer import
 from support.run import observe
 
-import chainer
-import chainer.functions as F
-import chainer.links as L
 import numpy as np
 import pytest
+from shown import InParts
 
 import net
 
@@ -68,47 +66,6 @@ def test_encoder_and_decoder_are_framed(model):
     assert not names['decoder'] & {'x', 'z', 'loss', 'Gaussian', 'z_mu'}
 
 
-class Parts(chainer.Chain):
-    """Two layers in a chain of their own."""
-
-    def __init__(self, n_in, n_h, *n_out):
-        super().__init__()
-        with self.init_scope():
-            self.first = L.Linear(n_in, n_h)
-            self.bn = L.BatchNormalization(n_h)
-            self.heads = chainer.ChainList(*(L.Linear(n_h, n) for n in n_out))
-
-    def forward(self, x):
-        h = F.dropout(F.relu(self.bn(self.first(x))))
-        return [head(h) for head in self.heads]
-
-
-class InParts(net.VAE):
-    """A VAE whose encoder and decoder are chains of their own, and whose loss counts its calls."""
-
-    def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
-        chainer.Chain.__init__(self)
-        with self.init_scope():
-            self.encoder, self.decoder = Parts(n_in, n_h, n_latent, n_latent), Parts(
-                n_latent, n_h, n_in)
-        self.add_persistent('steps', 0)
-
-    def encode(self, x):
-        return tuple(self.encoder(x))
-
-    def decode(self, z, sigmoid=True):
-        logits, = self.decoder(z)
-        return F.sigmoid(logits) if sigmoid else logits
-
-    def get_loss_func(self, C=1.0, k=1):
-        lf = super().get_loss_func(C, k)
-
-        def counted(x):
-            self.steps += 1
-            return lf(x)
-        return counted
-
-
 def test_chains_of_their_own_are_framed():
     model = InParts(784, 2, 5)
     labels, _, frames = drawn(model)
@@ -156,14 +113,14 @@ def test_a_named_variable_stays_where_what_follows_it_goes():
     assert edges == {('1', '4'), ('4', '5')}
 
 
-@pytest.mark.skipif(os.name != 'posix', reason='writes a shell script')
+@pytest.mark.skipif(os.name != 'posix', reason='needs a POSIX shell')
 @pytest.mark.parametrize(('script', 'cause'), [
-    ('cat > /dev/null', '()'), ('head -c 1000000 /dev/zero | tr "\\0" x >&2; exit 1', 'xxx)')])
-def test_a_graphviz_that_draws_nothing_is_told_in_one_short_line(tmp_path, monkeypatch, script,
-                                                                 cause):
-    (tmp_path / 'dot').write_text(f'#!/bin/sh\n{script}\n')
+    ('/bin/sh\nexit 0', '()'), ('/bin/sh\necho no fonts >&2; exit 1', 'no fonts'),
+    ('/bin/sh\nprintf "%01000000d" 0 >&2; exit 1', '000)'), ('/no/such/shell', 'No such file')])
+def test_a_graphviz_that_fails_is_told_in_one_short_line(tmp_path, monkeypatch, script, cause):
+    (tmp_path / 'dot').write_text(f'#!{script}\n')
     (tmp_path / 'dot').chmod(0o755)
-    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(pictures.FigureError, match=r'install it anew$') as caught:
         graphs.save('digraph {}', {}, str(tmp_path / 'graph.png'))
     assert cause in str(caught.value)

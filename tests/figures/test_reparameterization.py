@@ -2,15 +2,14 @@
 
 from types import SimpleNamespace
 
-from support.base import drawing  # lets chainer import
-from support.figures import evidence, pictures, reparameterization
+from support.figures import evidence, pictures, reparameterization  # lets chainer import
 
 import chainer.functions as F
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 import numpy as np
 import pytest
-from test_pictures import frames
+from shown import figures_of
 
 import net
 
@@ -25,24 +24,18 @@ def digits():
                            test_labels=np.arange(30) % 10)
 
 
-def make_model(dims):
-    np.random.seed(0)
-    return net.VAE(784, dims, 8, F.softplus)
-
-
 @pytest.mark.parametrize('dims', [2, 5])
 def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
     monkeypatch.setattr(reparameterization, 'DRAWS', 5)
-    model, seen = make_model(dims), []
-    monkeypatch.setattr(pictures, 'save_gif', lambda figures, *_, **__: seen.extend(figures))
-    reparameterization.animation(model, digits, '')
-    assert len(seen) == 5
+    np.random.seed(0)
+    model = net.VAE(784, dims, 8, F.softplus)
     mu, ln_var = evidence.infer(model, digits.test[:10])        # the first of each class
     i = ln_var.sum(axis=1).argmax()
     eps = np.random.RandomState(0).standard_normal((5, dims))
     z = mu[i] + eps * np.exp(ln_var[i] / 2)
     used = sorted(np.argsort(-evidence.kl_to_prior(mu[i], ln_var[i]))[:2])
-    for t, figure in enumerate(seen):
+    for t, figure in enumerate(figures_of(monkeypatch, reparameterization.animation, model,
+                                          digits)):
         left, right, face, decoded = figure.axes
         for axes, wanted in ((left, eps), (right, z)):
             earlier, now = axes.lines
@@ -55,6 +48,7 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
         assert heading.startswith(f'a {i}, µ = ({mu[i][used[0]]:.2f}, ')
         assert heading.endswith(f'; draw {t + 1} of 5')
         assert ('its two most used of 5 dimensions' in heading) == (dims == 5)
+    assert t == 4
     assert np.ptp(right.get_xlim()) == pytest.approx(np.ptp(right.get_ylim()))      # not stretched
     box = right.get_window_extent()
     assert box.width == pytest.approx(box.height, rel=0.01)
@@ -63,21 +57,9 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
                                    2 * times * np.exp(ln_var[i] / 2)[used])
 
 
-def test_the_animation_has_its_frames_and_colours(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(reparameterization, 'DRAWS', 4)
-    with drawing.style():
-        reparameterization.animation(make_model(2), digits, str(tmp_path / 'a.gif'))
-    arrays, durations = frames(tmp_path / 'a.gif')
-    assert durations == [1000, 500, 500, 1000]
-    for color in (reparameterization.BLUE, reparameterization.RED):
-        assert np.sum(np.abs(arrays[3] - 255 * np.array(color)).max(axis=2) < 16) > 20
-
-
 def test_the_gradient_flows_back_past_the_noise(monkeypatch):
-    seen = []
-    monkeypatch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
-    reparameterization.graph(None, None, '')
-    without, trick = seen[0].axes
+    figure, = figures_of(monkeypatch, reparameterization.graph)
+    without, trick = figure.axes
     counts = []
     for axes in (without, trick):
         arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]

@@ -1,27 +1,20 @@
 """What visualize.py draws from: snapshots of both models, and weights alone."""
 
-from support.figures import sources  # lets chainer import
-from support.run import snapshot
+from support.run import snapshot  # lets chainer import
 
 import chainer
 from conftest import SMALL, train
 import numpy as np
 import pytest
-from test_snapshot import last
+from shown import read_run, refused
 
 import net
-import visualize
-
-
-def read(*argv):
-    """Read what a command line of visualize.py names."""
-    return sources.read_run(visualize.parse_arguments([str(arg) for arg in argv]))
 
 
 def test_a_snapshot_gives_its_model_digits_and_settings(finished):
-    model, digits, settings = read('-o', finished)
+    model, digits, settings = read_run('-o', finished)
     assert type(model) is net.VAE
-    with np.load(last(finished)) as npz:
+    with np.load(finished / 'snapshot_epoch_2') as npz:
         for name, param in model.namedparams():
             assert np.array_equal(param.array, npz[snapshot.MODEL_PREFIX + name[1:]])
     assert (settings['dim_z'], settings['dim_h'], len(digits.test)) == (2, 16, 30)
@@ -29,7 +22,7 @@ def test_a_snapshot_gives_its_model_digits_and_settings(finished):
 
 def test_the_snapshot_of_an_autoencoder_gives_one(data_dir, tmp_path):
     train(data_dir, tmp_path / 'run', *SMALL, '--autoencoder')
-    model, _, settings = read('-o', tmp_path / 'run')
+    model, _, settings = read_run('-o', tmp_path / 'run')
     assert (type(model), settings['autoencoder']) == (net.Autoencoder, True)
 
 
@@ -40,22 +33,22 @@ def test_weights_alone_as_the_notebook_saves_them(data_dir, tmp_path, kind, flag
     saved = kind(784, 3, 9)
     path = tmp_path / 'mlp_3.model'
     chainer.serializers.save_npz(str(path), saved)
-    model, digits, settings = read('-s', path, '--data-dir', data_dir, *flags)
+    model, digits, settings = read_run('-s', path, '--data-dir', data_dir, *flags)
     assert (type(model), model.act_func) == (kind, net.ACTIVATIONS[activation])
     saved.act_func = model.act_func
     assert np.array_equal(model(digits.test).array, saved(digits.test).array)
     assert (settings['dim_z'], settings['dim_h'], settings['beta']) == (3, 9, 1)
-    _, digits, _ = read('-s', path, '--dataset', 'digits')
+    _, digits, _ = read_run('-s', path, '--dataset', 'digits')
     assert digits.dataset == 'digits'
 
 
 def test_weights_in_a_trainer_without_settings(finished, data_dir, tmp_path):
     # as another script's Trainer saves them, by Chainer's own extension
-    arrays = {key: array for key, array in snapshot.read(last(finished)).items()
+    arrays = {key: array for key, array in snapshot.read(str(finished / 'snapshot_epoch_2')).items()
               if not key.startswith('extensions/run/')}
     np.savez(tmp_path / 'other.npz', **arrays)
-    model, digits, settings = read('-s', tmp_path / 'other.npz', '--data-dir', data_dir)
-    same, _, _ = read('-o', finished)
+    model, digits, settings = read_run('-s', tmp_path / 'other.npz', '--data-dir', data_dir)
+    same, _, _ = read_run('-o', finished)
     assert np.array_equal(model(digits.test).array, same(digits.test).array)
     assert (settings['dim_z'], settings['dim_h'], settings['autoencoder']) == (2, 16, False)
 
@@ -87,15 +80,11 @@ def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
 ])
 def test_what_is_no_model(draw, data_dir, tmp_path, arrays, line):
     np.savez(tmp_path / 'other.npz', **arrays)
-    status, out, err = draw('-s', tmp_path / 'other.npz', '--data-dir', data_dir,
-                            '-o', tmp_path / 'out')
-    assert (status, out, err.count('\n')) == (2, '', 1)
-    assert line in err
+    refused(draw('-s', tmp_path / 'other.npz', '--data-dir', data_dir, '-o', tmp_path / 'out'),
+            line)
     assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('flags', [['--activation', 'softplus'], ['--dataset', 'mnist']])
 def test_a_snapshot_tells_its_own(draw, finished, flags):
-    status, out, err = draw('-o', finished, 'digits', *flags)
-    assert (status, out, err.count('\n')) == (2, '', 1)
-    assert 'is the snapshot of a run, which tells its activation and dataset; leave out ' in err
+    refused(draw('-o', finished, 'digits', *flags), 'is the snapshot of a run, which has its own ')

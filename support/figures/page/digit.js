@@ -1,4 +1,4 @@
-// What the page shows of the digit that is in: q(z|x), both terms of the loss, draws of z.
+// What the page shows of the chosen digit: q(z|x), both terms of the loss, draws of z.
 
 function showInput() {
   const {x, q, index} = state, {y} = vae.decode(q.mu);
@@ -46,7 +46,7 @@ function channels(name) {
   return color(name).match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
 }
 
-// Of each dimension that is used, in the order of the sliders, mu, sigma and the KL divergence.
+// mu, sigma and the KL divergence of each dimension that is used, in the order of the sliders.
 function showQ(q) {
   const kl = kl_divergence(q), most = Math.max(...kl, USED), {order, unused} = byUse();
   const table = $('q');
@@ -66,7 +66,7 @@ function showQ(q) {
     ? `The other ${unused.length} dimensions, where q(z|x) is next to the prior: ${fixed(rest)} in all.` : '';
 }
 
-// The dimensions in the order of their KL divergence, and those that are not used, where that leaves some.
+// The dimensions in the order of their KL divergence; and the unused ones, unless that is all of them.
 function byUse() {
   const order = run.kl.map((_, j) => j).sort((a, b) => run.kl[b] - run.kl[a]);
   const unused = order.filter((j) => run.kl[j] < USED);

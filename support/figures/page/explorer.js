@@ -21,7 +21,7 @@ const state = {
   node: 'z',            // of the graph
 };
 
-// Draw parts of the page, once a frame however often they are asked for.
+// Draw parts of the page: once a frame, even if they are asked for more often.
 const waiting = new Set();
 function redraw(...parts) {
   if (!waiting.size) {
@@ -119,7 +119,7 @@ function showLink() {
   }, 200);
 }
 
-// Take over what a link says, as far as it fits this run.
+// Do what a link says, as far as it fits this run.
 function readLink() {
   const link = new URLSearchParams(location.hash.slice(1)), Z = vae.Z;
   const axes = (link.get('axes') ?? '').split(',').map(Number);
@@ -209,8 +209,8 @@ function showAbout() {
   $('between').hidden = vae.Z > 2;
   $('weighed').textContent = run.beta === 1 ? '' : ` Training weighed the second term by ${run.beta}.`;
   $('rest').textContent = vae.Z > 2 ? 'The plane is a section through z: where you move on it, all other '
-    + 'directions of z stay as they are. Dots, rings and ellipses are projected onto it, from all sides; so '
-    + 'what is decoded at a place is seldom what its dots are. The principal components are those of the codes.'
+    + 'directions of z stay as they are. Dots, rings and ellipses are projected onto it; so the digit '
+    + 'decoded at a place is seldom one of the dots there. The principal components are those of the codes.'
     : vae.Z === 1 ? 'With one dimension only the horizontal place matters; dots of a label stand in one row.' : '';
 }
 

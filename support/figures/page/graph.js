@@ -1,7 +1,7 @@
 // The computational graph: each variable with its shape, its numbers, its formula and its code.
 
-// Each variable: what it is called in net.py, its column and row in the drawing, what it says, its
-// formula, and which of the source lines of net.py compute it.
+// Each variable: its name in net.py, its column and row in the drawing, what it means, its formula,
+// and which source lines of net.py compute it.
 const NODES = [
   ['x', 2, 1, 'The digit: 784 pixels.', 'x ∈ [0, 1]⁷⁸⁴'],
   ['enc_h1', 2, 2, 'First hidden layer of the encoder.', 'enc_h1 = f(le1.W · x + le1.b)'],
@@ -60,7 +60,7 @@ function makeGraph() {
   }
 }
 
-// Each edge goes down, from a variable to what is computed of it.
+// Each edge goes down, from a variable to one that is computed from it.
 function drawEdges() {
   const root = $('graph'), context = fitted(root.querySelector('canvas'), root.clientWidth, root.clientHeight);
   const button = (name) => root.querySelector(`[data-node="${name}"]`);

@@ -63,7 +63,7 @@ function kl_divergence({mu, ln_var}) {
   return mu.map((m, j) => (m * m + Math.exp(ln_var[j]) - ln_var[j] - 1) / 2);
 }
 
-// eps ~ N(0, I), (n), by Box and Muller; the same from each start of the page
+// eps ~ N(0, I), (n), by Box and Muller; the same each time the page starts
 let seed = 1;
 function uniform() {                                            // mulberry32
   seed = (seed + 0x6d2b79f5) | 0;
@@ -85,7 +85,7 @@ async function unpack(id) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-// n float16 numbers from `start`, of which all low bytes come first, then all high ones
+// n float16 numbers from `start`; first come the low bytes of all, then the high ones
 function halves(bytes, start, n, scale) {
   const half = bytes.length / 2;
   return Float32Array.from({length: n}, (_, i) => {

@@ -1,4 +1,4 @@
-// A pad to draw a digit on, with mouse, pen or finger; and what MNIST's makers did to a digit.
+// A pad to draw a digit on with mouse, pen or finger. A drawing is brought to the form of MNIST.
 
 class Pad {
   // on a square canvas; calls `changed` with the pixels (784) of the digit, or null if it is empty
@@ -80,7 +80,7 @@ class Pad {
 
 // Bring a picture of `width` pixels a row to MNIST's form: scaled so that its longer side has 20
 // pixels, each the mean of what it covers, with the centre of mass in the middle of 28 x 28. Null if
-// there is no more on it than a dot.
+// it has no more than a dot.
 function asMnist(picture, width) {
   let left = width, right = -1, top = Infinity, bottom = -1;
   picture.forEach((ink, i) => {

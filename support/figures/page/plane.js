@@ -24,7 +24,7 @@ function putDigit(context, y, left = 0, top = 0) {
 
 class Plane {
   // of a VAE and codes: (N) arrays (Z), with labels (N); `handlers` has hover, leave, hold and pick.
-  // From outside comes z, which the arrow keys move, and through which the map is cut.
+  // z is set from outside: the arrow keys move it, and the map is a section through it.
   constructor(root, vae, codes, labels, run, handlers) {
     [this.back, this.front] = root.querySelectorAll('canvas');
     Object.assign(this, {root, vae, codes, labels, run, handlers, hidden: new Set(), map: false});
@@ -59,7 +59,7 @@ class Plane {
       (sum, weight, j) => sum + weight * b[j] * Math.exp(ln_var[j]), 0)));
   }
 
-  // z moved within the plane to a point of it; the rest of z stays.
+  // z, moved in the plane to a point; what is outside the plane stays.
   moved(z, [u, v]) {
     const [a, b] = this.project(z);
     return z.map((value, j) => value + (u - a) * this.rows[0][j] + (v - b) * this.rows[1][j]);
@@ -80,8 +80,8 @@ class Plane {
     return point.map((value) => Math.max(-this.limit, Math.min(this.limit, value)));
   }
 
-  // The place of the dot nearest to a point (of those shown), or -1 if none is as near as `within`. A v of
-  // null does not count.
+  // The place of the visible dot that is nearest to a point, or -1 if none is nearer than `within`. If v is
+  // null, only u counts.
   nearest([u, v], within) {
     let best = -1, least = within ** 2;
     this.points.forEach(([a, b], i) => {
@@ -134,7 +134,7 @@ class Plane {
     });
   }
 
-  // Everything that stays: the map, the rings, the dots, the numerals.
+  // All that does not move: the map, the rings, the dots, the numerals.
   drawBack() {
     this.side = this.root.clientWidth;
     const context = fitted(this.back, this.side, this.side);
@@ -158,7 +158,7 @@ class Plane {
     this.drawNumerals(context);
   }
 
-  // At the medoid of each class shown, or near it where two would be one upon the other.
+  // At the medoid of each visible class, or near it if two would overlap.
   drawNumerals(context) {
     const labels = this.run.classes.filter((label) => !this.hidden.has(label));
     const places = labels.map((label) => [...this.toScreen(this.medoid(label))]);
@@ -217,7 +217,7 @@ class Plane {
     context.drawImage(this.mapCanvas, 0, 0, this.side, this.side);
   }
 
-  // The dot of a class with the least mean distance to the others: its mean may lie in no dot.
+  // The dot of a class with the least mean distance to the others. At the mean there may be no dot.
   medoid(label) {
     if (!this.medoids.has(label)) {
       const own = this.points.filter((_, i) => this.labels[i] === label);
@@ -228,7 +228,7 @@ class Plane {
     return this.medoids.get(label);
   }
 
-  // The contours of N(mu, C), (2) and (2, 2), at so many sigma: ellipses, or for z = 1 lines.
+  // The contours of N(mu, C), (2) and (2, 2), at some sigma: ellipses, or lines for z = 1.
   drawGaussian(context, mu, [[a, c], [, b]], sigmas) {
     const unit = this.side / 2 / this.limit, [x, y] = this.toScreen(mu);
     for (const times of sigmas) {
@@ -288,7 +288,7 @@ class Plane {
     context.fillText(text, x, y);
   }
 
-  // What moves: q(z|x) = N(mu, sigma^2), points drawn from it, the walk, and z.
+  // All that moves: q(z|x) = N(mu, sigma^2), points drawn from it, the walk, and z.
   drawFront({q, drawn, walk, z}) {
     const context = fitted(this.front, this.side, this.side);
     const lined = (draw) => {
@@ -335,7 +335,7 @@ class Plane {
 
 const subscript = (n) => String(n).replace(/\d/g, (digit) => '₀₁₂₃₄₅₆₇₈₉'[digit]);
 
-// Of a covariance matrix: the standard deviations along its ellipse's axes, and the first one's angle.
+// Of a covariance matrix: the standard deviations along the axes of its ellipse; the angle of the first.
 function ellipse([[a, c], [, b]]) {
   const middle = (a + b) / 2, root = Math.hypot((a - b) / 2, c);
   return [Math.sqrt(middle + root), Math.sqrt(Math.max(middle - root, 0)), Math.atan2(2 * c, a - b) / 2];

@@ -1,0 +1,184 @@
+"""The command line of visualize.py: which figures it names, which fit the snapshot, the loop."""
+
+import argparse
+from collections.abc import Callable
+import os
+import re
+import shlex
+import sys
+from typing import NamedTuple
+
+from support.base import command, files
+from support.figures import pictures
+from support.run import run_folder
+
+import net
+
+WALK = ('start', 'end')         # the digits where the walk starts and ends
+PLANE = range(2, sys.maxsize)   # two latent dimensions or more
+EXAMPLES = '''
+examples:
+  visualize.py -o results/mnist                  every figure that fits the snapshot there
+  visualize.py scatter map -o results/mnist_z2   just those two
+  visualize.py interpolation --start 3 --end 5   the walk from a 3 to a 5, as .png and .gif
+  visualize.py --skip tsne -o results/mnist      all but the slowest'''
+
+
+class Recipe(NamedTuple):
+    """How to draw a figure."""
+
+    draw: Callable              # of model, digits, path, and the keywords below; returns the paths
+                                # that it wrote, or None if that is only the one given
+    dims: range | None = range(1, sys.maxsize)      # for which numbers of latent dimensions; None:
+                                                    # it needs no snapshot
+    keywords: tuple = ()        # further arguments, by name: see `values` in visualize.main
+    of_vae: bool = False        # whether it shows q(z|x), which an autoencoder does not have
+
+
+# What the command line says ---------------------------------------------------------------------
+
+
+def stem(file):
+    """Return the name of a figure: its file without the extension."""
+    return os.path.splitext(file)[0]
+
+
+def build_parser(figures, description):
+    """Return the parser of the command line, whose help lists the figures."""
+    parser = command.Parser(
+        prog='visualize.py', description=description.splitlines()[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='\n'.join(['figures:', *(f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
+                                        for file, recipe in figures.items()), EXAMPLES]))
+    add = parser.add_argument
+    add('figure', nargs='*', metavar='FIGURE',
+        help='figures to draw, with or without the extension (default: all that fit the snapshot)')
+    add('-s', '--snapshot', metavar='FILE',
+        help='draw from this snapshot (default: the one in --out with the most iterations), or '
+             "from weights alone, such as the article's mlp_20.model")
+    add('-o', '--out', metavar='DIR',
+        help='folder for the figures (default: that of the snapshot of a run, else results)')
+    add('--skip', action='append', default=[], metavar='FIGURE',
+        help='leave out this figure; may be given several times')
+    add('--start', type=int, default=0, metavar='D',
+        help='digit where the walk starts (default: 0)')
+    add('--end', type=int, default=7, metavar='D', help='digit where the walk ends (default: 7)')
+    add('--beside', metavar='DIR',
+        help='folder of an autoencoder, which autoencoder.png shows beside the VAE')
+    add('--data-dir', metavar='DIR',
+        help='folder of the digits (default: where the run found them)')
+    add('--dataset', choices=('auto', 'mnist', 'digits'),
+        help='digits for weights alone (default: auto)')
+    add('--activation', choices=net.ACTIVATIONS,
+        help='activation of weights alone (default: softplus)')
+    add('-g', '--gpu', type=int, default=-1, metavar='N',
+        help='encode and decode on GPU N (default: on the CPU)')
+    return parser
+
+
+def parse(figures, argv, description):
+    """Parse the command line.
+
+    Args:
+        figures (dict): The Recipe of each figure, by its file.
+        argv (list of str): The arguments; None for those of the program.
+        description (str): What the command does, in its first line.
+
+    Returns:
+        Namespace: The arguments; `files` are those of `figures` to be drawn.
+    """
+    parser = build_parser(figures, description)
+    args = parser.parse_args(argv)
+    args.out = args.out or run_folder.folder_of(args.snapshot) or 'results'
+    if args.start == args.end:
+        parser.error(f'the walk starts and ends at {args.start}; choose another --start (0 if it '
+                     'is not given) or --end (7)')
+    all_files = {file.replace('0to7', f'{args.start}to{args.end}'): file for file in figures}
+    names = {}                      # what a user may call a figure: its files
+    for file, key in all_files.items():
+        short = key.replace('_0to7', '')
+        for name in {file, stem(file), key, stem(key), short, stem(short)}:
+            names.setdefault(name, set()).add(file)
+
+    def named(given):
+        for name in given:
+            if name.rstrip('/') not in names:
+                ends = re.match('interpolation_([0-9]+)to([0-9]+)', name)
+                parser.error(f'unknown figure {name}; ' + (
+                    f'it is interpolation with --start {ends[1]} --end {ends[2]}' if ends else
+                    'the figures are ' + ', '.join(dict.fromkeys(map(stem, figures)))))
+        return set().union(*(names[name.rstrip('/')] for name in given))
+
+    chosen = (named(args.figure) or set(all_files)) - named(args.skip)
+    args.files = {file: figures[key] for file, key in all_files.items() if file in chosen}
+    if not args.files:
+        parser.error('--skip leaves no figure; leave it out')
+    if args.beside and 'autoencoder.png' not in args.files:
+        parser.error('--beside is for autoencoder.png, which is not among the figures to draw; '
+                     'leave it out')
+    return args
+
+
+# What is drawn ----------------------------------------------------------------------------------
+
+
+def misfit(recipe, settings, values):
+    """Say why a figure cannot be drawn of a run, and what helps; '' if it can."""
+    if recipe.dims is None:
+        return ''
+    if recipe.of_vae and settings['autoencoder']:
+        return 'shows q(z|x), which an autoencoder does not have; give the folder of a VAE with -o'
+    if settings['dim_z'] not in recipe.dims:
+        return (f'needs z = 2{" or more" * (len(recipe.dims) > 1)}, and the snapshot has z = '
+                f'{settings["dim_z"]}; train one with: python train_vae.py -z 2 -o results/z2')
+    if 'beside' in recipe.keywords and 'beside' not in values:
+        return ('needs the run of an autoencoder; train one with: python train_vae.py '
+                '--autoencoder -z 2 -o results/autoencoder, and give --beside results/autoencoder')
+    return ''
+
+
+def draw(args, model, digits, settings, values):
+    """Draw the figures of a command line, and say on stdout which files that made.
+
+    Args:
+        args (Namespace): As from `parse`.
+        model (VAE or Autoencoder), digits (mnist.Digits), settings (dict): As from
+            `sources.read_run`; None, None and {} where no figure needs a snapshot.
+        values (dict): By name, what recipes ask for as keywords.
+
+    Returns:
+        int: The exit status: 1 if a figure failed that was not asked for by name.
+
+    Raises:
+        FigureError: If a figure cannot be drawn that was asked for by name.
+    """
+    misfits = {file: misfit(recipe, settings, values) for file, recipe in args.files.items()}
+    for file, reason in misfits.items():
+        if reason and args.figure:
+            raise pictures.FigureError(f'{file}: {reason}')
+    files.make_folder(args.out, '' if args.snapshot or not settings else
+                      f'-s {shlex.quote(settings["path"])} and ')
+    files.sweep(args.out, args.files)
+    status, failed = 0, {}          # of figures asked for by name: why, and which
+    for file, recipe in args.files.items():
+        path = os.path.join(args.out, file)
+        try:
+            if misfits[file]:
+                raise pictures.FigureError(misfits[file])
+            written = recipe.draw(model, digits, path,
+                                  **{key: values[key] for key in recipe.keywords})
+        except Exception as error:          # of net.py's, which may be edited, or of ours
+            why = pictures.why(error, recipe.dims and model)
+            if args.figure:
+                failed.setdefault(why, []).append(file)
+            elif isinstance(error, pictures.FigureError):
+                print(f'skipped {file}: {why}', flush=True)
+            else:
+                status = 1
+                print(command.printable(f'visualize.py: error: {file}: {why}'), file=sys.stderr)
+        else:
+            print(*written or [path], sep='\n', flush=True)
+    if failed:
+        raise pictures.FigureError(
+            '; '.join(f'{", ".join(those)}: {why}' for why, those in failed.items()))
+    return status
