@@ -7,17 +7,17 @@ each is then resumed, or started anew where it has no snapshot. All are forks of
 has imported everything already. For each it prints what was killed.
 """
 
+import io
 import itertools
 import os
 import signal
 import sys
 
 from support.base import files
-from support.run import extensions, run_folder, snapshot
+from support.run import extensions, run_folder
 
 import train_vae
 
-CALLS = 'fsync', 'replace', 'remove'
 steps = itertools.count(1)
 
 
@@ -28,50 +28,34 @@ def die_at(n, what):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Half(io.BufferedWriter):
+    """A file whose writes may be hit in their middle."""
+
+    def write(self, content):
+        """Write the first half of it, may be killed, and write the other."""
+        middle = len(content) // 2
+        super().write(content[:middle])
+        self.flush()
+        die_at(self.n, 'in a write')
+        super().write(content[middle:])
+
+
 def stand_in(n):
-    """Let what files.py and snapshot.py call count: around a call, and within a write."""
-    class Os:
-        def __getattr__(self, name):
-            call = getattr(os, name)
-            if name not in CALLS:
-                return call
+    """Let all steps of writing count: around a call, and within a write of files.py."""
+    def counting(name):
+        def count(*args, **options):
+            die_at(n, f'before {name}')
+            call(*args, **options)
+            die_at(n, f'after {name}')
 
-            def counting(*args):
-                die_at(n, f'before {name}')
-                call(*args)
-                die_at(n, f'after {name}')
-            return counting
+        call = getattr(os, name)
+        return count
 
-    def open_counting(path, mode='r', **options):
-        file = open(path, mode, **options)                      # noqa: SIM115
-        if 'w' in mode:
-            write = file.write
-
-            def write_half(content):
-                content = memoryview(content)
-                write(content[:len(content) // 2])
-                file.flush()
-                die_at(n, 'in a write')
-                write(content[len(content) // 2:])
-            file = Half(file, write_half)
-        return file
-
-    class Half:
-        def __init__(self, file, write):
-            self.file, self.write = file, write
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            self.file.__enter__()
-            return self
-
-        def __exit__(self, *error):
-            return self.file.__exit__(*error)
-
-    files.os = snapshot.os = Os()
-    files.open = open_counting
+    Half.n = n
+    for name in ('fsync', 'replace', 'remove'):
+        setattr(os, name, counting(name))
+    files.open = lambda path, mode='r': (
+        Half(io.FileIO(path, 'w')) if 'w' in mode else open(path, mode))        # noqa: SIM115
 
 
 def forked(function):

@@ -511,7 +511,7 @@ def test_bad_flags(cli, tmp_path, monkeypatch, flags, said):
 
 def test_another_activation_than_that_of_the_weights(cli, data_dir, tmp_path, finished):
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-m', last(finished),
-                      '--activation', 'tanh'), 'give --activation softplus')
+                      '--activation', 'tanh'), 'activation softplus', '--activation')
     path = with_settings(last(finished), tmp_path / 'bad', activation='evil')
     check_refused(cli('--resume', path), 'evil')
 
