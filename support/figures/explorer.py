@@ -49,7 +49,7 @@ def save(model, digits, path, run):
     """
     why = unlike_page(model)
     if why:
-        raise pictures.FigureError(f'the page computes net.py as it came, and {why}; the other '
+        raise pictures.FigureError(f'the page shows net.py only as it came, and {why}; the other '
                                    'figures show the edited model')
     places = pictures.spaced_places(len(digits.test), MOST)
     x, labels = digits.test[places], digits.test_labels[places]

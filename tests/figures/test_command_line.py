@@ -170,7 +170,7 @@ def test_a_figure_that_fails_is_told_and_the_others_are_drawn(draw, small_run, f
                                                               encode, told):
     monkeypatch.setattr(net.VAE, 'encode', encode)
     status, out, err = draw('-o', small_run, '--start', '3')
-    _, *lines = err.splitlines()                        # first, that net.py has changed
+    lines = err.splitlines()[-2:]                       # before, that net.py has changed
     assert (status, out.splitlines()) == (1, [
         str(small_run / name) for name in ('map_wide.png', 'reparameterization.png')])
     for name, line in zip(('reconstruction', 'digits'), lines, strict=True):
@@ -185,8 +185,7 @@ def test_a_figure_asked_for_that_fails(draw, small_run, few, monkeypatch):
     told = 'ValueError: no; net.py is edited in VAE.encode; CHAINER_DEBUG=1 shows the traceback'
     status, out, err = draw('digits', 'map_wide', 'reconstruction', '-o', small_run)
     assert (status, out) == (2, f'{small_run / "map_wide.png"}\n')
-    assert err.splitlines()[1:] == [
-        f'visualize.py: error: reconstruction.png, digits.png: {told}']
+    assert err.splitlines()[-1] == f'visualize.py: error: reconstruction.png, digits.png: {told}'
     assert draw('reparameterization', '--start', '3', '-o', small_run)[0] == 0  # encodes nothing
     with using_config('debug', True):
         status, _, err = draw('digits', '-o', small_run)
@@ -201,8 +200,8 @@ def test_numbers_that_are_not_finite_are_told_of_their_figure(draw, small_run, f
     plain = net.VAE.decode
     monkeypatch.setattr(net.VAE, 'decode', decode)
     status, out, err = draw('-o', small_run)
-    assert (status, len(out.splitlines()), len(err.splitlines())) == (1, 3, 2)
-    assert 'map_wide.png: the output of the model is not finite' in err
+    assert (status, len(out.splitlines())) == (1, 3)
+    assert 'map_wide.png: the output of the model is not finite' in err.splitlines()[-1]
 
 
 def test_without_graphviz_the_graph_says_how_to_get_it(draw, small_run, few, monkeypatch):
