@@ -1,8 +1,7 @@
 """The BLAS that multiplies matrices in compiled functions: its `sgemm`, which they call by `NAME`.
 
-Numba's own `np.dot` takes SciPy's BLAS. NumPy's OpenBLAS is newer and faster; so is, on processors
-of Intel, MKL, where it is installed. What Numba keeps of compiled code has the name alone, and
-serves them all.
+Numba's own `np.dot` takes SciPy's BLAS. NumPy's OpenBLAS is newer and faster. On Intel's processors
+MKL is, too, if it is installed. Numba keeps only the name in compiled code, which serves them all.
 """
 
 import ctypes

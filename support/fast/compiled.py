@@ -20,8 +20,8 @@ import numba
 import numpy as np
 
 LANES = 16                      # of a sum, so that vectors can add it up
-# BLAS takes the addresses of all its arguments; one whose sizes have 32 bits reads the lower half
-# of ours. (Numba's manual does not have `ExternalFunction`, which is in 0.60 to 0.68.)
+# BLAS takes the addresses of all its arguments. If its sizes have 32 bits, it reads the lower half
+# of ours. (Numba's manual does not tell of `ExternalFunction`; 0.60 to 0.68 have it.)
 sgemm = numba.types.ExternalFunction(blas.NAME, numba.types.void(*[numba.types.voidptr] * 13))
 PLAIN, TRANSPOSED = np.array([ord('N')], np.uint8), np.array([ord('T')], np.uint8)
 ONE, ZERO = np.array([1], np.float32), np.array([0], np.float32)
@@ -34,8 +34,8 @@ Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b
 if numba.config.DISABLE_JIT:
     raise ImportError('NUMBA_DISABLE_JIT is set')
 COMPILED = {}               # by function and types
-# LLVM may take -0 for 0, but may neither reorder sums nor fuse them with products: what it would
-# make of that differs between the run that compiles and later ones, and between processors.
+# LLVM may take -0 for 0. It must not reorder sums or fuse them with products: the last bits would
+# then depend on the processor, and on whether this run compiled or an earlier one.
 compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
 
 
@@ -63,7 +63,7 @@ def compile_for(function, args):
                 warn(function.stats.cache_path, getattr(error, 'strerror', error))
             else:                                   # what was written cannot be read
                 with contextlib.suppress(OSError):
-                    function.recompile()            # empties it
+                    function.recompile()            # empties the cache
                 made = compiled(function.py_func)
                 made.compile(signature)
         COMPILED[function, signature] = made.get_overload(signature)

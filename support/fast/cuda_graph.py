@@ -38,7 +38,7 @@ class Stepper:
     def take(self, rows, numbers, C):
         """Take a step, as cpu.py's `Stepper` does."""
         with chainer.using_device(self.device):
-            # what others do to the weights, between two steps, they do on another stream
+            # between two steps, others may change the weights on another stream
             self.stream.wait_event(self.xp.cuda.get_current_stream().record())
         with chainer.using_device(self.device), self.stream:
             if self.step is None or len(self.step.rows) != len(rows):
@@ -49,7 +49,7 @@ class Stepper:
             if self.graph is not None:
                 self.graph.launch(self.stream)
             else:
-                self.step()                 # as it is, which also loads what a capture must not
+                self.step()                 # loads what must not be loaded in a capture
                 if self.can_capture:
                     self.capture()
             self.step.leave_grads()
@@ -122,7 +122,7 @@ class Cublas:
                 return 0, ctypes.c_void_p(array.data.ptr), array.shape[1]
             return 1, ctypes.c_void_p(array.data.ptr), array.shape[0]
 
-        # cuBLAS goes by columns: what it takes for b and a, in this order, gives out transposed
+        # cuBLAS has columns where CuPy has rows, so it is asked for out.T = b.T a.T
         transposed_b, b, ld_b = operand(b)
         transposed_a, a, ld_a = operand(a)
         self.call('cublasSgemm_v2', self.handle, transposed_b, transposed_a, n, m, k,
@@ -171,7 +171,7 @@ class Step:
         self.descend()
 
     def leave_grads(self):
-        """Let the parameters have the gradients of the last step, whoever replaced them."""
+        """Give the parameters the gradients of the last step, even if others replaced them."""
         for name, param in self.model.namedparams():
             if param.grad is not self.grads[name]:
                 param.grad = self.grads[name]

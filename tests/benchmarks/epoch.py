@@ -202,7 +202,8 @@ def serve(settings):
         del settings['device']          # JAX_PLATFORMS tells it
     sys.path[:0] = [ROOT]
     module = sys.modules['__main__'] if module == 'epoch' else importlib.import_module(module)
-    contestant = getattr(module, kind)(arrays['train'], arrays['test'], **settings, **more)
+    with contextlib.redirect_stdout(io.StringIO()):         # which tells that it compiles
+        contestant = getattr(module, kind)(arrays['train'], arrays['test'], **settings, **more)
     print(json.dumps(contestant.version()), flush=True)
     for line in sys.stdin:
         before = time.perf_counter()
