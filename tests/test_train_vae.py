@@ -13,15 +13,15 @@ import time
 from types import SimpleNamespace
 
 from support.data import mnist
-from support.run import extensions, options, run_folder, snapshot
+from support.run import extensions, options, run_folder, settings, snapshot
 
 import chainer
 from conftest import HAS_GPU, SMALL, make_digits, needs_gpu
 import numpy as np
 import pytest
+from runs import last, rewrite
 from samples import fill_cache
 from test_idx import DAMAGES
-from test_snapshot import last, rewrite
 
 import net
 import train_vae
@@ -705,7 +705,7 @@ def test_gpu_without_cupy_names_what_to_install(cli):
 
 def test_too_large_a_model(cli, data_dir, tmp_path, monkeypatch):
     check_refused(cli('--dim-h', 10**15), 'is not a positive whole number of at most 1000000')
-    monkeypatch.setattr(options, 'count', options.positive(int, 10**15))
+    monkeypatch.setattr(settings, 'parse', lambda field, text: int(text))
     check_refused(cli('--data-dir', data_dir, '-o', tmp_path / 'run', '--dim-h', 10**15),
                   'not enough memory')
 

@@ -31,11 +31,11 @@ from matplotlib.text import Text
 import numpy as np
 from PIL import Image
 import pytest
+from runs import last, rewrite
 from scipy import integrate, ndimage, stats
 from test_graphs import InParts
 from test_net import Reference
 from test_pictures import Edited, check_colors, frames, tiles
-from test_snapshot import last, rewrite
 from test_train_vae import check_refused
 
 import net

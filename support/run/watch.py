@@ -20,8 +20,8 @@ class Watch(training.Extension):
     """Extension that warns at the first snapshot of what that lacks, and sees the loss change.
 
     Args:
-        settings (dict): Of the run; its `kl_weight` becomes None where another loss function
-            weighs otherwise.
+        settings (settings.Settings): Of the run; its `kl_weight` becomes None where another loss
+            function weighs otherwise.
     """
 
     default_name = 'watch'
@@ -42,10 +42,10 @@ class Watch(training.Extension):
     def __call__(self, trainer):
         """Look at the weight of a loss function that is another than before."""
         now = getattr(trainer.updater, 'loss_func', None)
-        if now is not self.loss_func and self.settings['kl_weight'] is not None:
+        if now is not self.loss_func and self.settings.kl_weight is not None:
             self.loss_func = now
-            if losses.kl_weight(now, model_of(trainer)) != self.settings['kl_weight']:
-                self.settings['kl_weight'] = None
+            if losses.kl_weight(now, model_of(trainer)) != self.settings.kl_weight:
+                self.settings.kl_weight = None
 
     def serialize(self, serializer):
         """Save and load nothing; at the first snapshot of a run, warn."""

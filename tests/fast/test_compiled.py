@@ -10,7 +10,7 @@ from support.fast import step, threads
 
 import numpy as np
 import pytest
-from test_resume import check_same, needs_posix
+from runs import check_same, needs_posix
 from test_updater import make, model_of
 
 import train_vae

@@ -16,8 +16,7 @@ from chainer.training import extensions
 from conftest import SMALL
 import numpy as np
 import pytest
-from test_resume import check_same, needs_posix, state_of, stopping_at
-from test_snapshot import last, rewrite
+from runs import check_same, last, needs_posix, rewrite, state_of, stopping_at
 
 import net
 import train_vae

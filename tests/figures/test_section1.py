@@ -72,7 +72,7 @@ def test_without_a_fitting_run_beside(draw, finished, beside, tmp_path):
     assert f'--autoencoder -z 2 --data-dir {finished.parent / "data"} ' in err
     status, out, err = draw('autoencoder', '-o', finished, '--beside', tmp_path)
     assert (status, out) == (2, '')
-    assert f'no snapshot in {tmp_path}; name the folder of an autoencoder with --beside' in err
+    assert f'no snapshot in {tmp_path}; name the folder of a run' in err
     status, out, err = draw('autoencoder', '-o', finished, '--beside', finished)
     assert (status, out) == (2, '')
     assert f'--beside {finished} is no run of train_vae.py --autoencoder -z 2; name one' in err

@@ -7,7 +7,7 @@ import chainer
 from conftest import SMALL, train
 import numpy as np
 import pytest
-from test_snapshot import last
+from runs import last
 
 import net
 import visualize

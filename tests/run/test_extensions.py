@@ -17,7 +17,7 @@ from conftest import SMALL
 import numpy as np
 from PIL import Image
 import pytest
-from test_snapshot import last
+from runs import last
 
 import net
 import train_vae
@@ -114,7 +114,7 @@ def test_loss_png_knows_the_weight_that_trained_and_a_resumed_run_too(
     assert cli('--resume', '-o', tmp_path / 'run', '-e', 3)[0] == 0
     assert given[0] == given[-1] == weight
     arrays = snapshot.read(last(tmp_path / 'run'))
-    assert snapshot.read_settings(arrays, '')['kl_weight'] == weight
+    assert snapshot.read_settings(arrays, '').kl_weight == weight
 
 
 @pytest.mark.parametrize('signum, drawn', [(None, [3]), (signal.SIGTERM, [])])
@@ -232,7 +232,7 @@ def prepare(monkeypatch):
     def run(out, model, n_digits, keep, overwrite, more):
         updater = SimpleNamespace(epoch=0, get_optimizer=lambda name: SimpleNamespace(target=model))
         trainer = SimpleNamespace(updater=updater, get_extension=lambda name: SimpleNamespace(
-            now=lambda: {'dim_z': 2}))
+            now=lambda: SimpleNamespace(to_json=lambda indent: '{}')))
         args = SimpleNamespace(out=str(out), keep=keep, overwrite=overwrite, epoch=more,
                                snapshot_every=1, batch_size=20, beta=1.0, k=1)
         digits = SimpleNamespace(train=np.broadcast_to(np.float32(0), (n_digits, 784)))

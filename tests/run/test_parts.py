@@ -17,7 +17,7 @@ from chainer import training
 from conftest import SMALL, in_process, write_files
 import numpy as np
 import pytest
-from test_resume import stopping_at
+from runs import stopping_at
 
 import train_vae
 

@@ -19,7 +19,7 @@ from conftest import HAS_GPU, SMALL, idx, make_digits, write_files
 import numpy as np
 import on_ranks
 import pytest
-from test_resume import check_same, needs_posix, state_of, wait_for
+from runs import check_same, needs_posix, state_of, wait_for
 from test_train_vae import log_of
 
 import train_vae

@@ -17,7 +17,7 @@ from support.run.extensions import LogReport
 from chainer.training import extensions, triggers
 from conftest import SMALL
 import pytest
-from test_resume import check_same
+from runs import check_same
 
 import train_vae
 

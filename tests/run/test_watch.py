@@ -11,7 +11,7 @@ from chainer.serializers import DictionarySerializer
 from conftest import SMALL
 import numpy as np
 import pytest
-from test_resume import state_of
+from runs import state_of
 
 import net
 
@@ -87,7 +87,7 @@ def said_of(change, capsys, reported=()):
     optimizer = SimpleNamespace(target=model)
     trainer = SimpleNamespace(observation=dict.fromkeys(reported, 0.0), updater=SimpleNamespace(
         loss_func=None, get_optimizer=lambda name: optimizer))
-    seen = watch.Watch({'kl_weight': None})
+    seen = watch.Watch(SimpleNamespace(kl_weight=None))
     seen.serialize(DictionarySerializer())          # as a resumed run does before it trains
     seen.initialize(trainer)
     change(model)
