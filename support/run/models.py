@@ -144,13 +144,18 @@ def describe_layers(model):
     return '-'.join(str(size) for size in [*(shape[1] for shape in shapes), shapes[-1][0]])
 
 
+def without_ranks(optimizer):
+    """Return the optimizer that ChainerMN's multi-node one has inside; any other as it is."""
+    return getattr(optimizer, 'actual_optimizer', optimizer)
+
+
 def describe_optimizer(optimizer):
     """Return in words which optimizer this is: `Adam`, `Adam(alpha=0.01)`, `Adam with WeightDecay`.
 
     Args:
         optimizer (chainer.Optimizer): Before its first step; or the multi-node one around it.
     """
-    optimizer = getattr(optimizer, 'actual_optimizer', optimizer)
+    optimizer = without_ranks(optimizer)
     own = getattr(optimizer, 'hyperparam', None)
     try:
         usual = type(optimizer)().hyperparam.get_dict()
@@ -214,6 +219,6 @@ def load_weights(path, model):
                                              'or use the net.py that trained it')
     if snapshot.SETTINGS_KEY in arrays:
         had = snapshot.read_settings(arrays, path)
-        check_activation(had, model, path, 'give the --activation that it was trained with, or use '
-                                           'the net.py that trained it')
+        mend = f'give --activation {had.activation}, or ' * (had.activation in net.ACTIVATIONS)
+        check_activation(had, model, path, mend + 'use the net.py that trained it')
         warn_of_edits(had, path)

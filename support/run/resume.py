@@ -17,7 +17,7 @@ import numpy as np
 
 RUN_PREFIX = 'extensions/run/'              # of RunState in a Trainer snapshot
 RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself:
-AFTER_ALL = -150           # priority; PlotReport, which has no state, is later
+AFTER_ALL = -150            # priority of snapshots; only PlotReport, which has no state, is later
 OWN_KEYS = (*state.ORDER_KEYS, *(state.RANDOM_PREFIX + name for name in (
     'keys', 'position', 'has_gauss', 'cached')))
 
@@ -94,11 +94,11 @@ class RunState(training.Extension):
 def varied(updater):
     """Return by name what extensions may vary in mid-run, as numbers.
 
-    These are Adam's numbers, C of the loss, the batch size, and by its path whether a parameter is
-    updated: 0 where it is frozen.
+    These are Adam's numbers, C of the loss, the batch size, and for each parameter, by its path, 1,
+    or 0 where it is frozen.
     """
     optimizer = updater.get_optimizer('main')
-    hyperparam = getattr(plain(optimizer), 'hyperparam', None)
+    hyperparam = getattr(models.without_ranks(optimizer), 'hyperparam', None)
     found = hyperparam.get_dict() if hyperparam else {}
     given = models.given_to_loss(updater.loss_func, optimizer.target)
     found |= {'C': given.get('C'),
@@ -109,13 +109,13 @@ def varied(updater):
 
 
 def vary(updater, had):
-    """Give an updater the numbers that a run had where a snapshot was taken.
+    """Give an updater the numbers that a run had when a snapshot was taken.
 
-    Only those that the script starts with as it did then: an edit of the script counts.
+    A number with which the script now starts otherwise stays: an edit of the script counts.
 
     Args:
         updater (Updater): As the script made it.
-        had (dict): By name [the number at the start, the number then].
+        had (dict): By name [the number at the start, the number in the snapshot].
     """
     optimizer, first = updater.get_optimizer('main'), varied(updater)
     for name, (before, number) in had.items():
@@ -127,15 +127,10 @@ def vary(updater, had):
         elif name.startswith('/'):
             dict(optimizer.target.namedparams())[name].update_rule.enabled = bool(number)
         elif name != 'C':
-            setattr(plain(optimizer).hyperparam, name, number)
+            setattr(models.without_ranks(optimizer).hyperparam, name, number)
         elif {'C', 'k'} <= inspect.signature(optimizer.target.get_loss_func).parameters.keys():
             given = models.given_to_loss(updater.loss_func, optimizer.target)
             updater.loss_func = optimizer.target.get_loss_func(number, given.get('k', 1))
-
-
-def plain(optimizer):
-    """Return an optimizer without ChainerMN's around it."""
-    return getattr(optimizer, 'actual_optimizer', optimizer)
 
 
 def kind_of(updater):
@@ -147,14 +142,9 @@ def kind_of(updater):
 
 
 def state_of_rank(trainer):
-    """Return what one of several ranks has for itself: the order of its digits, and its noise.
+    """Return the arrays of `OWN_KEYS` that a rank has for itself: order of digits, and noise.
 
-    Args:
-        trainer (Trainer): That of this rank, extended with a `RunState`.
-
-    Returns:
-        dict: Arrays, with such of the keys of `OWN_KEYS` as it has. Its place in the order is that
-        of all ranks.
+    Its place in the order is that of all ranks.
     """
     serializer = serializers.DictionarySerializer()
     trainer.updater.get_iterator('main').serialize(serializer[state.ITERATOR_PREFIX])
@@ -163,12 +153,7 @@ def state_of_rank(trainer):
 
 
 def of_rank(arrays, rank):
-    """Return the arrays of a snapshot with what this rank had for itself, not any other.
-
-    Args:
-        arrays (dict): As from `snapshot.read`; rank 0 wrote them, for as many ranks as now.
-        rank (int): This process's.
-    """
+    """Return the arrays of a snapshot, which rank 0 wrote, as if this rank had written it."""
     prefix = RUN_PREFIX + RANK_PREFIX.format(rank)
     own = {key: arrays[prefix + key] for key in OWN_KEYS if prefix + key in arrays}
     others = RUN_PREFIX + RANK_PREFIX.partition('{')[0]
@@ -231,20 +216,7 @@ def settings_of(updater, args, digits):
 
 
 def restore(trainer, digits, arrays, path):
-    """Bring a trainer to where a snapshot was taken.
-
-    Args:
-        trainer (Trainer): That of this rank, with a `RunState`.
-        digits (mnist.Digits): Those of this run.
-        arrays (dict): Of the snapshot, as from `snapshot.read`.
-        path (str): Where they come from.
-
-    Returns:
-        settings.Settings: Those in it.
-
-    Raises:
-        SnapshotError: If the snapshot does not fit.
-    """
+    """Bring the trainer of this rank to where a snapshot was taken; return the settings in that."""
     run, model = trainer.get_extension('run'), trainer.updater.get_optimizer('main').target
     had, ranks = snapshot.read_settings(arrays, path), run.settings.ranks
     snapshot.check_digits(had, digits, path)
@@ -261,7 +233,7 @@ def restore(trainer, digits, arrays, path):
 
 
 def warn_of_changes(had, now, path):
-    """Say where a run does not go on exactly: for each change from the settings `had` to `now`."""
+    """Warn of each change from the settings `had` to `now` that makes a resumed run differ."""
     words = {'device': 'on a {}', 'trained_by': 'by the {} updater', 'trained_on': 'on {}',
              'optimizer': 'by {}', 'loss': 'for the loss {}'}
     changes = [[text.format(getattr(run, name)) for run in (had, now)]

@@ -49,19 +49,19 @@ def epoch_of(path):
 
 
 def folder_of(path):
-    """Return the folder of a run's snapshot; None where a path does not have the name of one."""
+    """Return the folder that a snapshot is in; None if the path does not have the name of one."""
     is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
     return (os.path.dirname(path) or '.') if is_snapshot else None
 
 
 @contextlib.contextmanager
 def claim(out, overwrite=False, resumed=None):
-    """Hold a folder for a run to write to, so that no second run writes there meanwhile.
+    """Hold a folder for a run, so that no second run writes there meanwhile.
 
     Args:
-        out (str): The folder, made if need be, and deleted again where nothing comes to lie in it.
+        out (str): The folder. It is made if need be, and deleted again if it stays empty.
         overwrite (bool): Whether another run's snapshots in it may be lost.
-        resumed (str): The snapshot that the run goes on from, if it does.
+        resumed (str): The snapshot that the run goes on from, or None.
 
     Raises:
         files.FileError: If it cannot be written, is in use, or holds another run's snapshots.
@@ -133,10 +133,10 @@ def clear(out):
 
 
 def series_of(path):
-    """Return the number in the name of a snapshot, after the rest of the name: `(str, int)`.
+    """Return the name of a snapshot without its number, and the number: `(str, int)`.
 
-    They are `snapshot_epoch_3`, `snapshot_iter_600` as Chainer names them, and what else is usual:
-    `snapshot_epoch-3`, `snapshot_600.npz`. Of another name it is `('', -1)`.
+    Such names are `snapshot_epoch_3`, Chainer's `snapshot_iter_600`, and the usual
+    `snapshot_epoch-3` and `snapshot_600.npz`. For any other it is `('', -1)`.
     """
     match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
                          os.path.basename(path))

@@ -38,15 +38,15 @@ class SnapshotError(files.FileError):
 class Writer(snapshot_writers.Writer):
     """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only.
 
-    Of the snapshots named alike, up to the one just written, it keeps the newest. It deletes a
-    `snapshot_interrupted` of no more iterations.
+    After each it deletes older snapshots with the same kind of name, and a `snapshot_interrupted`
+    of no more iterations.
 
     Args:
-        keep (int): How many to keep.
-        resumed (str): The snapshot that the run goes on from, if it does.
+        keep (int): How many snapshots to keep.
+        resumed (str): The snapshot that the run goes on from, or None.
 
     Attributes:
-        path (str), iteration (int): Of the last snapshot, and at which it was taken; or None.
+        path (str), iteration (int): Of the last snapshot, or None.
     """
 
     def __init__(self, keep, resumed=None):
@@ -81,7 +81,7 @@ class Writer(snapshot_writers.Writer):
         self(filename, trainer.out, serializers.npz.serialize(trainer))
 
     def clean(self, outdir, path):
-        """Delete what a snapshot, now whole, makes superfluous."""
+        """Delete the snapshots that the one at `path`, now whole, replaces."""
         if os.path.basename(path) == run_folder.INTERRUPTED:
             return
         name, number = run_folder.series_of(path)
@@ -101,7 +101,7 @@ def not_finite(what, epoch, iteration, out, resumed):
 
     Args:
         what (str): What is not finite.
-        epoch, iteration (int): Where that was seen; epochs count from 1.
+        epoch, iteration (int): Where; epochs count from 1.
         out (str): The folder of the run.
         resumed (str): The snapshot that it went on from, or None.
     """
@@ -124,8 +124,8 @@ def newest(out):
 def read_newest(out):
     """Read the whole snapshot with the most iterations in the folder `out`.
 
-    Of each damaged one that has more, or does not tell, it warns on stderr. A run may write there
-    meanwhile, and delete older ones.
+    It warns on stderr of each damaged one that it passes over. A run may write there meanwhile, and
+    delete older ones.
 
     Returns:
         tuple: Its path, and its arrays, as from `read`.
@@ -228,7 +228,7 @@ def read_settings(arrays, path):
 
     Args:
         arrays (dict): As from `read`.
-        path (str): Where they come from, for the message.
+        path (str): The file, for the message.
 
     Returns:
         settings.Settings: Each of its type and within its limits.
@@ -311,8 +311,7 @@ def check_model(arrays, model, path, mend='use it with the net.py that trained i
     Args:
         arrays (dict): As from `read`: of a snapshot, or of a model alone.
         model (VAE): The model.
-        path (str): Where the arrays come from, for the message.
-        mend (str): What helps where the weights are of another model, for the message.
+        path (str), mend (str): For the message: the file, and what helps with another model.
 
     Raises:
         SnapshotError: If they are the weights of another model, or not finite.

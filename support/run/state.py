@@ -1,7 +1,7 @@
 """The state of a Trainer in a snapshot: whether it is safe, what it lacks, and how it is loaded.
 
-What Chainer's serializers can load into what train_vae.py builds, is loaded. Where that fails, the
-message names the part that is another now; `damaged` is only what would be unsafe.
+Whatever Chainer can load into the trainer of train_vae.py is loaded. If that fails, the message
+names the part that is another now. Only a file that would do harm is called damaged.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ def load(arrays, trainer, path):
     Args:
         arrays (dict): As from `snapshot.read`, of this rank; `snapshot.check_model` has seen them.
         trainer (Trainer): Fresh.
-        path (str): Where they come from, for the message.
+        path (str): The file, for the message.
 
     Raises:
-        SnapshotError: If they are damaged, or do not fit a part of it.
+        SnapshotError: If they would do harm, or do not fit a part of it.
     """
     check(arrays, trainer.updater, path)
     try:
@@ -72,16 +72,16 @@ def unfit(path, key, cause):
 
 
 def check(arrays, updater, path):
-    """Make sure that numbers in a snapshot can do no harm, or raise a SnapshotError.
+    """Raise a SnapshotError if numbers in a snapshot would do harm.
 
-    Those are all that NumPy and Chainer would take as they are: they would go on for ever, read
-    other memory, divide by zero, or compute with what is not finite.
+    NumPy and Chainer would take them as they are, and then never end, read other memory, divide by
+    zero, or compute with what is not finite.
     """
     n = digits_of(updater.get_iterator('main'))
     last = {POSITION_KEY: n, **dict.fromkeys(ORDER_KEYS, n - 1),
             RANDOM_PREFIX + 'position': RANDOM_WORDS}
-    shapes = {OPTIMIZER_PREFIX + path[1:]: param.shape
-              for path, param in updater.get_optimizer('main').target.namedparams()}
+    shapes = {OPTIMIZER_PREFIX + name[1:]: param.shape
+              for name, param in updater.get_optimizer('main').target.namedparams()}
     for key, array in arrays.items():
         kind, (of, _, name) = array.dtype.kind, key.rpartition('/')
         has_shape = shapes.get(of) is None or name == 't' or snapshot.is_float32(array, shapes[of])
@@ -106,7 +106,7 @@ def check(arrays, updater, path):
 
 
 def digits_of(iterator):
-    """Return how many digits an iterator has, as many as can be where it does not tell."""
+    """Return how many digits an iterator has; the largest count where it does not tell."""
     return len(iterator.dataset) if hasattr(iterator, 'dataset') else LAST_COUNT
 
 

@@ -252,7 +252,7 @@ def test_room_for_the_order_of_many_digits(tmp_path, monkeypatch, prepare):
             prepare(tmp_path, model, 60_000, 5, False, 1)
         assert {path.name for path in tmp_path.iterdir()} == ({'args.json', 'cg.dot'} if fits
                                                               else set())
-    assert json.loads((tmp_path / 'args.json').read_text()) == {'dim_z': 2}
+    assert json.loads((tmp_path / 'args.json').read_text()) == {}
 
 
 def test_room_is_that_of_real_snapshots(small_run, monkeypatch, prepare):
