@@ -121,15 +121,15 @@ def flag(name, words, **options):
     Args:
         name (str): The setting.
         words (str): What it is, for --help; the default is added.
-        **options: More for `add_argument`.
+        **options: More for `add_argument`, or other than here, as `default`.
     """
     field = FIELDS[name]
     if field.type is bool:
         return {'action': 'store_true', 'help': words}
     limits = {'choices': field.metadata['choices']} if field.type is str else {
         'type': lambda text: parse(field, text), 'metavar': 'N'}
-    return limits | {'default': field.default, 'help': f'{words} (default: {field.default})',
-                     **options}
+    options = limits | {'default': field.default} | options
+    return options | {'help': f'{words} (default: {options["default"]})'}
 
 
 def parse(field, text):
