@@ -15,7 +15,7 @@ import sys
 
 from support.base import command
 from support.data import mnist
-from support.run import models, observe, options, resume, snapshot
+from support.run import models, observe, options, resume, settings, snapshot
 from support.run.extensions import LogReport, PlotReport, check_finite, whole_run
 from support.run.record import Record
 from support.run.stopping import UntilStopped, every
@@ -43,26 +43,21 @@ def build_parser():
     """Return the parser of the command line."""
     parser = command.Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    add, count = parser.add_argument, options.count
+    add, flag = parser.add_argument, settings.flag
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='train on GPU N (default: on the CPU)')
     add('-o', '--out', default='results', help='folder for the results (default: results)')
-    add('-e', '--epoch', type=count, default=100, metavar='N',
-        help='epochs to train (default: 100)')
-    add('-b', '--batch-size', type=count, default=100, metavar='N',
-        help='digits in a minibatch, of each process (default: 100)')
-    add('-z', '--dim-z', type=count, default=20, metavar='N',
-        help='dimensions of the latent variable z (default: 20)')
-    add('--dim-h', type=count, default=500, metavar='N',
-        help='units of each hidden layer (default: 500)')
-    add('--beta', type=options.positive(float), default=1.0, metavar='C',
-        help='weight of the latent loss, the KL divergence (default: 1.0, the ELBO)')
-    add('-k', '--k', type=options.positive(int, snapshot.MOST_K), default=1, metavar='N',
-        help='Monte Carlo samples of z for each digit in training (default: 1)')
-    add('--autoencoder', action='store_true',
-        help='train the plain autoencoder of section 1-1: no noise, no latent loss')
-    add('--binary', action='store_true', help='round pixels to 0 or 1')
-    add('--test', action='store_true', help=f'use only {mnist.TINY} digits; with -e 3, a quick try')
+    add('-e', '--epoch', **flag('epoch', 'epochs to train'))
+    add('-b', '--batch-size', **flag('batch_size', 'digits in a minibatch, of each process'))
+    add('-z', '--dim-z', **flag('dim_z', 'dimensions of the latent variable z'))
+    add('--dim-h', **flag('dim_h', 'units of each hidden layer'))
+    add('--beta', **flag('beta', 'weight of the latent loss, the KL divergence; 1 for the ELBO',
+                         metavar='C'))
+    add('-k', '--k', **flag('k', 'Monte Carlo samples of z for each digit in training'))
+    add('--autoencoder', **flag(
+        'autoencoder', 'train the plain autoencoder of section 1-1: no noise, no latent loss'))
+    add('--binary', **flag('binary', 'round pixels to 0 or 1'))
+    add('--test', **flag('test', f'use only {mnist.TINY} digits; with -e 3, a quick try'))
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
     add('-r', '--resume', nargs='?', const=options.NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '
@@ -115,7 +110,7 @@ def train_vae(args):
     model_class = net.Autoencoder if args.autoencoder else net.VAE
     model = model_class(train.shape[1], args.dim_z, args.dim_h, net.ACTIVATIONS[args.activation])
     if args.initmodel is not None:
-        comm.on_root(models.load_weights, args.initmodel, model, args.activation)
+        comm.on_root(models.load_weights, args.initmodel, model)
     with observe.unchanged(model):              # the graph for OUT/cg.dot
         graph = net.draw_graph(model, train[:args.batch_size], args.beta, args.k)
     model.to_device(device)

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-from on_ranks import needs_mpi
 import pytest
 
 EPOCH = os.path.join(os.path.dirname(__file__), 'benchmarks', 'epoch.py')

@@ -118,8 +118,8 @@ def test_an_import_changes_nothing_for_a_notebook():
 def test_an_old_snapshot_gives_its_outputs():
     arrays = snapshot.read(OLD)
     settings = snapshot.read_settings(arrays, OLD)
-    assert (settings['dim_z'], settings['dim_h'], settings['trained_by']) == (2, 4, 'fast')
-    model = net.VAE(784, 2, 4, net.ACTIVATIONS[settings['activation']])
+    assert (settings.dim_z, settings.dim_h, settings.trained_by) == (2, 4, 'fast')
+    model = net.VAE(784, 2, 4, net.ACTIVATIONS[settings.activation])
     snapshot.load_model(arrays, model, OLD)
     digits = mnist.get_digits('digits')
     assert model.encode(digits.test[:1])[0].array == pytest.approx(

@@ -10,15 +10,12 @@ import contextlib
 from support.base import command, devices, kinds
 from support.data import mnist
 from support.figures import pictures
-from support.run import foreign, models, snapshot
+from support.run import models, settings, snapshot
 
 import chainer
 import chainer.functions as F
 
 import net
-
-OF_WEIGHTS = {      # the article's settings, where weights alone tell none
-    'binary': False, 'test': False, 'beta': 1.0, 'k': 1, 'batch_size': 100, 'methods': {}}
 
 
 def read_run(args):
@@ -29,8 +26,8 @@ def read_run(args):
             one in `out`, `data_dir`, `dataset`, `activation` and `gpu`.
 
     Returns:
-        tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict, as
-        `snapshot.read_settings` returns it, but with `dim_h` and `dim_z` of this model, `dataset`,
+        tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict of the
+        `settings.Settings`, but with `dim_h` and `dim_z` of this model, `dataset`,
         `data_dir` and `checksum` of these digits, the `path` of the snapshot, and its `log` (a list
         of rows, empty if there is none).
 
@@ -41,18 +38,17 @@ def read_run(args):
     path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else
                     snapshot.read_newest(args.out))
     is_run = snapshot.SETTINGS_KEY in arrays
-    settings = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
+    run = snapshot.read_settings(arrays, path) if is_run else guess(arrays, args, path)
     if is_run and (args.dataset or args.activation):
         raise command.UserError(f'{path} is the snapshot of a run, which has its own activation '
                                'and dataset; leave out --activation and --dataset')
-    digits = mnist.get_digits(settings['dataset'], args.data_dir or settings['data_dir'],
-                              settings['test'], settings['binary'])
+    digits = mnist.get_digits(run.dataset, args.data_dir or run.data_dir, run.test, run.binary)
     if is_run:
-        snapshot.check_digits(settings, digits, path)
-    model_class = net.Autoencoder if settings['autoencoder'] else net.VAE
+        snapshot.check_digits(run, digits, path)
+    model_class = net.Autoencoder if run.autoencoder else net.VAE
     try:
-        model = model_class(digits.test.shape[1], settings['dim_z'], settings['dim_h'],
-                            net.ACTIVATIONS.get(settings['activation'], F.softplus))
+        model = model_class(digits.test.shape[1], run.dim_z, run.dim_h,
+                            net.ACTIVATIONS.get(run.activation, F.softplus))
     except Exception as error:      # an edited __init__ can raise anything
         if chainer.is_debug() or isinstance(error, MemoryError):
             raise
@@ -60,21 +56,21 @@ def read_run(args):
             f'this net.py cannot make the model of {path} ({pictures.cause_of(error)}); use the '
             'net.py that trained it') from None
     if is_run:
-        models.check_activation(settings, model, path)
+        models.check_activation(run, model, path)
     snapshot.load_model(arrays, model, path)
-    models.warn_of_edits(settings, path)
+    models.warn_of_edits(run, path)
     device.use()
     model.to_device(device)
     sizes = models.sizes_of(model)
     with contextlib.suppress(Exception):        # each figure that calls `encode` will report it
         sizes['dim_z'] = pictures.encode(model, digits.test[:1]).shape[1]
-    return model, digits, settings | sizes | {
+    return model, digits, vars(run) | sizes | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'path': path, 'log': snapshot.read_log(arrays) if is_run else []}
 
 
 def guess(arrays, args, path):
-    """Return the settings (dict) of weights alone, from their shapes and the command line.
+    """Return the Settings of weights alone, from their shapes and the command line; no seed.
 
     Args:
         arrays (dict), path (str): From `snapshot.read`, of this file.
@@ -88,18 +84,17 @@ def guess(arrays, args, path):
     layers = [f'{prefix}{link}/W' for link in ('le1', 'le3' if is_plain else 'le3_mu')]
     for layer in layers:
         if layer not in arrays:
-            raise snapshot.SnapshotError(f'{path} is {foreign.of_another_network(arrays, layer)}')
+            raise snapshot.of_another_network(arrays, layer, path)
     shapes = [arrays[layer].shape for layer in layers]
-    if not all(len(shape) == 2 and 0 < min(shape) <= max(shape) <= snapshot.MOST
+    if not all(len(shape) == 2 and 0 < min(shape) <= max(shape) <= settings.MOST_COUNTED
                for shape in shapes):
         raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; {kinds.OURS}')
     (dim_h, n_in), (dim_z, _) = shapes
     snapshot.check_memory(arrays, prefix, n_in, dim_h, dim_z, path)
-    return OF_WEIGHTS | {
-        'autoencoder': is_plain,
-        'n_in': n_in, 'dim_h': dim_h, 'dim_z': dim_z,
-        'activation': args.activation or 'softplus', 'dataset': args.dataset or 'auto',
-        'data_dir': args.data_dir}
+    return settings.Settings(
+        autoencoder=is_plain, n_in=n_in, dim_h=dim_h, dim_z=dim_z, seed=None,
+        activation=args.activation or 'softplus', dataset=args.dataset or 'auto',
+        data_dir=args.data_dir)
 
 
 def read_beside(args, settings):
@@ -108,7 +103,6 @@ def read_beside(args, settings):
     Raises:
         UserError: If there is none, or its digits are not those of the run with these settings.
     """
-    snapshot.newest(args.beside, 'name the folder of an autoencoder with --beside')
     model, _, its_own = read_run(argparse.Namespace(**vars(args) | {
         'out': args.beside, 'snapshot': None, 'dataset': None, 'activation': None}))
     if (its_own['autoencoder'], its_own['dim_z']) != (True, 2):

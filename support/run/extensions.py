@@ -62,7 +62,7 @@ class LogReport(extensions.LogReport):
             run_folder.make_again(trainer.out)
             files.write_text(trainer.out, self.filename.format(**self.log[-1]),
                              json.dumps(self.log, indent=4) + '\n',
-                             mend=run_folder.go_on(trainer.out))
+                             mend=run_folder.MEND)
 
 
 class PlotReport(training.Extension):
@@ -101,7 +101,7 @@ class PlotReport(training.Extension):
 def plot_losses(trainer):
     """Draw OUT/loss.png from the log of a trainer, as `losses.plot` does."""
     settings, updater = trainer.get_extension('run').settings, trainer.updater
-    losses.plot(terminal.log_of(trainer), settings['loss'], settings['kl_weight'],
+    losses.plot(terminal.log_of(trainer), settings.loss, settings.kl_weight,
                 updater.epoch_detail / max(1, updater.iteration),
                 os.path.join(trainer.out, 'loss.png'))
 
@@ -190,8 +190,8 @@ def prepare_folder(trainer, args, digits, graph):
                           more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
     if args.overwrite:
         run_folder.clear(args.out)
-    settings = trainer.get_extension('run').now()
-    files.write_text(args.out, 'args.json', json.dumps(settings, indent=4) + '\n')
+    text = trainer.get_extension('run').now().to_json(indent=4)
+    files.write_text(args.out, 'args.json', text + '\n')
     files.write_text(args.out, 'cg.dot', graph)
 
 
@@ -214,9 +214,9 @@ def print_header(trainer, args, digits):
 device   {where}
 updater  {resume.kind_of(updater)}
 digits   {digits.title}: {n_train} to train, {test} to test{pixels}
-model    {models.describe_layers(model)}, z = {z}, {settings['activation']}\
+model    {models.describe_layers(model)}, z = {z}, {settings.activation}\
 {', no noise' * args.autoencoder}
-loss     {settings['loss']}, {batch}, {settings['optimizer']}, seed {args.seed}
+loss     {settings.loss}, {batch}, {settings.optimizer}, seed {args.seed}
 epochs   {terminal.length_in_words(trainer.stop_trigger)}{start}
 results  {args.out}
 """, flush=True)

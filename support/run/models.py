@@ -1,7 +1,7 @@
 """Model, loss and optimizer as net.py and train_vae.py make them: in words, and where they changed.
 
-A snapshot holds weights and settings, not code. So that the edit that a run was trained with is not
-forgotten, it notes the model's activation, digests of its methods, and the optimizer.
+A snapshot holds weights and settings, not code. So it notes the model's activation, digests of
+net.py's methods, and the optimizer: who resumes or draws it by an edited net.py is told.
 """
 
 import ast
@@ -11,17 +11,15 @@ import inspect
 import itertools
 import re
 import sys
-import types
 
-from support.base import command  # lets chainer import
-from support.run import original, snapshot
+from support.run import original, snapshot  # lets chainer import
 
 import numpy as np
 
 import net
 
 LOSSES = {original.VAE: 'negative ELBO', original.Autoencoder: 'squared error'}
-OUTSIDE = 'code outside the methods'
+OUTSIDE = 'code outside the classes'
 DOCUMENTED = ast.FunctionDef, ast.ClassDef, ast.Module
 # layers of a digit's way, of the VAE and of the autoencoder
 PATHS = (('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3'), ('le1', 'le2', 'le3', 'ld1', 'ld2', 'ld3'))
@@ -30,9 +28,7 @@ PATHS = (('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3'), ('le1', 'le2', 'le3', 'l
 def activation_of(model, default):
     """Return the name of a model's activation, that in net.py if it has one there.
 
-    Args:
-        model (Chain): The model.
-        default (str): Its name where the model has no `act_func`.
+    Where the model has no `act_func`, it is the default.
     """
     act_func = getattr(model, 'act_func', None)
     if act_func is None:
@@ -59,58 +55,32 @@ def digest(tree):
 
 @functools.lru_cache(maxsize=1)
 def written(made):
-    """Return what net.py's file says, read at most once for each import of it.
-
-    Args:
-        made (type): `net.VAE`, which is another after a reload.
-
-    Returns:
-        tuple: Digests of the methods by name, as `VAE.encode`, and of the code around them; the
-        code objects of the methods, as this text gives them. Both empty where it cannot be read.
-    """
+    """Return what `notes_of_net` does, read once for each import of net.py, which makes `made`."""
     try:
-        text = inspect.getsource(net)
-        tree, whole = ast.parse(text), compile(text, 'net.py', 'exec')
+        tree = ast.parse(inspect.getsource(net))
     except (OSError, SyntaxError):
-        return {}, {}
-    digests, codes = {}, {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
-            methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
-            digests |= {f'{node.name}.{method.name}': digest(method) for method in methods}
-            node.body = [item for item in node.body if item not in methods]
-    for outer in whole.co_consts:
-        for code in getattr(outer, 'co_consts', ()):
-            codes |= {code.co_qualname: code} if isinstance(code, types.CodeType) else {}
-    return digests | {OUTSIDE: digest(tree)}, codes
+        return {}
+    classes, digests = [node for node in tree.body if isinstance(node, ast.ClassDef)], {}
+    tree.body = [node for node in tree.body if node not in classes]
+    for node in classes:
+        methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+        digests |= {f'{node.name}.{method.name}': digest(method) for method in methods}
+        node.body = [item for item in node.body if item not in methods]
+        digests[node.name] = digest(node)
+    return digests | {OUTSIDE: digest(tree)}
 
 
 written(net.VAE)                # now, as long as the file says what was imported
 
 
 def notes_of_net():
-    """Return what a run notes of the net.py that runs: what tells an edit of a method from another.
+    """Return what tells an edited net.py from another: digests of its code by name.
 
     Returns:
-        dict: As the first of `written`, whose digests all versions of Python share. A method that
-        the file has otherwise by now gets a digest of its code; then what is no method is left out.
-        Empty where there is no file.
+        dict: Of each method, as `VAE.encode`, of the rest of each class, as `VAE`, and `OUTSIDE`,
+        the same in all versions of Python. Empty where there is no file.
     """
-    digests, codes = written(net.VAE)
-    if not digests:
-        return {}
-    running = {f'{made.__name__}.{name}': getattr(method, '__func__', method)
-               for made in vars(net).values()
-               if isinstance(made, type) and made.__module__ == net.__name__
-               for name, method in vars(made).items()}
-    running = {name: original.essence(function.__code__) for name, function in running.items()
-               if isinstance(function, types.FunctionType)}
-    is_written = {name: name in codes and original.essence(codes[name]) == does
-                  for name, does in running.items()}
-    found = {name: hashlib.sha256(repr(does).encode()).hexdigest()[:12]
-             for name, does in running.items() if not is_written[name]}
-    return {name: digest for name, digest in (digests | found).items()
-            if not found or name in running}
+    return dict(written(net.VAE))
 
 
 def closure_of(function):
@@ -149,21 +119,17 @@ def describe_loss(function, model):
     return words[0] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1)
 
 
-def path_of(model):
-    """Return the names of the layers that a digit goes through."""
-    return PATHS[not hasattr(model, 'le3_mu')]
+def shapes_of(model):
+    """Return the shapes of the weights that a digit goes through, (out, in); None of others."""
+    shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
+              for name in PATHS[not hasattr(model, 'le3_mu')]]
+    return shapes if all(shape and len(shape) == 2 for shape in shapes) else None
 
 
 def sizes_of(model):
-    """Return the sizes of a model as settings, dim_h and dim_z; of other layers, nothing.
-
-    They are its own, whatever the flags say.
-    """
-    shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
-              for name in path_of(model)[:3:2]]
-    if not all(shape and len(shape) == 2 for shape in shapes):
-        return {}
-    return {'dim_h': shapes[0][0], 'dim_z': shapes[1][0]}
+    """Return a model's own dim_h and dim_z as a dict; of other layers, an empty one."""
+    shapes = shapes_of(model)
+    return {'dim_h': shapes[0][0], 'dim_z': shapes[2][0]} if shapes else {}
 
 
 def describe_layers(model):
@@ -171,14 +137,16 @@ def describe_layers(model):
 
     Where it has others than a VAE and an autoencoder have, only the number of its weights.
     """
-    path = path_of(model)
-    shapes = [getattr(getattr(getattr(model, name, None), 'W', None), 'shape', None)
-              for name in path]
-    links = {name.split('/')[1] for name, _ in model.namedparams()}
-    if (links - {'le3_ln_var'} != {*path} or not all(shape and len(shape) == 2 for shape in shapes)
+    shapes, links = shapes_of(model), {name.split('/')[1] for name, _ in model.namedparams()}
+    if (not shapes or links - {'le3_ln_var'} not in map(set, PATHS)
             or any(before[0] != after[1] for before, after in itertools.pairwise(shapes))):
         return f'{sum(param.size for param in model.params()):,} weights'
     return '-'.join(str(size) for size in [*(shape[1] for shape in shapes), shapes[-1][0]])
+
+
+def without_ranks(optimizer):
+    """Return the optimizer that ChainerMN's multi-node one has inside; any other as it is."""
+    return getattr(optimizer, 'actual_optimizer', optimizer)
 
 
 def describe_optimizer(optimizer):
@@ -187,7 +155,7 @@ def describe_optimizer(optimizer):
     Args:
         optimizer (chainer.Optimizer): Before its first step; or the multi-node one around it.
     """
-    optimizer = getattr(optimizer, 'actual_optimizer', optimizer)
+    optimizer = without_ranks(optimizer)
     own = getattr(optimizer, 'hyperparam', None)
     try:
         usual = type(optimizer)().hyperparam.get_dict()
@@ -201,73 +169,47 @@ def describe_optimizer(optimizer):
             + f' with {hooks}' * bool(hooks))
 
 
-def check_activation(settings, model, path, mend='use it with the net.py that trained it'):
-    """Make sure that a model is of the activation that a run had.
-
-    Args:
-        settings (dict): Of the run, as from `snapshot.read_settings`.
-        model (VAE): As today's net.py makes it by them.
-        path (str): The snapshot that the settings come from, for the message.
-        mend (str): What helps where it is not, for the message.
-
-    Raises:
-        snapshot.SnapshotError: If it is of another.
-    """
-    had = settings['activation']
-    now = activation_of(model, had)
-    if now != had:
-        lacks = '' if had in net.ACTIVATIONS else ', whose ACTIVATIONS lack it'
-        raise snapshot.SnapshotError(f'{path} was trained with the activation {had}, and this '
-                                     f'net.py has {now}{lacks}; {mend}')
-
-
-def warn_of_edits(settings, path):
-    """Say on stderr what of net.py is not as it was when a run was trained.
-
-    Args:
-        settings, path: As for `check_activation`.
-    """
-    noted, now = settings['methods'], notes_of_net()
-    edited = [name for name in sorted({*noted, *now}) if noted.get(name) != now.get(name)
-              and (name != OUTSIDE or {name} <= noted.keys() & now.keys())]
-    if noted and now and edited:
-        print(command.printable(
-            f'warning: {path} was trained by a net.py that differs in {", ".join(edited)}; this '
-            'one may make something else of it'), file=sys.stderr)
+def check_activation(had, model, path, mend='use it with the net.py that trained it'):
+    """Make sure that a model has the activation of a run, by the settings in its snapshot."""
+    now = activation_of(model, had.activation)
+    if now != had.activation:
+        lacks = '' if had.activation in net.ACTIVATIONS else ', whose ACTIVATIONS lack it'
+        raise snapshot.SnapshotError(f'{path} was trained with the activation {had.activation}, '
+                                     f'and this net.py has {now}{lacks}; {mend}')
 
 
 def check_optimizer(had, now, path):
-    """Make sure that a run goes on by an optimizer of the same kind, whose state a snapshot has.
-
-    Args:
-        had, now (dict): Settings, of the snapshot and of this run.
-        path (str): The snapshot, for the message.
-
-    Raises:
-        SnapshotError: If it does not.
-    """
-    kinds = [re.findall(r'^\w+|\w+=True', of['optimizer']) for of in (had, now)]
-    if kinds[0] and kinds[0] != kinds[1]:
+    """Make sure that a run has the optimizer, by its class, whose state is in a snapshot."""
+    names = [re.findall(r'^\w+|\w+=True', run.optimizer) for run in (had, now)]
+    if names[0] and names[0] != names[1]:
         raise snapshot.SnapshotError(
-            f'{path} was trained by {had["optimizer"]}, and train_vae.py has {now["optimizer"]}; '
-            'use it with the train_vae.py that trained it, or start a run from its weights, with '
-            '-m')
+            f'{path} was trained by {had.optimizer}, and train_vae.py has {now.optimizer}; use it '
+            'with the train_vae.py that trained it, or start a run from its weights, with -m')
 
 
-def both(noted):
-    """Return what a run notes that goes on by another net.py: all texts that each method had."""
-    now = notes_of_net()
+def warn_of_edits(had, path):
+    """Say on stderr which code of a run's model is another in today's net.py."""
+    noted, now = had.methods, notes_of_net()
+    own = 'Autoencoder' if had.autoencoder else 'VAE', OUTSIDE
+    edited = [name for name in sorted(noted.keys() & now.keys())
+              if noted[name] != now[name] and name.split('.')[0] in own]
+    if edited:
+        print(f'warning: {path} was trained by a net.py that differs in {", ".join(edited)}; with '
+              'this one its results may be others', file=sys.stderr)
+
+
+def joined(noted):
+    """Return what a run notes that goes on with an edited net.py: all digests of each name."""
     return noted | {name: ', '.join(sorted({*str(noted.get(name, text)).split(', '), text}))
-                    for name, text in now.items()}
+                    for name, text in notes_of_net().items()}
 
 
-def load_weights(path, model, activation):
+def load_weights(path, model):
     """Start `model` from the weights in a snapshot, or in an npz of a model alone.
 
     Args:
         path (str): The file.
         model (VAE): The model to fill.
-        activation (str): Name of its activation, where the model does not tell.
 
     Raises:
         snapshot.SnapshotError: If it cannot be read, or has those of another model.
@@ -276,8 +218,7 @@ def load_weights(path, model, activation):
     snapshot.load_model(arrays, model, path, 'give --dim-z and --dim-h as that model was trained, '
                                              'or use the net.py that trained it')
     if snapshot.SETTINGS_KEY in arrays:
-        settings = snapshot.read_settings(arrays, path)
-        had = settings['activation']
-        mend = f'give --activation {had}, or ' if had in net.ACTIVATIONS else ''
-        check_activation(settings, model, path, mend + 'use the net.py that trained it')
-        warn_of_edits(settings, path)
+        had = snapshot.read_settings(arrays, path)
+        mend = f'give --activation {had.activation}, or ' * (had.activation in net.ACTIVATIONS)
+        check_activation(had, model, path, mend + 'use the net.py that trained it')
+        warn_of_edits(had, path)

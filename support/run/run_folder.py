@@ -14,20 +14,15 @@ import filelock
 INTERRUPTED = 'snapshot_interrupted'
 EPOCH_PREFIX = 'snapshot_epoch_'            # followed by the number of the epoch
 LOCK = '.lock'                              # file that a running run holds
-
-
-def go_on(out):
-    """Return what helps where a run cannot write into the folder `out`, for the message."""
-    return 'put that right, then ' + (
-        'go on with --resume' if os.path.isdir(out) and find_snapshots(out) else 'start it again')
+MEND = 'put that right, then go on with --resume, or start it again'    # where it cannot write
 
 
 def make_again(out):
     """Make the folder of a run anew, with a warning, where somebody moved or deleted it meanwhile.
 
-    Only that folder, and not those above it: what they were on may be gone.
+    The folders above it are not made: their disk may be gone.
     """
-    with contextlib.suppress(OSError):      # which writing there will tell of
+    with contextlib.suppress(OSError):      # writing there will tell of it
         os.mkdir(out)
         print(f'warning: {out} was moved or deleted; the run goes on in a new one', file=sys.stderr)
 
@@ -47,31 +42,26 @@ def find_snapshots(out):
     return sorted(paths, key=lambda path: series_of(path)[::-1])
 
 
-def last_epoch(out):
-    """Return the last epoch of which the folder `out` has a snapshot, -1 where it has none."""
-    return max(map(epoch_of, find_snapshots(out)), default=-1) if os.path.isdir(out) else -1
-
-
 def epoch_of(path):
     """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
-    kind, number = series_of(path)
-    return number if 'epoch' in kind else -1
+    name, number = series_of(path)
+    return number if 'epoch' in name else -1
 
 
 def folder_of(path):
-    """Return the folder of a run's snapshot; None where a path does not have the name of one."""
+    """Return the folder that a snapshot is in; None if the path does not have the name of one."""
     is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
     return (os.path.dirname(path) or '.') if is_snapshot else None
 
 
 @contextlib.contextmanager
 def claim(out, overwrite=False, resumed=None):
-    """Hold a folder for a run to write to, so that no second run writes there meanwhile.
+    """Hold a folder for a run, so that no second run writes there meanwhile.
 
     Args:
-        out (str): The folder, made if need be, and deleted again where nothing comes to lie in it.
+        out (str): The folder. It is made if need be, and deleted again if it stays empty.
         overwrite (bool): Whether another run's snapshots in it may be lost.
-        resumed (str): The snapshot that the run goes on from, if it does.
+        resumed (str): The snapshot that the run goes on from, or None.
 
     Raises:
         files.FileError: If it cannot be written, is in use, or holds another run's snapshots.
@@ -91,8 +81,8 @@ def claim(out, overwrite=False, resumed=None):
         print(f'warning: {out} is in a file system without locks; start no second run there '
               'meanwhile', file=sys.stderr)
     try:
-        own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
-        if find_snapshots(out) and not own and not overwrite:
+        is_own = resumed is not None and os.path.samefile(os.path.dirname(resumed) or '.', out)
+        if find_snapshots(out) and not is_own and not overwrite:
             ways = '' if resumed else 'go on with it by --resume, replace it by --overwrite, or '
             raise files.FileError(f'{out} holds the snapshots of an earlier run; {ways}name '
                                   'another folder with -o')
@@ -114,12 +104,12 @@ def check_room(out, size, keep, overwrite, more):
     Args:
         out (str): The folder of the run.
         size (int): Bytes of a snapshot.
-        keep (int): How many snapshots are kept, besides the one that is being written.
+        keep (int): How many are kept, besides the one that is being written.
         overwrite (bool): Whether those that are there will be deleted.
         more (int): How many will be written.
 
     Raises:
-        files.FileError: If they have not.
+        files.FileError: If there is not enough.
     """
     old = find_snapshots(out)
     free = shutil.disk_usage(out).free
@@ -143,10 +133,10 @@ def clear(out):
 
 
 def series_of(path):
-    """Return the number in the name of a snapshot, after the rest of the name: `(str, int)`.
+    """Return the name of a snapshot without its number, and the number: `(str, int)`.
 
-    They are `snapshot_epoch_3`, `snapshot_iter_600` as Chainer names them, and what else is usual:
-    `snapshot_epoch-3`, `snapshot_600.npz`. Of another name it is `('', -1)`.
+    Such names are `snapshot_epoch_3`, Chainer's `snapshot_iter_600`, and the usual
+    `snapshot_epoch-3` and `snapshot_600.npz`. For any other it is `('', -1)`.
     """
     match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
                          os.path.basename(path))

@@ -18,8 +18,8 @@ class Watch(training.Extension):
     """Warns at the first snapshot of what that lacks, and sees the weight of the KL change.
 
     Args:
-        settings (dict): Of the run; its `kl_weight` becomes None once the loss function is another
-            and has another weight.
+        settings (settings.Settings): Of the run; its `kl_weight` becomes None once the loss
+            function is another and has another weight.
     """
 
     default_name = 'watch'
@@ -40,10 +40,10 @@ class Watch(training.Extension):
     def __call__(self, trainer):
         """If the loss function is another than before, look at its weight."""
         now = getattr(trainer.updater, 'loss_func', None)
-        if now is not self.loss_func and self.settings['kl_weight'] is not None:
+        if now is not self.loss_func and self.settings.kl_weight is not None:
             self.loss_func = now
-            if losses.kl_weight(now, model_of(trainer)) != self.settings['kl_weight']:
-                self.settings['kl_weight'] = None
+            if losses.kl_weight(now, model_of(trainer)) != self.settings.kl_weight:
+                self.settings.kl_weight = None
 
     def serialize(self, serializer):
         """Save and load nothing; at the first snapshot of a run, warn."""

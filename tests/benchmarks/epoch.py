@@ -112,11 +112,11 @@ class Ours:
 
     def plot(self):
         """Draw loss.png."""
-        from support.run import extensions, resume, snapshot
+        from support.run import extensions, resume, settings, snapshot
 
         trainer = self.trainer()
-        trainer.extend(resume.RunState({'loss': 'negative ELBO', 'kl_weight': 1.0}, self.updater,
-                                        comm=None))
+        about = settings.Settings(n_in=784, loss='negative ELBO', kl_weight=1.0)
+        trainer.extend(resume.RunState(about, self.updater, comm=None))
         trainer.extend(extensions.LogReport())
         trainer.get_extension('LogReport').log.extend(
             {'epoch': epoch, **{f'{of}main/{name}': 100.0 for of in ('', 'validation/')

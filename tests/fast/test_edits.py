@@ -179,7 +179,7 @@ def test_what_was_imported_trains_whatever_the_file_says_by_now(data_dir, tmp_pa
                       for kind in ('fast', 'standard'))
     logs = [snapshot.read_log(arrays)[-1]['main/loss'] for arrays in (fast, standard)]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
-    noted = snapshot.read_settings(fast, '')['methods']['VAE.get_loss_func']
+    noted = snapshot.read_settings(fast, '').methods['VAE.get_loss_func']
     assert (noted == models.notes_of_net()['VAE.get_loss_func']) == (not edited_first)
 
 
@@ -198,7 +198,7 @@ def test_an_edit_that_changes_nothing_compiled_trains_fast(data_dir, tmp_path, w
 def test_a_run_notes_the_methods_of_net_py(cli, draw, data_dir, tmp_path, edit):
     out = tmp_path / 'run'
     told = (f'warning: {out / "snapshot_epoch_3"} was trained by a net.py that differs in '
-            'VAE.encode; this one may make something else of it\n')
+            'VAE.encode; with this one its results may be others\n')
     assert cli('--data-dir', data_dir, *SMALL, '-o', out)[::2] == (0, '')
     assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
     assert draw('digits', '-o', out)[::2] == (0, '')

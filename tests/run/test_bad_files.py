@@ -11,7 +11,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import signal
 import struct
 import tempfile
@@ -27,9 +26,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from samples import Marker, check_tiny, fill_cache, npy, zipped
-from test_resume import state_of
-from test_snapshot import last
+from runs import last, state_of
+from samples import Marker, npy
 
 import train_vae
 import visualize
@@ -104,26 +102,22 @@ def npz(arrays):
 
 
 class Ways:
-    """The commands that read a snapshot, and what they make of a good one.
-
-    Attributes:
-        good (bytes): The good snapshot.
-        arrays (dict): Its arrays.
-    """
+    """The commands that read a snapshot, and what they make of the good one, and of its arrays."""
 
     def __init__(self, finished):
         self.run = finished
         with open(last(finished), 'rb') as file:
             self.good = file.read()
         self.arrays = snapshot.read(last(finished))
-        self.results, self.peaks = {}, {}
-        for way in ('resume', 'initmodel', 'visualize'):
-            for _ in range(2):              # the first time imports, and so takes more
-                with tracing() as memory:
-                    status, _, err, result = self.use(way, self.good)
-                self.peaks[way] = memory.peak
-                assert (status, err) == (0, '')
-                self.results[way] = result
+
+    @functools.cache                        # noqa: B019  (there is one for all tests)
+    def of_good(self, way):
+        """Return the result of the good one, and the memory that it takes."""
+        for _ in range(2):                  # the first time imports, and so takes more
+            with tracing() as memory:
+                status, _, err, result = self.use(way, self.good)
+            assert (status, err) == (0, '')
+        return result, memory.peak
 
     def use(self, way, content):
         """Use a snapshot of this content; return status, stdout, stderr and the result."""
@@ -147,24 +141,18 @@ class Ways:
             return status, text, err, result
 
     def check(self, way, content, fine=None):
-        """Assert that a snapshot is refused, or else gives a good result.
-
-        Args:
-            way (str): Which command uses it.
-            content (bytes): What it holds.
-            fine (callable): Of the status, whether it stands for a good result; by default, that
-                of the good snapshot is.
-        """
+        """Assert that a snapshot is refused, or gives the good result or a `fine` status."""
+        good, peak = self.of_good(way)
         with tracing() as memory:
             status, _, err, result = self.use(way, content)
-        assert memory.peak < self.peaks[way] + MEMORY
+        assert memory.peak < peak + MEMORY
         if status:
             check_line(err)
         if fine:
             assert status == 2 or fine(status)
         elif status != 2:
             assert status == 0
-            assert result == self.results[way]
+            assert result == good
 
 
 def quietly(command, *argv):
@@ -225,31 +213,28 @@ def ways(finished):
 # Snapshots ------------------------------------------------------------------------------------
 
 
-WAYS = pytest.mark.parametrize('way', ['resume', 'initmodel', 'visualize'])
+WAYS = 'resume', 'initmodel', 'visualize'
 
 
-@WAYS
-@given(data=st.data())
+@given(way=st.sampled_from(WAYS), data=st.data())
 def test_damaged_snapshots(ways, way, data):
     ways.check(way, data.draw(damaged(ways.good)))
 
 
-@WAYS
-@given(data=st.data())
+@given(way=st.sampled_from(WAYS), data=st.data())
 def test_forged_snapshots(ways, way, data):
     key = data.draw(st.sampled_from(sorted(ways.arrays)))
     kind = data.draw(st.sampled_from([*DTYPES, *SHAPES, 'missing']))
     ways.check(way, npz(forged(ways.arrays, key, kind)))
 
 
-@WAYS
-@given(data=st.data())
+@given(way=st.sampled_from(WAYS), data=st.data())
 def test_forged_settings(ways, way, data):
     """Settings are a stranger's word too; some others than the good ones may do as well."""
-    settings = json.loads(str(ways.arrays[snapshot.SETTINGS_KEY]))
-    for key in data.draw(st.lists(st.sampled_from(sorted(settings)), max_size=2)):
-        settings[key] = data.draw(ODD)
-    text = json.dumps(data.draw(st.just(settings) | ODD))
+    found = json.loads(str(ways.arrays[snapshot.SETTINGS_KEY]))
+    for key in data.draw(st.lists(st.sampled_from(sorted(found)), max_size=2)):
+        found[key] = data.draw(ODD)
+    text = json.dumps(data.draw(st.just(found) | ODD))
     arrays = ways.arrays | {snapshot.SETTINGS_KEY: np.array(text)}
     ways.check(way, npz(arrays), fine=lambda status: status in (0, 1))     # 1: a huge --beta
 
@@ -258,37 +243,10 @@ def test_forged_settings(ways, way, data):
 def test_forged_logs(ways, pictures, data):
     rows = json.loads(str(ways.arrays[snapshot.LOG_KEY]))
     row = data.draw(st.sampled_from(rows))
-    key = data.draw(st.sampled_from(sorted(row)))
-    if data.draw(st.booleans()):
-        del row[key]
-    else:
-        row[key] = data.draw(ODD)
+    row[data.draw(st.sampled_from(sorted(row)))] = data.draw(ODD)
     arrays = ways.arrays | {snapshot.LOG_KEY: np.array(json.dumps(
         data.draw(st.just(rows) | ODD)))}
     ways.check('resume', npz(arrays), fine=lambda status: status == 0)
-
-
-NUMBERS = ['updater/iteration', 'updater/iterator:main/epoch', 'updater/optimizer:main/t',
-           'updater/optimizer:main/le1/W/t', 'updater/iterator:main/current_position',
-           'extensions/run/random_position', 'extensions/run/random_has_gauss']
-
-
-@pytest.mark.parametrize('key', NUMBERS)
-@pytest.mark.parametrize('value', [-1, 625, 2**63 - 1, *(
-    pytest.param(value, marks=pytest.mark.slow) for value in (1, 7, 2**31))])
-def test_forged_numbers_that_cannot_be(ways, key, value):
-    """A position past NumPy's 624 random words, for one, would read memory that is not its own."""
-    status, _, err, _ = ways.use('resume', npz(ways.arrays | {key: np.array(value)}))
-    most = {'updater/iterator:main/current_position': 60, 'extensions/run/random_position': 624,
-            'extensions/run/random_has_gauss': 1}.get(key, 2**53)
-    assert status == (0 if 0 <= value <= most else 2)
-    if status:
-        check_line(err)
-
-
-def change(key, *values):
-    """Name changes that a snapshot must be refused for: a key, and what to make of its array."""
-    return [(key, value) for value in values]
 
 
 def set_first(value):
@@ -300,47 +258,33 @@ def set_first(value):
     return change
 
 
-def logged(change):
-    """Return a function that changes the rows of a log."""
-    def changed(array):
-        rows = json.loads(str(array))
-        return np.array(json.dumps(change(rows)))
-    return changed
-
-
-REFUSED = {
-    'does not fit the iterator of train_vae.py (updater/iterator:main/order: ': change(
-        'updater/iterator:main/order', set_first(60), set_first(-1), lambda array: array[:-1],
-        lambda array: array[np.newaxis], lambda array: array.astype(float)),
-    'its counts cannot be': [
-        *change('updater/iterator:main/epoch', set_first(-1)),
-        *change('updater/iteration', set_first(-1), lambda array: 0.5, lambda array: [6]),
-        *change('updater/optimizer:main/le1/W/t', set_first(-1))],
-    'its moments cannot be': [
-        *change('updater/optimizer:main/ld2/W/v', set_first(-1e-9), np.float64, lambda array: 0),
-        *change('updater/optimizer:main/ld2/W/m', np.ravel, np.float16, set_first(np.nan),
-                set_first(np.inf))],
-    'its log cannot be': change(
-        snapshot.LOG_KEY, logged(lambda rows: dict(enumerate(rows))), logged(lambda rows: [rows]),
-        logged(lambda rows: [{'main/loss': 10**400}]), lambda array: '[' * 10**5),
-    'its random state cannot be': [
-        *change('extensions/run/random_position', set_first(-1), set_first(625)),
-        *change('extensions/run/random_has_gauss', set_first(7)),
-        *change('extensions/run/random_cached', set_first(np.nan)),
-        *change('extensions/run/random_keys', np.zeros_like, np.float64,
-                lambda keys: np.eye(1, 624, dtype=keys.dtype)[0])],
-    'its elapsed time cannot be': change('_snapshot_elapsed_time', set_first(np.inf)),
+REFUSED = {         # by key: what to make of the array
+    'updater/iterator:main/epoch': [set_first(-1), set_first(2**63 - 1)],
+    'updater/iterator:main/current_position': [set_first(-1), set_first(61)],
+    'updater/iterator:main/order': [
+        set_first(60), set_first(-1), lambda order: order[:-1], lambda order: order[np.newaxis],
+        lambda order: order.astype(float)],
+    'updater/iteration': [set_first(-1), lambda iteration: 0.5, lambda iteration: [6, 7]],
+    'updater/optimizer:main/t': [set_first(-1)],
+    'updater/optimizer:main/le1/W/t': [set_first(-1), set_first(2**63 - 1)],
+    'updater/optimizer:main/ld2/W/m': [
+        np.ravel, np.float64, set_first(np.nan), set_first(np.inf), lambda m: 0],
+    snapshot.LOG_KEY: [lambda log: '{}', lambda log: '[[]]', lambda log: '[' * 10**5],
+    # past NumPy's 624 random words lies memory that is not its own; zeros never come to a number
+    'extensions/run/random_position': [set_first(-1), set_first(625)],
+    'extensions/run/random_keys': [np.zeros_like, np.float64],
+    'extensions/run/random_cached': [set_first(np.nan)],
+    '_snapshot_elapsed_time': [set_first(np.inf)],
 }
 
 
-@pytest.mark.parametrize('what', REFUSED)
-def test_what_cannot_be_is_refused(ways, pictures, what):
-    for key, make in REFUSED[what]:
-        arrays = ways.arrays | {key: np.asarray(make(ways.arrays[key]))}
-        status, _, err, _ = ways.use('resume', npz(arrays))
-        assert status == 2, key
+@pytest.mark.parametrize('key', REFUSED)
+def test_what_cannot_be_is_refused(ways, pictures, key):
+    for make in REFUSED[key]:
+        status, _, err, _ = ways.use('resume', npz(
+            ways.arrays | {key: np.asarray(make(ways.arrays[key]))}))
+        assert status == 2
         check_line(err)
-        assert what in err
 
 
 @pytest.mark.slow
@@ -351,20 +295,14 @@ def test_a_missing_array_is_refused_or_does_not_matter(ways):
         if status == 2:
             check_line(err)
         else:
-            assert (result, err) == (ways.results['resume'], ''), key
+            assert (result, err) == (ways.of_good('resume')[0], ''), key
             assert key == 'updater/iterator:main/previous_epoch_detail' or key.startswith((
                 'extension_triggers/', 'stop_trigger/', 'extensions/LogReport/_trigger/',
                 'extensions/LogReport/_summary/')), key
 
 
-@functools.cache
 def bombs(marker):
-    """Return snapshots that would run code or take memory, by name."""
-    return dict(make_bombs(marker))
-
-
-def make_bombs(marker):
-    """Make them: names and contents."""
+    """Make snapshots that would run code or take memory: names and contents."""
     x = np.zeros(3, np.float32)
     key = 'updater/model:main/le1/W'
 
@@ -381,9 +319,7 @@ def make_bombs(marker):
 
     zeros = header((2**24,)) + bytes(2**26)
     yield 'a pickle', npz({key: np.array([Marker(marker)])})
-    yield 'a pickle alone', npy(np.array([Marker(marker)]))
     yield 'a pickle of no array', pickle.dumps(Marker(marker))
-    yield 'a file of PyTorch', zipped({'vae/data.pkl': pickle.dumps(Marker(marker))})
     yield 'a pickle for no value', member(header((), '|O') + pickle.dumps(Marker(marker), 0))
     yield 'a zip bomb', member(zeros)
     yield 'a zip bomb by bzip2', member(zeros, zipfile.ZIP_BZIP2)
@@ -393,50 +329,28 @@ def make_bombs(marker):
         for i in range(64):
             archive.writestr(f'{i}.npy', npy(np.zeros(2**17)))
     yield 'many members of a zip bomb', many.getvalue()
-    yield 'an array before a zip', header((2**31,)) + npz({key: x})
-    for dtype in ('V0', 'S0', '<U0'):
-        yield f'nothing many times, {dtype}', member(header((10**8,), dtype))
+    yield 'nothing many times', member(header((10**8,), 'V0'))
     yield 'LZMA', member(npy(x), zipfile.ZIP_LZMA)
-    for shape in [(2**50,), (2**31, 2**31), (10**30,), (0, 10**30), (-1,), (-3, -1), (-2, 3),
-                  (1,) * 99, (3, 10**9), (2**64,), (True,), (3.0,), 3, 'abc', None]:
+    for shape in [(2**31, 2**31), (10**30,), (0, 10**30), (-1,), (1,) * 99, (True,), 'abc']:
         yield f'a claim of shape {shape}', member(header(shape) + x.tobytes())
-    for dtype in ['V1000000000', 'U1000000000', '<f4,<f4', 'O', [('a', 'O')], 'evil', 7]:
+    for dtype in ['V1000000000', '<f4,<f4', 'O', 'evil', 7]:
         yield f'a claim of dtype {dtype}', member(header((1,), dtype) + x.tobytes())
     yield 'a header of 4 GB', member(b'\x93NUMPY\2\0\xff\xff\xff\xff' + x.tobytes())
     yield 'a header that nests', member(header((3,)).replace(b'(3,)', b'(' * 900 + b')' * 900))
     yield 'version 3', member(header((3,), version=b'\3\0') + x.tobytes())
-    yield 'version 9', member(header((3,), version=b'\x09\0') + x.tobytes())
-    yield 'settings that nest', npz({snapshot.SETTINGS_KEY: np.array('[' * 10**5)})
-    yield 'settings of a huge number', npz({snapshot.SETTINGS_KEY: np.array('9' * 10**5)})
     yield 'escape codes', member(header((9,))).replace(key.encode(), b'\x1b[2J'.ljust(len(key)))
     yield 'a zip of nothing', npz({})
 
 
-@pytest.fixture(scope='module')
-def marker(tmp_path_factory):
-    """Return the path that the pickles would write to, and make sure that none did."""
-    path = tmp_path_factory.mktemp('marker') / 'marker'
-    yield str(path)
-    assert not path.exists()
-
-
-@WAYS
-def test_bombs(ways, way, marker):
-    for name, content in bombs(marker).items():
-        with tracing() as memory:
-            status, _, err, _ = ways.use(way, content)
-        assert status == 2, name
-        check_line(err)
-        assert memory.peak < ways.peaks[way] + MEMORY, name
-
-
-@WAYS
-def test_what_it_is_instead(ways, way):
-    for content, name in ((b'\x89HDF\r\n\x1a\n' + bytes(88), 'is an HDF5 file; '),
-                          (npz({'l1/W': np.zeros((3, 3), 'f')}), 'is of another network: ')):
-        status, _, err, _ = ways.use(way, content)
-        assert (status, name in err, 'chainer.serializers.save_npz' in err) == (2, True, True)
-        check_line(err)
+def test_bombs(tmp_path):
+    path, marker = tmp_path / 'bomb', tmp_path / 'marker'
+    for name, content in bombs(str(marker)):
+        path.write_bytes(content)
+        with tracing() as memory, pytest.raises(snapshot.SnapshotError) as error:
+            snapshot.read(str(path))
+        assert str(error.value).isprintable(), name
+        assert memory.peak < MEMORY, name
+    assert not marker.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
@@ -455,23 +369,6 @@ def test_a_pipe_is_not_waited_for(cli, draw, tmp_path, data_dir):
         assert (status, 'has neither' in err) == (2, True)
 
 
-# Settings for people, which nothing reads -----------------------------------------------------
-
-
-@given(content=st.binary(max_size=50) | damaged(b'{"dim_z": 2, "k": 1, "seed": 0}'))
-def test_args_json_does_not_matter(ways, content):
-    with tempfile.TemporaryDirectory() as folder:
-        out = os.path.join(folder, 'run')
-        shutil.copytree(ways.run, out)
-        with open(os.path.join(out, 'args.json'), 'wb') as file:
-            file.write(content)
-        status, _, err = quietly(train_vae, '--resume', '-o', out, '-e', '3')
-        assert (status, err) == (0, '')
-        result = state_of(snapshot.newest(out))
-        result.pop(snapshot.SETTINGS_KEY)
-        assert result == ways.results['resume']
-
-
 # Digits ---------------------------------------------------------------------------------------
 
 
@@ -483,18 +380,15 @@ PICTURES = make_digits(60, 0)[0]
 def folder_of(idx_files, content, zipped):
     """Make a folder of digits, with this content in place of the training images."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, good in idx_files.items():
-            if not name.startswith(NAME):
+        for name, good in (idx_files | {NAME + '.gz' * zipped: content}).items():
+            if zipped or name != NAME + '.gz':
                 with open(os.path.join(folder, name), 'wb') as file:
                     file.write(good)
-        with open(os.path.join(folder, NAME + '.gz' * zipped), 'wb') as file:
-            file.write(content)
         yield folder
 
 
-@pytest.mark.parametrize('zipped', [True, False])
-@given(data=st.data())
-def test_damaged_idx_files(idx_files, zipped, data):
+@given(data=st.data(), zipped=st.booleans())
+def test_damaged_idx_files(idx_files, data, zipped):
     plain = idx(PICTURES)
     good = gzip.compress(plain) if zipped else plain
     content = data.draw(damaged(good))
@@ -509,69 +403,3 @@ def test_damaged_idx_files(idx_files, zipped, data):
             assert content[:16] == good[:16] or zipped
             assert np.round(digits.train * 255).astype(np.uint8).tobytes() == pixels
     assert memory.peak < 2 * MEMORY
-
-
-@pytest.mark.parametrize('zipped', [True, False])
-@given(magic=st.sampled_from([2051, 2049, 2052, 0x0D03, 0x0803 << 16, 0, 2**32 - 1]),
-       shape=st.lists(st.sampled_from([0, 1, 28, 59, 60, 784, 10**6, 2**20, 2**31, 2**32 - 1]),
-                      min_size=3, max_size=3),
-       body=st.sampled_from([b'', bytes(100), PICTURES.tobytes()]))
-def test_forged_idx_headers(idx_files, zipped, magic, shape, body):
-    content = struct.pack('>4I', magic, *shape) + body
-    content = gzip.compress(content) if zipped else content
-    with folder_of(idx_files, content, zipped) as folder, tracing() as memory:
-        try:
-            check_tiny(mnist.get_digits(data_dir=folder))
-            assert (magic, shape, body) == (2051, [60, 28, 28], PICTURES.tobytes())
-        except mnist.DatasetError as error:
-            assert folder in str(error)
-    assert memory.peak < MEMORY
-
-
-def test_a_gzip_bomb(idx_files, cli, tmp_path):
-    """300,000 black pictures in 0.2 MB."""
-    bomb = gzip.compress(struct.pack('>4I', 2051, 300_000, 28, 28) + bytes(300_000 * 784))
-    with folder_of(idx_files, bomb, True) as folder, tracing() as memory:
-        status, _, err = cli('--data-dir', folder, '-o', tmp_path / 'run')
-    assert status == 2
-    check_line(err)
-    assert 'claims 235200000 bytes, too many for a file of its size' in err
-    assert memory.peak < MEMORY
-
-
-# The cache ------------------------------------------------------------------------------------
-
-
-@given(data=st.data())
-def test_damaged_caches(capsys, data):
-    fill_cache()
-    path = mnist.cache_paths()[0]
-    with open(path, 'rb') as file:
-        good = file.read()
-    content = data.draw(damaged(good))
-    with open(path, 'wb') as file:
-        file.write(content)
-    capsys.readouterr()
-    arrays = mnist.read_cache()
-    err = capsys.readouterr().err
-    if arrays is None:
-        assert err.startswith(f'warning: {path} cannot be read (')
-        assert err.count('\n') == 1
-    else:
-        assert err == ''
-        assert arrays[0].tobytes() == PICTURES.tobytes()
-        assert arrays[1].tolist() == [i % 10 for i in range(60)]
-
-
-def test_bombs_in_the_cache(marker, capsys):
-    fill_cache()
-    zeros = io.BytesIO()
-    np.savez_compressed(zeros, x=np.zeros((300_000, 784), np.uint8), y=np.zeros(300_000, np.uint8))
-    for name, content in [('more than MNIST', zeros.getvalue()), *bombs(marker).items()]:
-        with open(mnist.cache_paths()[0], 'wb') as file:
-            file.write(content)
-        with tracing() as memory:
-            assert mnist.read_cache() is None, name
-        assert memory.peak < MEMORY, name
-        err = capsys.readouterr().err
-        assert (err.count('\n'), err[:-1].isprintable()) == (1, True), name

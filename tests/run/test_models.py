@@ -2,7 +2,7 @@
 
 import functools
 
-from support.run import models, snapshot  # lets chainer import
+from support.run import models, settings, snapshot  # lets chainer import
 
 from chainer import optimizer_hooks, optimizers
 import chainer.functions as F
@@ -12,18 +12,9 @@ import pytest
 import net
 
 
-class Scaled(net.VAE):
-    """The VAE with another encoder and loss."""
-
-    def encode(self, x):
-        """Make the mean twice as large."""
-        mu, ln_var = super().encode(x)
-        return 2 * mu, ln_var
-
-    def get_loss_func(self, C=1.0, k=1):
-        """Double it."""
-        lf = super().get_loss_func(C, k)
-        return lambda x: 2 * lf(x)
+def run_of(**given):
+    """Return the settings of a run."""
+    return settings.Settings(n_in=9, **given)
 
 
 class Narrow(net.VAE):
@@ -42,25 +33,21 @@ class Longer(net.VAE):
             self.ld4 = L.Linear(9, 9)
 
 
-class Crooked(net.VAE):
-    """The VAE with layers that do not follow one another."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        del self.le1
-        with self.init_scope():
-            self.le1 = L.Scale(axis=1, W_shape=(9,), bias_term=True)
-
-
 @pytest.mark.parametrize('made_for, layers, sizes', [
     (net.VAE, '9-7-7-2-7-7-9', (7, 2)), (net.Autoencoder, '9-7-7-2-7-7-9', (7, 2)),
-    (Narrow, '9-5-5-2-5-5-9', (5, 2)), (Longer, '397 weights', (7, 2)),
-    (Crooked, '255 weights', None)])
+    (Narrow, '9-5-5-2-5-5-9', (5, 2)), (Longer, '397 weights', (7, 2))])
 def test_layers_are_the_models_own(made_for, layers, sizes):
     model = made_for(9, 2, 7)
     assert models.describe_layers(model) == layers
-    assert models.sizes_of(model) == (
-        {} if sizes is None else dict(zip(('dim_h', 'dim_z'), sizes, strict=True)))
+    assert models.sizes_of(model) == dict(zip(('dim_h', 'dim_z'), sizes, strict=True))
+
+
+def test_a_model_of_other_layers_has_no_sizes():
+    model = net.VAE(9, 2, 7)
+    del model.le1
+    with model.init_scope():
+        model.le1 = L.Scale(axis=1, W_shape=(9,), bias_term=True)
+    assert (models.describe_layers(model), models.sizes_of(model)) == ('255 weights', {})
 
 
 @pytest.mark.parametrize('act_func, default, name', [
@@ -73,10 +60,10 @@ def test_the_activation_is_the_models_own(act_func, default, name):
 @pytest.mark.parametrize('had, lacks', [
     ('elu', ', whose ACTIVATIONS lack it'), ('relu', '')])
 def test_another_activation_is_refused(had, lacks):
-    settings = {'activation': had, 'methods': {}}
-    models.check_activation(settings, net.VAE(9, 2, 7, getattr(F, had)), 'FILE')
+    run = run_of(activation=had)
+    models.check_activation(run, net.VAE(9, 2, 7, getattr(F, had)), 'FILE')
     with pytest.raises(snapshot.SnapshotError) as error:
-        models.check_activation(settings, net.VAE(9, 2, 7), 'FILE', 'mend it')
+        models.check_activation(run, net.VAE(9, 2, 7), 'FILE', 'mend it')
     assert str(error.value) == (f'FILE was trained with the activation {had}, and this net.py has '
                                 f'tanh{lacks}; mend it')
 
@@ -86,61 +73,65 @@ def test_another_activation_is_refused(had, lacks):
     ('self.act_func = act_func', 'self.act_func = F.elu', 'VAE.__init__'),
     ('mu, _ = self.encode(x)', 'mu, ln_var = self.encode(x)', 'VAE.__call__'),
     ('    def decode(', '    @staticmethod\n    def decode(', 'VAE.decode'),
-    ('def draw_graph(', 'def draw_it(', 'code outside the methods'),
-    ("'relu': F.relu", "'relu': F.elu", 'code outside the methods'),
-    ('class VAE(chainer.Chain):', 'class VAE(chainer.Chain):\n    scale = 2\n',
-     'code outside the methods'),
+    ('def draw_graph(', 'def draw_it(', 'code outside the classes'),
+    ("'relu': F.relu", "'relu': F.elu", 'code outside the classes'),
+    ('class VAE(chainer.Chain):', 'class VAE(chainer.Chain):\n    scale = 2\n', 'VAE'),
     ('return F.sigmoid(self.ld3(h2))', 'return self.ld3(h2)', 'Autoencoder.decode'),
     ('"""Infer q(z|x)', '"""Guess q(z|x)', ''), ('import six\n', '# none\nimport six\n', '')])
 def test_an_edit_since_then_is_told(edit, capsys, old, new, told):
-    settings = {'methods': models.notes_of_net()}
-    models.warn_of_edits(settings, 'FILE')
+    is_plain = told.startswith('Autoencoder')
+    run, other = (run_of(methods=models.notes_of_net(), autoencoder=of) for of in (
+        is_plain, not is_plain))
+    models.warn_of_edits(run, 'FILE')
     assert capsys.readouterr().err == ''
     edit(old, new)
-    models.warn_of_edits(settings, 'FILE')
+    models.warn_of_edits(run, 'FILE')
     assert capsys.readouterr().err == (told and (
-        f'warning: FILE was trained by a net.py that differs in {told}; this one may make '
-        'something else of it\n'))
-    models.warn_of_edits({'methods': {}}, 'FILE')                       # of an earlier commit
+        f'warning: FILE was trained by a net.py that differs in {told}; with this one its results '
+        'may be others\n'))
+    models.warn_of_edits(run_of(), 'FILE')                              # of an earlier commit
+    if told != models.OUTSIDE:
+        models.warn_of_edits(other, 'FILE')                             # of the other model
     assert capsys.readouterr().err == ''
 
 
 def test_both_nets_of_a_run_are_noted(edit):
     first = models.notes_of_net()
-    assert models.both({}) == models.both(first) == first
+    assert models.joined({}) == models.joined(first) == first
     edit('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)')
     second = models.notes_of_net()
-    mixed = models.both(first)
+    mixed = models.joined(first)
     assert {name for name in first if mixed[name] != first[name]} == {'VAE.encode'}
     assert {*mixed['VAE.encode'].split(', ')} == {first['VAE.encode'], second['VAE.encode']}
-    assert models.both(mixed) == mixed
+    assert models.joined(mixed) == mixed
 
 
 def test_a_net_py_that_cannot_be_read_is_told_nothing_of(monkeypatch, capsys):
     def fail(of):
         raise OSError
 
-    settings = {'methods': models.notes_of_net()}
-    model = net.VAE(9, 2, 7)
+    run, model = run_of(methods=models.notes_of_net()), net.VAE(9, 2, 7)
     monkeypatch.setattr(models.inspect, 'getsource', fail)
     models.written.cache_clear()
-    models.warn_of_edits(settings, 'FILE')
+    models.warn_of_edits(run, 'FILE')
     assert capsys.readouterr().err == ''
-    assert models.both({'f': '1'}) == {'f': '1'}
+    assert models.joined({'f': '1'}) == {'f': '1'}
     assert models.describe_loss(model.get_loss_func(), model) == 'negative ELBO'
     monkeypatch.undo()
     models.written.cache_clear()
 
 
-def test_a_loss_is_known_by_its_text():
-    model, plain, other = net.VAE(9, 2, 7), net.Autoencoder(9, 2, 7), Scaled(9, 2, 7)
-    for made, settings, words in (
-            (model, {}, 'negative ELBO'), (plain, {}, 'squared error'),
-            (model, {'C': 4.0, 'k': 2}, 'negative ELBO, beta = 4, k = 2'),
-            (model, {'C': lambda: 1}, 'negative ELBO, beta = what train_vae.py says'),
-            (other, {}, 'of an edited get_loss_func')):
-        assert models.describe_loss(made.get_loss_func(**settings), made) == words
-    assert models.describe_loss(lambda x: 0, model) == 'of an edited train_vae.py'
+@pytest.mark.parametrize('made_for, given, words', [
+    (net.VAE, {}, 'negative ELBO'), (net.Autoencoder, {}, 'squared error'),
+    (net.VAE, {'C': 4.0, 'k': 2}, 'negative ELBO, beta = 4, k = 2'),
+    (net.VAE, {'C': lambda: 1}, 'negative ELBO, beta = what train_vae.py says')])
+def test_a_loss_is_known_by_its_text(monkeypatch, made_for, given, words):
+    model = made_for(9, 2, 7)
+    loss = model.get_loss_func(**given)
+    assert models.describe_loss(loss, model) == words
+    assert models.describe_loss(functools.partial(loss), model) == 'of an edited train_vae.py'
+    monkeypatch.setattr(made_for, 'get_loss_func', lambda self, C=1.0, k=1: loss)
+    assert models.describe_loss(loss, model) == 'of an edited get_loss_func'
 
 
 @pytest.mark.parametrize('make, words', [
@@ -152,23 +143,10 @@ def test_an_optimizer_in_words(make, words):
     assert models.describe_optimizer(optimizer) == words
     optimizer.add_hook(optimizer_hooks.WeightDecay(1e-4))
     assert models.describe_optimizer(optimizer) == f'{words} with WeightDecay'
-    models.check_optimizer({'optimizer': ''}, {'optimizer': words}, 'FILE')
-    models.check_optimizer({'optimizer': words + ' with X'}, {'optimizer': words}, 'FILE')
+    now = run_of(optimizer=words)
+    models.check_optimizer(run_of(), now, 'FILE')
+    models.check_optimizer(run_of(optimizer=words + ' with X'), now, 'FILE')
     for had in ('RMSprop(lr=1)', words.split('(')[0] + '(other=True)'):
         with pytest.raises(snapshot.SnapshotError) as error:
-            models.check_optimizer({'optimizer': had}, {'optimizer': words}, 'FILE')
+            models.check_optimizer(run_of(optimizer=had), now, 'FILE')
         assert f'FILE was trained by {had}, and train_vae.py has {words}; ' in str(error.value)
-
-
-def test_a_method_that_runs_is_noted_whatever_the_file_says(monkeypatch, capsys):
-    settings = {'methods': models.notes_of_net()}
-    monkeypatch.setattr(net.VAE, 'decode', lambda self, z, sigmoid=True: z)
-    edited = {'methods': models.notes_of_net()}
-    assert edited['methods'].keys() == settings['methods'].keys() - {models.OUTSIDE}
-    models.warn_of_edits(edited, 'FILE')
-    assert capsys.readouterr().err == ''
-    models.warn_of_edits(settings, 'FILE')
-    assert ' differs in VAE.decode; ' in capsys.readouterr().err
-    monkeypatch.undo()
-    models.warn_of_edits(edited, 'FILE')
-    assert ' differs in VAE.decode; ' in capsys.readouterr().err

@@ -9,7 +9,7 @@ from support.run import record, snapshot
 from conftest import SMALL
 import numpy as np
 import pytest
-from test_resume import state_of
+from runs import state_of
 
 import net
 import train_vae

@@ -27,7 +27,6 @@ def test_snapshots_are_known_by_the_names_that_scripts_give_them(tmp_path):
         assert run_folder.series_of(name) == ('', -1)
     assert {os.path.basename(path) for path in run_folder.find_snapshots(str(tmp_path))} == {*names}
     assert [run_folder.epoch_of(name) for name in names] == [2, -1, 12, -1, -1]
-    assert run_folder.last_epoch(str(tmp_path)) == 12
     assert run_folder.folder_of('snapshot_interrupted') == '.'
     assert run_folder.folder_of('a/mlp_20.model') is run_folder.folder_of(None) is None
 
@@ -85,12 +84,6 @@ def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
             with contextlib.nullcontext() if fits else pytest.raises(
                     files.FileError, match=r'0\.0 MB free, and \d new .* take 0\.0 MB; make'):
                 run_folder.check_room(str(tmp_path), 1000, keep, overwrite, more)
-
-
-def test_advice_is_to_go_on_only_where_there_is_a_snapshot(tmp_path):
-    assert run_folder.go_on(str(tmp_path)).endswith('start it again')
-    (tmp_path / 'snapshot_epoch_1').touch()
-    assert run_folder.go_on(str(tmp_path)).endswith('go on with --resume')
 
 
 @pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'no locks'), NotImplementedError('no')])

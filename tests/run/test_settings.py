@@ -1,0 +1,74 @@
+"""The settings of a run: one dataclass, from flags to JSON and back, each within its limits."""
+
+import argparse
+import json
+
+from support.run import settings  # lets chainer import
+
+import pytest
+
+import train_vae
+
+GOOD = settings.Settings(n_in=784, checksum='x', kl_weight=1.0)
+
+
+def test_flags_have_the_defaults_of_the_dataclass():
+    args = vars(train_vae.build_parser().parse_args([]))
+    names = settings.names_of(settings.SAME) + settings.names_of(settings.TAKEN)
+    assert {*names, 'dataset', 'data_dir'} == args.keys() & settings.FIELDS.keys()
+    for name in names:
+        assert args[name] == settings.FIELDS[name].default
+    assert (args['dim_z'], args['dim_h'], args['activation'], args['epoch']) == (
+        20, 500, 'softplus', 100)                       # the article's
+
+
+def test_json_and_back():
+    found = settings.Settings(n_in=9, data_dir='/a\n', beta=0.5, updater='standard', kl_weight=None,
+                              methods={'VAE': '1'}, varied={'alpha': [0.1, 1]})
+    assert settings.Settings.from_json(found.to_json()) == found
+    assert json.loads(found.to_json(indent=4)) == vars(found)
+
+
+@pytest.mark.parametrize('change', [
+    {'dim_h': 10**12}, {'dim_z': '2'}, {'k': None}, {'activation': 7}, {'beta': 'x'},
+    {'data_dir': 3}, {'k': True}, {'batch_size': -1}, {'epoch': 0}, {'seed': -1}, {'seed': 2**32},
+    {'beta': float('inf')}, {'beta': float('nan')}, {'test': 1}, {'k': 1001}, {'keep': 0},
+    {'dataset': 'evil'}, {'device': 'TPU'}, {'updater': 'slow'}, {'methods': 'x'},
+    {'optimizer': 'Adam\x1b[2J'}, {'activation': '\r'}, {'kl_weight': float('nan')},
+    {'varied': {'alpha': 0.1}}, {'varied': {'alpha': [0.1, float('inf')]}},
+    {'varied': {'alpha': [1, 10**400]}}])
+def test_what_does_not_fit_is_named(change):
+    name, = change
+    with pytest.raises(ValueError, match=f'^its {name} is ') as error:
+        settings.Settings.from_json(json.dumps(vars(GOOD) | change))
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', '{}', '{"dim_z": 2}', '[' * 10**5, '9' * 10**5])
+def test_what_is_no_settings(text):
+    with pytest.raises(ValueError, match='it has no settings'):
+        settings.Settings.from_json(text)
+
+
+@pytest.mark.parametrize('loss, weight', [
+    ('', 0.5), ('negative ELBO, beta = 0.5', 0.5), ('of an edited train_vae.py', None)])
+def test_what_earlier_commits_did_not_note(loss, weight):
+    found = vars(GOOD) | {'beta': 0.5, 'loss': loss, 'ranks_changed': False}
+    for name in ('kl_weight', 'updater', 'varied', 'ranks'):
+        del found[name]
+    old = settings.Settings.from_json(json.dumps(found))
+    assert (old.kl_weight, old.updater, old.varied, old.ranks) == (weight, 'standard', {}, 1)
+
+
+@pytest.mark.parametrize('name, good, bad, words', [
+    ('k', {'1': 1, '1000': 1000}, ['0', '1001', '1.5', 'inf', 'x', ''],
+     'positive whole number of at most 1000'),
+    ('beta', {'1e-9': 1e-9, '3': 3.0}, ['0', '-1', 'inf', 'nan', '1e999', 'x'], 'positive number'),
+    ('seed', {'0': 0}, ['-1', '4294967296'], 'whole number from 0 to 4294967295')])
+def test_a_number_of_the_command_line(name, good, bad, words):
+    parse = settings.flag(name, 'words')['type']
+    for text, value in good.items():
+        assert (parse(text), type(parse(text))) == (value, type(value))
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f'^{text} is not a {words}$'):
+            parse(text)
