@@ -13,22 +13,21 @@ DIAGRAMS = {'autoencoder': diagrams.autoencoder, 'vae': diagrams.vae,
             'graphical_model': diagrams.graphical_model}
 
 
-@pytest.fixture
-def axes_of(monkeypatch):
-    """Return the function that draws a diagram by its name and returns its axes."""
-    def draw(name):
-        seen = []
-        monkeypatch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
-        with drawing.style():
-            DIAGRAMS[name](None, None, '')
-            FigureCanvasAgg(seen[0]).draw()
-        return seen[0].axes[0]
-    return draw
+@pytest.fixture(scope='module')
+def axes_of():
+    """Return the axes of each diagram by its name."""
+    seen = []
+    with pytest.MonkeyPatch.context() as patch, drawing.style():
+        patch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
+        for draw in DIAGRAMS.values():
+            draw(None, None, '')
+            FigureCanvasAgg(seen[-1]).draw()
+    return {name: figure.axes[0] for name, figure in zip(DIAGRAMS, seen, strict=True)}
 
 
 @pytest.mark.parametrize('name', DIAGRAMS)
 def test_texts_keep_clear(axes_of, name):
-    axes = axes_of(name)
+    axes = axes_of[name]
     boxes = [text.get_window_extent() for text in axes.texts]
     for i, box in enumerate(boxes):
         assert axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
@@ -49,7 +48,7 @@ def texts_and_arrows(axes):
 
 
 def test_an_autoencoder_is_a_chain(axes_of):
-    axes = axes_of('autoencoder')
+    axes = axes_of['autoencoder']
     texts, arrows = texts_and_arrows(axes)
     assert {'$x$', 'Encoder', '$z$', 'Decoder', r'$\hat{x}$', 'the code:\n20 numbers'} <= texts
     assert len(arrows) == 4
@@ -61,13 +60,13 @@ def test_an_autoencoder_is_a_chain(axes_of):
 
 
 def test_the_noise_comes_from_the_side(axes_of):
-    texts, arrows = texts_and_arrows(axes_of('vae'))
+    texts, arrows = texts_and_arrows(axes_of['vae'])
     assert {r'$\mu$', r'$\sigma$', r'$z = \mu + \varepsilon \cdot \sigma$'} <= texts
     upward = [start[0] == end[0] for start, end in (arrow._posA_posB for arrow in arrows)]
     assert (len(arrows), sum(upward)) == (8, 1)
 
 
 def test_only_the_encoder_is_dashed(axes_of):
-    texts, arrows = texts_and_arrows(axes_of('graphical_model'))
+    texts, arrows = texts_and_arrows(axes_of['graphical_model'])
     assert {r'$\phi$', r'$\theta$', '$N$', '$z$', '$x$'} <= texts
     assert [arrow.get_linestyle() != '-' for arrow in arrows] == [False, False, True, True]
