@@ -104,6 +104,13 @@ def test_the_companion_shows_every_figure():
         assert re.search(rf'\b{re.escape(os.path.splitext(name)[0])}\b', shown), name
 
 
+def test_the_map_names_every_file():
+    drawn = read(os.path.join('support', 'README.md'))
+    for path in CODE:
+        if path.startswith('support') and not path.endswith('__init__.py'):
+            assert f'`{os.path.basename(path)}`' in drawn, path
+
+
 # Functions --------------------------------------------------------------------------------------
 
 
