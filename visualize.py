@@ -14,6 +14,7 @@ from support.base import command, drawing
 from support.data import mnist
 from support.figures import (
     command_line,
+    diagrams,
     explorer,
     graphs,
     manifold,
@@ -24,6 +25,7 @@ from support.figures import (
     section3,
     sources,
     tensorboard,
+    training,
 )
 from support.figures.command_line import PLANE, WALK, Recipe
 from support.figures.pictures import decode, encode
@@ -328,8 +330,10 @@ def projector(model, digits, path):
 FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes beyond the article
     'explorer.html': Recipe(explorer.save, keywords=('run',), of_vae=True),             # +
     # section 1-1
+    'autoencoder_net.png': Recipe(diagrams.autoencoder, None),
     'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),     # +
     # section 1-2
+    'vae_net.png': Recipe(diagrams.vae, None),
     'reconstruction.png': Recipe(reconstruction),
     'digits.png': Recipe(first_digits),
     'samples.png': Recipe(samples),                                                     # +
@@ -344,8 +348,11 @@ FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes be
     'swiss_roll.gif': Recipe(swiss_roll_gif, None),
     'swiss_roll.png': Recipe(swiss_roll, None),
     # section 2
+    'training.gif': Recipe(training.animation, PLANE, ('run',)),                        # +
+    'training.png': Recipe(training.panels, PLANE, ('run',)),                           # +
     'graph.png': Recipe(graph, keywords=('beta', 'k', 'batch_size')),
     # section 3
+    'graphical_model.png': Recipe(diagrams.graphical_model, None),
     'bound.png': Recipe(section3.bound, keywords=('gaps',), of_vae=True),               # +
     'posterior.png': Recipe(section3.posterior, range(2, 3), ('gaps',), of_vae=True),   # +
     'dimensions.png': Recipe(section3.dimensions, of_vae=True),                         # +

@@ -40,7 +40,7 @@ def one_draw(model, x):
         ln_var and z = mu + eps * sigma, (N, Z) each.
     """
     decoded = []
-    with pictures.as_tested(model), observe.same_noise(model.xp) as rewind:
+    with observe.as_tested(model), observe.same_noise(model.xp) as rewind:
         decode = model.decode
 
         def watched(*given, **named):

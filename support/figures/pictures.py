@@ -5,7 +5,6 @@ matplotlib Figure, a picture is an array (height, width) of pixels in [0, 1]. Sh
 comments: N digits of D = 784 pixels, Z latent dimensions.
 """
 
-import contextlib
 import os
 import traceback
 
@@ -77,18 +76,6 @@ def spaced(digits, most):
     return digits.test[places], digits.test_labels[places]
 
 
-@contextlib.contextmanager
-def as_tested(model):
-    """Within a `with` block, call a model in test mode: no dropout, running statistics.
-
-    Nothing is kept for backprop, and noise is the same each time. The model is then as before.
-    """
-    with (observe.unchanged(model), chainer.using_config('train', False),
-          chainer.no_backprop_mode(), np.errstate(all='ignore')):
-        np.random.seed(0)
-        yield
-
-
 def in_batches(model, function, inputs):
     """Apply a function of `model` to inputs (N, ...), BATCH rows at once, in test mode.
 
@@ -104,7 +91,7 @@ def in_batches(model, function, inputs):
         snapshot.SnapshotError: If it is not finite.
     """
     inputs = np.asarray(inputs, np.float32)
-    with as_tested(model):
+    with observe.as_tested(model):
         outputs = np.concatenate([
             cuda.to_cpu(chainer.as_variable(function(model.xp.asarray(inputs[i:i + BATCH]))).array)
             for i in range(0, len(inputs), BATCH)])

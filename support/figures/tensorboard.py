@@ -55,7 +55,7 @@ def losses(model, x):
         return F.sum(rec_loss, axis=1) + F.sum(latent_loss, axis=1)
 
     def by_net_py(x):
-        with pictures.as_tested(model):                 # for each call, as a loss may count calls
+        with observe.as_tested(model):                 # for each call, as a loss may count calls
             lf = model.get_loss_func()
             return float(observe.reported(lf, model.xp.asarray(x), model)[0].array)
 
