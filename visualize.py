@@ -50,7 +50,7 @@ TURN = 40               # steps from every digit to every digit, and as many bac
 
 
 def reconstruction(model, digits, path):
-    """Of each class the first test digit, above its reconstruction (section 1-2)."""
+    """Test digits of each class, above reconstructions (1-2)."""
     labels, places = zip(*pictures.first_of_each(digits).items(), strict=True)
     x = digits.test[list(places)]
     rows = np.concatenate([pictures.as_pictures(x), decode(model, encode(model, x))])
@@ -59,7 +59,7 @@ def reconstruction(model, digits, path):
 
 
 def first_digits(model, digits, path):
-    """Of each class the reconstruction of its first test digit (section 1-2)."""
+    """The reconstruction of a test digit of each class (1-2)."""
     places = list(pictures.first_of_each(digits).values())
     decoded = decode(model, encode(model, digits.test[places]))
     heading = 'reconstruction of the first test digit of each class'
@@ -94,12 +94,12 @@ def endpoints(model, digits, start, end):
 
 
 def scatter(model, digits, path):
-    """The means of q(z|x) of test digits, coloured by label (section 1-2)."""
+    """Codes of test digits, coloured by label (1-2)."""
     drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, MOST), SPAN), path)
 
 
 def scatter_arrow(model, digits, path, start, end):
-    """The same, with the arrow of the walk (section 1-2)."""
+    """The same, with the arrow of the walk (1-2)."""
     ends = endpoints(model, digits, start, end)
     drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, MOST), SPAN, ends,
                                     f'from a {start} to a {end}'), path)
@@ -123,7 +123,7 @@ def walk(ends, steps):
 
 
 def walk_gif(model, digits, path, start, end):
-    """The walk as an animation (section 1-2)."""
+    """The walk as an animation (1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
     heading = f'from a {start} to a {end}, t = '
     figures = (pictures.sheet(picture[None], 1, heading=f'{heading}{share:.3f}', zoom=8)
@@ -132,14 +132,14 @@ def walk_gif(model, digits, path, start, end):
 
 
 def walk_sheet(model, digits, path, start, end):
-    """The walk: digits decoded on the line from a 0 to a 7 (section 1-2)."""
+    """The walk: 81 digits decoded from a 0 to a 7 (1-2)."""
     t, z = walk(endpoints(model, digits, start, end), STEPS)
     titles = [f't = {share:.3f}' for share in t]
     drawing.save(pictures.sheet(decode(model, z), 9, titles, f'from a {start} to a {end}'), path)
 
 
 def latent_map(model, digits, path, start, end):
-    """Digits decoded from -2 to 2 in z_1 and z_2, and the walk (section 1-2)."""
+    """Digits decoded from -2 to 2 in z_1 and z_2 (1-2)."""
     axes = pictures.map_of(model, SPAN, 25)
     codes = encode(model, pictures.spaced(digits, MOST)[0])
     outside = np.mean(np.abs(codes).max(axis=1) > axes.get_xlim()[1])
@@ -151,7 +151,7 @@ def latent_map(model, digits, path, start, end):
 
 
 def wide_map(model, digits, path):
-    """The map to ±4: where N(0, I) is thin, digits fall apart (section 1-2)."""
+    """The same to ±4, where digits fall apart (1-2)."""
     axes = pictures.map_of(model, 2 * SPAN, 33)
     axes.set_title('digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), inside which 39, 86 '
                    'and 99% of it lie')
@@ -160,7 +160,7 @@ def wide_map(model, digits, path):
 
 
 def every_walk_gif(model, digits, path):
-    """From each digit to each digit and back (section 1-2)."""
+    """From each digit to each digit and back (1-2)."""
     labels, places = zip(*list(pictures.first_of_each(digits).items())[:10], strict=True)
     codes = encode(model, digits.test[list(places)])
     n = len(codes)
@@ -177,14 +177,14 @@ def every_walk_gif(model, digits, path):
 
 
 def swiss_roll_gif(model, digits, path):
-    """The swiss roll turning in three dimensions (section 1-3)."""
+    """A swiss roll in three dimensions, turning (1-3)."""
     points, bands = manifold.roll()
     figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands))
     pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
 def swiss_roll(model, digits, path):
-    """The swiss roll unrolled by locally linear embedding (section 1-3)."""
+    """The swiss roll, unrolled into two dimensions (1-3)."""
     points, bands = manifold.roll()
     figure = Figure(figsize=(7.2, 4.4), layout='constrained')
     axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
@@ -197,7 +197,7 @@ def swiss_roll(model, digits, path):
 
 
 def graph(model, digits, path, beta, k, batch_size):
-    """The computational graph of the loss, by Graphviz (section 2)."""
+    """The computational graph of the loss, by Graphviz (2)."""
     if k > 3:
         print(f'{path} shows 3 of the {k} samples of z, which are all alike')
     x = model.xp.asarray(digits.train[:batch_size])
@@ -233,7 +233,7 @@ def kl_path():
 
 
 def kl_gif(model, digits, path):
-    """q(z) = N(µ, σ²) moving onto p(z) = N(0, 1), and their KL (section 3)."""
+    """q(z) moving onto p(z) = N(0, 1), and their KL (3)."""
     blue, gray, red = drawing.PALETTE[0], '#666666', drawing.PALETTE[2]
     mu, sigma = kl_path()
     z = np.linspace(-4, 4.5, 400)
@@ -289,7 +289,7 @@ def by_tsne(model, digits, dims):
 
 
 def tsne(model, digits, path):
-    """The means of q(z|x) by t-SNE in two dimensions (end of the article)."""
+    """Codes by t-SNE in two dimensions (end)."""
     points, labels = by_tsne(model, digits, 2)
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
     axes = figure.add_subplot(aspect='equal')
@@ -301,7 +301,7 @@ def tsne(model, digits, path):
 
 
 def tsne_gif(model, digits, path):
-    """The same in three dimensions, turning (end of the article)."""
+    """The same in three dimensions, turning (end)."""
     points, labels = by_tsne(model, digits, 3)
 
     def draw(axes):
@@ -316,7 +316,7 @@ def tsne_gif(model, digits, path):
 
 
 def projector(model, digits, path):
-    """The same for TensorBoard, --logdir OUT/projector (end of the article)."""
+    """Codes for TensorBoard, --logdir OUT/projector (end)."""
     places = pictures.spaced_places(len(digits.test), MOST)
     x, labels = digits.test[places], digits.test_labels[places]
     metadata = {'label': labels, 'index': places,

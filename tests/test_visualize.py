@@ -54,7 +54,8 @@ FILES = {                       # of a full run with z = 2: frames
     'interpolation_all.gif': 80, 'map.png': 1, 'map_wide.png': 1, 'bound.png': 1,
     'posterior.png': 1, 'dimensions.png': 1, 'reparameterization.gif': 16,
     'reparameterization.png': 1, 'tsne.png': 1, 'tsne.gif': 36, 'swiss_roll.gif': 36,
-    'swiss_roll.png': 1, 'kl.gif': 21}
+    'swiss_roll.png': 1, 'kl.gif': 21, 'training.gif': 3, 'training.png': 1,
+    'autoencoder_net.png': 1, 'vae_net.png': 1, 'graphical_model.png': 1}
 
 
 @pytest.fixture(scope='module')
@@ -62,6 +63,7 @@ def drawn(finished, tmp_path_factory):
     """Return the folder of a full run of visualize.py on the finished run, and what it printed."""
     out = tmp_path_factory.mktemp('drawn')
     shutil.copy(finished / 'snapshot_epoch_2', out)
+    shutil.copytree(finished / 'record', out / 'record')
     slow = ('kl', 'swiss_roll', 'tsne', 'reparameterization')       # to be drawn by another core
     halves = [[flag for name in slow for flag in ('--skip', name)], list(slow)]
     running = [subprocess.Popen([sys.executable, visualize.__file__, '-o', str(out), *flags],
@@ -105,7 +107,7 @@ def test_a_full_run_leaves_every_figure_and_says_where(drawn):
         'tensors_on_sphere.tsv')]
     names = {'explorer.html', *FILES, *parts, *(['graph.png'] if HAS_DOT else [])}
     there = {os.path.relpath(os.path.join(folder, name), out)
-             for folder, _, inside in os.walk(out) for name in inside}
+             for folder, _, inside in os.walk(out) for name in inside if 'record' not in folder}
     assert there == names | {'snapshot_epoch_2'}
     for name in names:
         assert f'{out / name}\n' in stdout
@@ -126,6 +128,7 @@ def test_a_figure_is_not_blank_and_nothing_is_cut_off(drawn, name):
 
 @pytest.mark.parametrize('name, each, ends, colors', [
     ('interpolation_0to7.gif', 100, (0, 80), []), ('interpolation_all.gif', 100, (0, 40), []),
+    ('training.gif', 200, (0, 2), plots.CLASS_COLORS),
     ('kl.gif', 200, (0, 20), [drawing.PALETTE[0], drawing.PALETTE[2]]),
     ('swiss_roll.gif', 150, (), manifold.BANDS), ('tsne.gif', 150, (), plots.CLASS_COLORS),
     ('reparameterization.gif', 500, (0, 15), [reparameterization.BLUE, reparameterization.RED])])

@@ -18,10 +18,10 @@ WALK = ('start', 'end')         # the digits where the walk starts and ends
 PLANE = range(2, sys.maxsize)   # two latent dimensions or more
 EXAMPLES = '''
 examples:
-  visualize.py -o results/mnist                  every figure that fits the snapshot there
-  visualize.py scatter map -o results/mnist_z2   just those two
-  visualize.py interpolation --start 3 --end 5   the walk from a 3 to a 5, as .png and .gif
-  visualize.py --skip tsne -o results/mnist      all but the slowest'''
+  visualize.py -o results/mnist                 all that fit the snapshot there
+  visualize.py scatter map -o results/z2        just those two
+  visualize.py interpolation --start 3 --end 5  the walk from a 3 to a 5
+  visualize.py --skip tsne -o results/mnist     all but the slowest'''
 
 
 class Recipe(NamedTuple):
@@ -48,8 +48,9 @@ def build_parser(figures, description):
     parser = command.Parser(
         prog='visualize.py', description=description.splitlines()[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='\n'.join(['figures:', *(f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
-                                        for file, recipe in figures.items()), EXAMPLES]))
+        epilog='\n'.join(['figures, with the section of the article:', *(
+            f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
+            for file, recipe in figures.items()), EXAMPLES]))
     add = parser.add_argument
     add('figure', nargs='*', metavar='FIGURE',
         help='figures to draw, with or without the extension (default: all that fit the snapshot)')

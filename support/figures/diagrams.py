@@ -81,7 +81,7 @@ def digit_and_look():
 
 
 def autoencoder(model, digits, path):
-    """The autoencoder as a diagram (section 1-1)."""
+    """The autoencoder as a diagram (1-1)."""
     axes = canvas(3)
     x, look = digit_and_look()
     y = 1.55
@@ -101,7 +101,7 @@ def autoencoder(model, digits, path):
 
 
 def vae(model, digits, path):
-    """The VAE as a diagram of two networks (sections 1-2, 3)."""
+    """The VAE as a diagram of two networks (1-2, 3)."""
     axes = canvas(4)
     x, look = digit_and_look()
     y = 2.3
@@ -126,7 +126,7 @@ def vae(model, digits, path):
 
 
 def graphical_model(model, digits, path):
-    """The graphical model of z and x (section 3)."""
+    """The graphical model of z and x (3)."""
     axes = canvas(3.4)
     axes.add_patch(FancyBboxPatch((1.9, 0.2), 2.1, 3, 'round,pad=0,rounding_size=0.15',
                                   facecolor='none', edgecolor='black', linewidth=1.8))

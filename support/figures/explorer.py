@@ -36,7 +36,7 @@ ACTIVATIONS = {F.softplus: 'softplus', F.tanh: 'tanh', F.relu: 'relu'}      # th
 
 
 def save(model, digits, path, run):
-    """A page to play with the latent space in a browser (sections 1-2, 2 and 3).
+    """A page to play with in a browser (1-2, 2, 3).
 
     Args:
         model (VAE): The model.

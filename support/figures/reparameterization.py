@@ -19,7 +19,7 @@ DRAWS = 16              # frames of the animation
 
 
 def animation(model, digits, path):
-    """One digit, and z = µ + ε·σ drawn again and again (section 3)."""
+    """One digit, and z = µ + ε·σ drawn again and again (3)."""
     places = pictures.first_of_each(digits)
     x = digits.test[list(places.values())]
     evidence.check_noise(model, x)
@@ -73,7 +73,7 @@ def animation(model, digits, path):
 
 
 def graph(model, digits, path):
-    """The trick as a graph: the gradient flows back past the noise (section 3)."""
+    """The trick as a graph: gradients pass the noise by (3)."""
     figure = Figure(figsize=(9.6, 5.4), dpi=drawing.DPI)
     for title, bottom, height, trick in (
             ('without the trick z is drawn from q(z|x), and there the gradient ends',

@@ -16,7 +16,7 @@ GAP, LEFT, TOP = 36, 60, 56         # pixels between panels, and before the firs
 
 
 def autoencoder(model, digits, path, beside):
-    """A plain autoencoder beside the VAE: codes, map, samples (section 1).
+    """A plain autoencoder beside the VAE (1-1, 1-2).
 
     Args:
         model (VAE): Of two latent dimensions.

@@ -115,7 +115,7 @@ def put_bars(axes, lower, upper, name):
 
 
 def bound(model, digits, path, gaps):
-    """The gap between log p(x) and the lower bound L, measured (section 3).
+    """The gap between log p(x) and its bound, measured (3).
 
     Args:
         model (VAE), digits (mnist.Digits), path (str): As for every figure.
@@ -203,7 +203,7 @@ def window_on(points):
 
 
 def posterior(model, digits, path, gaps):
-    """The posterior p(z|x), and q(z|x), which stands for it (section 3).
+    """The posterior p(z|x), and q(z|x) on it (3).
 
     Args: as for `bound`.
     """
@@ -238,7 +238,7 @@ def posterior(model, digits, path, gaps):
 
 
 def dimensions(model, digits, path):
-    """The KL of each latent dimension, and what the most used do (section 3)."""
+    """The KL of each dimension of z, and what it does (3)."""
     evidence.check_loss(model, digits.test[:ROWS])
     mu, ln_var = evidence.infer(model, digits.test)
     kl = evidence.kl_to_prior(mu, ln_var).mean(axis=0)          # (Z,)

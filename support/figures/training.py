@@ -104,7 +104,7 @@ def bytes_as_pictures(pixels):
 
 
 def animation(model, digits, path, run):
-    """Codes, reconstructions, samples and losses, epoch by epoch (beyond the article)."""
+    """The training, epoch by epoch."""
     story = Story(digits, run)
     epochs = frames_of([*story.noted])
     frames = (frame(story, epoch) for epoch in epochs)
@@ -144,7 +144,7 @@ def frame(story, epoch):
     found = story.losses_of()
     width = (WIDTH - 60 - 60 * len(found)) / len(found)
     for i, (name, (at, values)) in enumerate(found.items()):
-        axes = place(52 + i * (width + 70), 42, width, 110, title=NAMES[name] + ', test digits')
+        axes = place(52 + i * (width + 70), 46, width, 108, title=NAMES[name] + ', test digits')
         axes.plot(at, values, color=drawing.PALETTE[2])
         last = max(1, at.max())
         axes.set(xlabel='epoch', xscale='symlog', xlim=(0, 1.08 * last))
@@ -160,7 +160,7 @@ def frame(story, epoch):
 
 
 def panels(model, digits, path, run):
-    """Codes, reconstructions and samples at up to six epochs, in a row (beyond the article)."""
+    """The same at up to six epochs, in a row."""
     story = Story(digits, run)
     epochs = panels_of(story.noted)
     side, gap, left, bottom = 148, 12, 18, 10

@@ -352,7 +352,7 @@ def test_without_numba_the_standard_updater_steps_in(
     assert why in line
     check_same(*(trained(tmp_path / name / 'snapshot_epoch_2') for name in ('plain', 'run')))
     assert not snapshot.read_settings(snapshot.read(
-        str(tmp_path / 'run' / 'snapshot_epoch_2')), '')['trained_on']
+        str(tmp_path / 'run' / 'snapshot_epoch_2')), '').trained_on
 
 
 @pytest.mark.parametrize('device', [GPU])

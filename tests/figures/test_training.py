@@ -24,7 +24,8 @@ def run(tmp_path_factory, idx_files):
         (base / 'data' / name).write_bytes(content)
     train(base / 'data', base / 'run', *SMALL, '-e', '4', '--keep', '9')
     path, arrays = snapshot.read_newest(str(base / 'run'))
-    return mnist.get_digits(data_dir=str(base / 'data')), snapshot.read_settings(arrays, path) | {
+    settings = vars(snapshot.read_settings(arrays, path))
+    return mnist.get_digits(data_dir=str(base / 'data')), settings | {
         'path': path, 'log': snapshot.read_log(arrays)}
 
 
