@@ -57,7 +57,7 @@ def build_parser():
     add('--autoencoder', **flag(
         'autoencoder', 'train the plain autoencoder of section 1-1: no noise, no latent loss'))
     add('--binary', **flag('binary', 'round pixels to 0 or 1'))
-    add('--test', **flag('test', f'use only {mnist.TINY} digits; with -e 3, a quick try'))
+    add('--test', **flag('test', f'use only {mnist.TINY} digits, to see that all runs'))
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
     add('-r', '--resume', nargs='?', const=options.NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '

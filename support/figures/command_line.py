@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from support.base import command, files
 from support.figures import pictures
-from support.run import run_folder
+from support.run import losses, run_folder
 
 import net
 
@@ -160,6 +160,9 @@ def draw(args, model, digits, settings, values):
     files.make_folder(args.out, '' if args.snapshot or not settings else
                       f'-s {shlex.quote(settings["path"])} and ')
     files.sweep(args.out, args.files)
+    collapse = losses.collapse(settings.get('log', []))
+    if collapse:
+        print(f'note: {collapse}', flush=True)
     status, failed = 0, {}          # of figures asked for by name: why, and which
     for file, recipe in args.files.items():
         path = os.path.join(args.out, file)

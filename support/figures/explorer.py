@@ -67,6 +67,7 @@ def save(model, digits, path, run):
         'components': components(codes), 'kl': kl.tolist(), 'kl_digits': len(digits.test),
         'beta': run['beta'], 'settings': in_words(run),
         'log': curves(run['log'], run.get('kl_weight', run['beta'])), 'source': source()}
+    about['collapse'] = losses.collapse(run['log'])
     about['record'], record = training.for_page(digits, run)
     with files.replacing(path) as file:
         file.write(page(about, packed, record,

@@ -18,7 +18,6 @@ FRAMES, PANELS = 60, 6          # epochs in training.gif and in training.png, at
 WIDTH, HEIGHT = 790, 640        # pixels of a frame
 NAMES = {'rec_loss': 'reconstruction error', 'latent_loss': 'latent loss (KL divergence)',
          'loss': 'loss'}
-UNUSED = 0.1                    # nats of KL divergence, below which q(z|x) tells nothing of x
 
 
 def frames_of(epochs, most=FRAMES):
@@ -41,7 +40,8 @@ def panels_of(noted, most=PANELS):
     epochs = [*noted]
     chosen = {epochs[0], epochs[-1]}
     kls = [kl_of(noted[epoch]) for epoch in epochs]
-    flat = next((i for i, kl in enumerate(kls[1:], 1) if kl is None or kl >= UNUSED), len(epochs))
+    flat = next((i for i, kl in enumerate(kls[1:], 1)
+                 if kl is None or kl >= losses.COLLAPSED), len(epochs))
     chosen |= {*epochs[max(1, flat - 1):flat + 1]}  # the last of the plateau, the first after it
     while len(chosen) < min(most, len(epochs)):     # the farthest from all others, by ratio
         chosen.add(max(epochs, key=lambda epoch: min(

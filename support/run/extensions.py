@@ -253,6 +253,9 @@ def report_end(trainer, args):
         where = '' if last is None else f': {last}' if iteration == updater.iteration else (
             f'; its last snapshot is {last}')
         print(f'finished at {at}{where}')
+        collapse = losses.collapse(terminal.log_of(trainer) or [])
+        if collapse:
+            print(f'note: {collapse}')
         if last is not None:
             print(f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
         return 0

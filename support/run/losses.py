@@ -12,6 +12,7 @@ import numpy as np
 
 TRAINING, TEST = 'main/', 'validation/main/'        # before the names of the losses
 ELBO = 'negative ELBO'
+COLLAPSED = 0.1         # nats of latent loss, below which q(z|x) tells nothing of x
 
 
 def kl_weight(function, model):
@@ -55,6 +56,20 @@ def curves(log, C):
         kl = found['main/latent_loss'] / C if C else np.full(len(log), np.nan)
         found |= {'main/latent_loss': kl, 'main/loss': found['main/rec_loss'] + kl}
     return found
+
+
+def collapse(log):
+    """Return what to say of a run whose test digits have next to no latent loss; else ''.
+
+    Args:
+        log (list of dict): Its rows.
+    """
+    latent = column(log[-1:], TEST + 'latent_loss')
+    if not (latent < COLLAPSED).any():
+        return ''
+    return (f'the latent loss of the test digits is {latent[-1]:.2g} nats: q(z|x) is the same for '
+            'every x (a collapsed posterior), and every z decodes to the same blur; train for more '
+            'epochs, or with a smaller --beta')
 
 
 def is_finer(log):

@@ -76,7 +76,7 @@ class PrintReport(training.Extension):
             if not self.is_finer and losses.is_finer(log[max(0, i - 1):i + 1]):
                 self.is_finer, self.rows_left = True, 0
             if self.rows_left == 0:
-                self.print_headings()
+                self.print_headings(log[i])
             self.rows_left -= 1
             tqdm.write(''.join(self.field(log[i].get(key), width, form)
                                for key, (_, _, width, form) in self.shown.items()))
@@ -93,13 +93,17 @@ class PrintReport(training.Extension):
             text = f'{value:.2g}'
         return f'{text:>{width}}'
 
-    def print_headings(self):
+    def print_headings(self, row):
         """Choose the columns that have room, and print their headings."""
-        self.shown, self.rows_left = self.columns, -1
+        lacking = [name for name in ('rec_loss', 'latent_loss')     # an autoencoder has neither
+                   if not {f'main/{name}', f'validation/main/{name}'} & row.keys()]
+        columns = {key: column for key, column in self.columns.items()
+                   if key.rpartition('/')[2] not in lacking}
+        self.shown, self.rows_left = columns, -1
         if self.is_finer:                           # each wide column gives one place for it
-            self.shown = {'epoch': self.columns['epoch'], 'iteration': ('', 'iter', 7, 'd')} | {
+            self.shown = {'epoch': columns['epoch'], 'iteration': ('', 'iter', 7, 'd')} | {
                 key: (*heads, width - (width > 9 or key == 'elapsed_time'), form)
-                for key, (*heads, width, form) in self.columns.items()}
+                for key, (*heads, width, form) in columns.items()}
         if sys.stdout.isatty():
             room, lines = shutil.get_terminal_size()
             if room < sum(width for _, _, width, _ in self.shown.values()):

@@ -140,3 +140,14 @@ def test_losses_that_the_log_lacks_have_no_curve(draw, keys, titles):
     assert draw([]) is None
     figure = draw(log)
     assert titles == (figure and [axes.get_title() for axes in figure.axes])
+
+
+@pytest.mark.parametrize('latent, said', [
+    (0.011, 'the latent loss of the test digits is 0.011 nats: q(z|x) is the same for every x'),
+    (0.1, ''), (9.1, ''), (float('nan'), ''), (None, '')])
+def test_a_collapsed_posterior_is_named(latent, said):
+    row = {} if latent is None else {'validation/main/latent_loss': latent}
+    found = losses.collapse([{'validation/main/latent_loss': 0.0}, row])
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+    assert losses.collapse([]) == ''

@@ -202,6 +202,7 @@ function showAbout() {
   document.title = `${run.name}: explorer of the latent space`;
   $('about').textContent = `A VAE with ${vae.Z} latent dimension${vae.Z > 1 ? 's' : ''}, trained on `
     + `${run.settings[0][1]}${run.log.length ? ` for ${run.log.at(-1)[0]} epoch${run.log.at(-1)[0] > 1 ? 's' : ''}` : ''}.`;
+  $('collapse').textContent = run.collapse && `Note: ${run.collapse}.`;
   $('draws').textContent = DRAWS;
   $('kl-digits').textContent = run.kl_digits.toLocaleString('en');
   $('index').max = codes.length - 1;
