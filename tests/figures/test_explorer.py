@@ -7,6 +7,7 @@ import time
 
 from support.data import mnist  # lets chainer import
 from support.figures import evidence, explorer, pictures
+from support.run import record
 
 import chainer.functions as F
 from conftest import make_digits, open_chromium
@@ -544,3 +545,38 @@ def test_the_digit_stays_in_sight(make, visit):
     mark = chrome.find_element('css selector', '#prior i').rect
     canvas = chrome.find_element('css selector', '#prior canvas').rect
     assert (mark['x'] - canvas['x']) / canvas['width'] == pytest.approx(10 / 20, abs=0.01)
+
+
+def test_the_slider_shows_each_epoch_of_the_record(draw, finished, visit, chromium, tmp_path):
+    assert draw('explorer', '-s', finished / 'snapshot_epoch_2', '-o', tmp_path)[0] == 0
+    noted = record.read(str(finished), 2)
+    chrome = visit(tmp_path / 'explorer.html')
+    for epoch, key in ((2, None), (1, 'ARROW_LEFT'), (0, 'HOME'), (1, 'ARROW_RIGHT')):
+        if key:
+            press(chrome, '#epoch', key)
+        assert read(chrome, '#epoch-value') == str(epoch)
+        np.testing.assert_allclose(numbers(chrome, 'epochs.points[epochs.index]'),
+                                   noted[epoch]['mu'], atol=1e-3)
+        shown = pixels_of(chrome, 'then')[28:, :28].ravel()         # below its input
+        np.testing.assert_allclose(255 * shown, noted[epoch]['reconstruction'][0], atol=1)
+        shown = pixels_of(chrome, 'then-samples')[:, 28:56].ravel()
+        np.testing.assert_allclose(255 * shown, noted[epoch]['samples'][1], atol=1)
+    row = json.loads((finished / 'log').read_text())[0]
+    assert said(chrome, '#epoch-terms')[0] == pytest.approx(
+        row['validation/main/rec_loss'], abs=0.06)
+    click(chrome, '#play-epochs')
+    time.sleep(1)
+    settle(chrome)
+    assert (read(chrome, '#epoch-value'), read(chrome, '#play-epochs')) == ('2', 'play')
+    assert chrome.execute_script('return epochs.timer') is None     # it went on to the end, once
+    chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
+        'width': 360, 'height': 740, 'deviceScaleFactor': 2, 'mobile': True})
+    try:
+        chrome = visit(tmp_path / 'explorer.html')
+        assert chrome.execute_script('return document.documentElement.scrollWidth') == 360
+    finally:
+        chromium.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_a_page_without_a_record_has_no_slider(make, visit):
+    assert visit(make(2)[0]).execute_script('return $("learning").hidden')
