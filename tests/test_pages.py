@@ -79,6 +79,23 @@ def test_each_command_is_understood(page):
                 visualize.parse_arguments(flags)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('page', ['README.md', COMPANION])
+def test_each_command_runs(cli, draw, tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    done = []
+    for script, *flags in commands(page):
+        if '--help' in flags or (script, flags) in done:
+            continue
+        done.append((script, flags))
+        short = ['--skip', 'tsne'] if flags[0] == '-o' else []
+        if script == 'train_vae.py':
+            short = ['-e', '2'] if '--resume' in flags else [
+                '--dataset', 'digits', '--test', '-e', '1', '--dim-h', '16', '-b', '20']
+        status, _, err = (cli if script == 'train_vae.py' else draw)(*flags, *short)
+        assert (status, err) == (0, ''), (script, flags)
+
+
 @pytest.mark.parametrize('page', PAGES)
 def test_each_flag_is_there(page):
     source = '\n'.join(map(read, CODE))
