@@ -4,7 +4,7 @@ The threads share the digits of a minibatch, and then the rows of each weight.
 """
 
 from concurrent import futures
-import contextlib
+import functools
 import glob
 import itertools
 import os
@@ -26,7 +26,7 @@ class Threads:
         count (int): How many; by default as many as BLAS would take now.
     """
 
-    trains_beside = 'compiled parts'        # where the fast step does not
+    beside = 'compiled parts'               # what trains where the fast step does not
 
     def __init__(self, count=None):
         self.count = count or max((library['num_threads'] for library in BLAS.info()), default=1)
@@ -43,14 +43,16 @@ class Threads:
         finally:                            # after a Ctrl-C, say
             futures.wait(others)
 
-    @contextlib.contextmanager
-    def parts(self):
-        """Let compiled parts do what Chainer is asked for, in a `with` block.
+    def with_parts(self, function):
+        """Return a function that does the same with compiled parts on these threads.
 
-        BLAS has one thread in there, as its own would spin while these work.
+        BLAS has one thread in the meantime, as its own would spin while these work.
         """
-        with BLAS.limit(limits=1), in_place(self):
-            yield
+        @functools.wraps(function)
+        def call(*args):
+            with BLAS.limit(limits=1), in_place(self):
+                return function(*args)
+        return call
 
 
 class Stepper(Threads):

@@ -72,7 +72,7 @@ class RunState(training.Extension):
     def now(self):
         """Return the settings of the run as they are at this moment."""
         trained_by = kind_of(self.updater).split()[0]
-        trained_on = getattr(self.updater, 'on', '') if trained_by == 'fast' else ''
+        trained_on = getattr(self.updater, 'on', '') if trained_by != 'standard' else ''
         now = varied(self.updater) if self.first else {}
         changed = {name: [self.first[name], number] for name, number in now.items()
                    if number != self.first.get(name, number)}
@@ -135,7 +135,7 @@ def vary(updater, had):
 
 
 def kind_of(updater):
-    """Say which kind of updater this is: `fast (how)`, `standard`, or `standard (why not fast)`."""
+    """Say how it trains: `fast (how)`, `compiled parts (why)`, `standard (why)` or `standard`."""
     return getattr(updater, 'kind', 'standard')
 
 

@@ -263,7 +263,7 @@ def read_settings(arrays, path):
                     for pair in found['varied'].values())
                 and found['dataset'] in ('mnist', 'digits') and found['device'] in ('CPU', 'GPU')
                 and found['updater'] in ('fast', 'standard')
-                and found['trained_by'] in ('fast', 'standard')
+                and found['trained_by'] in ('fast', 'compiled', 'standard')
                 and all(found[key].isprintable() for key in (
                     'activation', 'trained_on', 'optimizer', 'loss')))
     except (KeyError, TypeError, ValueError, RecursionError):
