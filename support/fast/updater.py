@@ -81,8 +81,9 @@ def make_stepper(updater):
 
 def with_parts(updater, evaluator, why):
     """Let Chainer's own updater and evaluator work with compiled parts, where there are some."""
-    updater.kind = f'standard ({why})'
-    if updater.get_optimizer('main').target.xp is np:
+    updater.kind, model = f'standard ({why})', updater.get_optimizer('main').target
+    if model.xp is np and not any(param.array is not None and param.dtype != np.float32
+                                  for param in model.params()):
         try:
             from support.fast.cpu import Threads
         except Exception:                   # as above
