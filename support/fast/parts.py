@@ -117,9 +117,14 @@ def instead_of(owner, name):
     return note
 
 
+def is_watched():
+    """Tell whether Chainer was asked to look at each function."""
+    return bool(chainer.get_function_hooks()) or chainer.is_debug()
+
+
 def takes(*arrays):
     """Tell whether these can be computed with: float32, in one piece, and nothing watches."""
-    return not chainer.get_function_hooks() and all(
+    return not is_watched() and all(
         type(array) is np.ndarray and array.dtype == np.float32 and array.flags.carray
         and array.size for array in arrays)
 
@@ -266,7 +271,7 @@ def in_place(threads):
         found = {key: getattr(*key) for key in INSTEAD}
         own = {key for key, plain in found.items() if is_chainers(plain, key[1])}
         # of Chainer's dump_graph, nodes are to be Chainer's
-        if not (chainer.is_debug() or chainer.config.keep_graph_on_report):
+        if not (is_watched() or chainer.config.keep_graph_on_report):
             for key in own:
                 if key[0] is not F or len(own) == len(found):   # those of F call the others
                     ours = method(INSTEAD[key], found[key])
