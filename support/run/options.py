@@ -49,8 +49,8 @@ def add_further(parser):
     add('--seed', type=seed, default=0, metavar='N',
         help='seed of weights, noise and shuffling (default: 0)')
     add('--updater', choices=('fast', 'standard'), default='fast',
-        help="fast: the training step compiled by Numba, where that is installed and net.py is "
-             "what was compiled; standard: Chainer's own, which takes three times as long "
+        help="fast: the training step compiled by Numba, where that is installed, or parts of it, "
+             "where net.py is edited; standard: Chainer's own, which takes three times as long "
              '(default: fast)')
     add('--communicator', choices=('naive', 'pure_nccl'),
         help='start this by mpiexec, and ChainerMN lets the processes train one model, each on '

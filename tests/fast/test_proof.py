@@ -32,7 +32,7 @@ from steps import (
 import train_vae
 
 cpu = pytest.importorskip('support.fast.cpu', reason='needs Numba')
-NOT = 'net.py is not what updater.py compiles: '
+NOT = 'net.py: '
 
 # What the fast step is for -------------------------------------------------------------------
 
