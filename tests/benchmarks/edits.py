@@ -114,7 +114,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('--torch', metavar='PYTHON', default=sys.executable, help='interpreter with PyTorch')
-    add('--rounds', type=int, default=7, help='of some 3 seconds for each edit (default: 7)')
+    add('--rounds', type=int, default=7, help='of some 2 seconds for each edit (default: 7)')
     add('--only', metavar='EDIT', nargs='+', choices=EDITS, default=list(EDITS))
     add('--serve', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -156,7 +156,7 @@ def row(args, what, digits, steps):
     times, scores = ({name: [] for name in contestants} for _ in range(2))
     for i in range(args.rounds):
         for name in random.Random(i).sample(list(contestants), len(contestants)):
-            times[name].append(sum(contestants[name].do('epoch')[0] for _ in range(3)))
+            times[name].append(contestants[name].do('epoch')[0])
             if not name.startswith('torch'):
                 scores[name].append(contestants[name].do('score')[0])
     for contestant in contestants.values():
@@ -164,7 +164,7 @@ def row(args, what, digits, steps):
     ratios = [epoch.ratio(times['ours'], times[other]) for other in CONTESTANTS[1:]]
     kind = contestants['ours'].version.partition(': ')[2]
     return (f'| {what} | {" | ".join(f"{one:.2f}" for one in ratios)} | '
-            f'{statistics.median(times["ours"]) / (3 * steps) * 1e3:.1f} | '
+            f'{statistics.median(times["ours"]) / steps * 1e3:.1f} | '
             f'{epoch.ratio(scores["ours"], scores["stock"]):.2f} | {kind} |')
 
 
