@@ -90,7 +90,8 @@ def with_parts(updater, evaluator, why):
             return updater
         threads = Threads()
         updater.update_core = threads.with_parts(updater.update_core)
-        evaluator.evaluate = threads.with_parts(evaluator.evaluate)
+        if isinstance(evaluator, extensions.Evaluator):
+            evaluator.evaluate = threads.with_parts(evaluator.evaluate)
         updater.kind, updater.on = f'{threads.beside} ({why})', threads.on
     return updater
 
