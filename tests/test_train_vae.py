@@ -275,7 +275,7 @@ def test_autoencoder_trains_logs_and_resumes_exactly(cli, data_dir, tmp_path):
     flags = ['--data-dir', data_dir, *SMALL, '--autoencoder']
     status, out, err = cli(*flags, '-e', '4', '-o', tmp_path / 'whole')
     assert (status, err) == (0, '')
-    assert '\nupdater  standard (an autoencoder is not compiled)\n' in out
+    assert '\nupdater  compiled parts (an autoencoder is not compiled)\n' in out
     assert '\nloss     squared error, minibatches of 20, Adam, seed 0\n' in out
     log = log_of(tmp_path / 'whole')
     assert log[-1]['main/loss'] < log[0]['main/loss']

@@ -284,7 +284,7 @@ def exp_neg(t):
     Written out, as a loop over `np.exp` would not become vector instructions.
     """
     y = t * f32(-1 / math.log(2))
-    y = y if y > f32(-126) else f32(-126)
+    y = f32(-126) if y < f32(-126) else y                       # lets a NaN pass
     whole = np.floor(y + f32(0.5))
     rest = (y - whole) * f32(math.log(2))
     series = f32(1 / 720)

@@ -4,11 +4,13 @@ The threads share the digits of a minibatch, and then the rows of each weight.
 """
 
 from concurrent import futures
+import functools
 import glob
 import itertools
 import os
 
 from support.fast import blas, compiled, step
+from support.fast.parts import in_place
 
 import numpy as np
 import threadpoolctl
@@ -17,23 +19,57 @@ SHARE = 16                      # digits that are worth a thread
 BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 
 
-class Stepper:
+class Threads:
+    """Threads for compiled functions, which sleep between two calls.
+
+    Args:
+        count (int): How many; by default as many as BLAS would take now.
+    """
+
+    beside = 'compiled parts'               # what trains where the fast step does not
+
+    def __init__(self, count=None):
+        self.count = count or max((library['num_threads'] for library in BLAS.info()), default=1)
+        self.pool = futures.ThreadPoolExecutor(self.count)
+        self.on = f'{self.count} thread{"s" * (self.count != 1)}, {blas.WHOSE}'
+
+    def call(self, function, arguments):
+        """Call a function with each of the tuples of arguments, on threads; return the results."""
+        others = []
+        try:
+            for args in arguments[1:]:
+                others.append(self.pool.submit(function, *args))
+            return [function(*arguments[0]), *(other.result() for other in others)]
+        finally:                            # after a Ctrl-C, say
+            futures.wait(others)
+
+    def with_parts(self, function):
+        """Return a function that does the same with compiled parts on these threads.
+
+        BLAS has one thread in the meantime, as its own would spin while these work.
+        """
+        @functools.wraps(function)
+        def call(*args):
+            with BLAS.limit(limits=1), in_place(self):
+                return function(*args)
+        return call
+
+
+class Stepper(Threads):
     """Takes the steps of a model on a CPU.
 
     Args:
         optimizer (Optimizer): Adam, set up with the model; or the multi-node one around it.
         k (int): As for `VAE.get_loss_func`.
         digits (array): All digits, (any, D) float32.
-        count (int): The most threads; by default as many as BLAS would take.
+        count (int): The most threads, as for `Threads`.
     """
 
     def __init__(self, optimizer, k, digits, count=None):
+        super().__init__(count)
         self.optimizer, self.model, self.k, self.digits = optimizer, optimizer.target, k, digits
         self.comm = getattr(optimizer, 'communicator', None)
-        self.count = count or max((library['num_threads'] for library in BLAS.info()), default=1)
-        self.pool = futures.ThreadPoolExecutor(self.count)
         self.spaces, self.prepared, self.one_thread = {}, None, None
-        self.on = f'{self.count} thread{"s" * (self.count != 1)}, {blas.WHOSE}'
         self.how = self.on
         if not compiled.backward.stats.cache_path:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
@@ -131,16 +167,6 @@ class Stepper:
                     array[start * len(array) // n:end * len(array) // n] for array in space)))
                 for start, end in itertools.pairwise(ends)]
         return self.spaces[k][1:]
-
-    def call(self, function, arguments):
-        """Call a function with each of the tuples of arguments, on threads; return the results."""
-        others = []
-        try:
-            for args in arguments[1:]:
-                others.append(self.pool.submit(function, *args))
-            return [function(*arguments[0]), *(other.result() for other in others)]
-        finally:                            # after a Ctrl-C, say
-            futures.wait(others)
 
 
 def is_compiled():

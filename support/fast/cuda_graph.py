@@ -24,7 +24,7 @@ class Stepper:
     the digits, the noise, Adam's numbers and C.
     """
 
-    how, on = 'CUDA graph', ''
+    how, on, beside = 'CUDA graph', '', 'standard'
 
     def __init__(self, optimizer, k, digits):
         self.model, self.k, self.device = optimizer.target, k, optimizer.target.device
@@ -86,6 +86,10 @@ class Stepper:
         for param in self.params:               # or send what was loaded to the GPU
             param.update_rule._init_states(param)
         self.step = None
+
+    def with_parts(self, function):
+        """Return a function as it is: parts are compiled for a CPU."""
+        return function
 
     def rest(self):
         """Do nothing, as a GPU keeps no threads."""

@@ -36,7 +36,7 @@ class Scores:
         if why:
             self.tell(why)
             self.updater.stepper.rest()
-            self.plain(x)
+            self.updater.stepper.with_parts(self.plain)(x)
         else:
             losses = self.updater.stepper.score(x, self.k)
             chainer.report({name: (loss, len(x)) for name, loss in losses.items()}, self.model)

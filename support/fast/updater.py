@@ -14,7 +14,8 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
     the optimizer's Adam                descend, update
 
 Before each step a guard (proof.py) compares all that the step was compiled for with what is there
-now. Where something differs, Chainer's own step takes that very minibatch. On the first minibatch
+now. Where something differs, Chainer's own step takes that very minibatch, on a CPU with compiled
+parts (parts.py). On the first minibatch
 of a run, and on one of each epoch, net.py's own loss, its terms and all gradients have to be those
 of the fast step, from the same random state; else Chainer's own step trains from then on.
 """
@@ -32,13 +33,15 @@ import numpy as np
 
 
 def fast(updater, evaluator):
-    """Return an updater that takes the same steps in less time, or this one if none can.
+    """Return an updater that takes the same steps in less time.
+
+    Where the fast step does not apply, it is this one, on a CPU with compiled parts.
 
     Args:
         updater (StandardUpdater): Trains a `VAE` by Adam and `VAE.get_loss_func`, on digits
             (any, D) float32 in one array.
         evaluator (Evaluator): Its evaluation function, if that is of train_vae.py's `score_func`,
-            is replaced by a faster one, too.
+            is replaced by a faster one, too. Otherwise it scores with compiled parts, too.
 
     Returns:
         StandardUpdater: Its `kind` says how it trains, and if it is not fast, why.
@@ -55,8 +58,7 @@ def fast(updater, evaluator):
             why = proof.refusal(error, model.xp)
     why = proof.agreed(optimizer, why)
     if why:
-        updater.kind = f'standard ({why})'
-        return updater
+        return with_parts(updater, evaluator, why)
     made = FastUpdater(updater, stepper)
     if (type(evaluator) is extensions.Evaluator and evaluator.converter is convert.concat_examples
             and proof.score_samples(evaluator.eval_func, model)):
@@ -75,6 +77,23 @@ def make_stepper(updater):
         from support.fast.cuda_graph import Stepper
     _, k = proof.loss_settings(updater.loss_func, optimizer.target)
     return Stepper(optimizer, k, updater.get_iterator('main').dataset)
+
+
+def with_parts(updater, evaluator, why):
+    """Let Chainer's own updater and evaluator work with compiled parts, where there are some."""
+    updater.kind, model = f'standard ({why})', updater.get_optimizer('main').target
+    if model.xp is np and not any(param.array is not None and param.dtype != np.float32
+                                  for param in model.params()):
+        try:
+            from support.fast.cpu import Threads
+        except Exception:                   # as above
+            return updater
+        threads = Threads()
+        updater.update_core = threads.with_parts(updater.update_core)
+        if isinstance(evaluator, extensions.Evaluator):
+            evaluator.evaluate = threads.with_parts(evaluator.evaluate)
+        updater.kind, updater.on = f'{threads.beside} ({why})', threads.on
+    return updater
 
 
 class FastUpdater(updaters.StandardUpdater):
@@ -104,7 +123,8 @@ class FastUpdater(updaters.StandardUpdater):
     @property
     def kind(self):
         """How it trains, for people."""
-        return f'standard ({self.why})' if self.why else f'fast ({self.stepper.how})'
+        return (f'{self.stepper.beside} ({self.why})' if self.why else
+                f'fast ({self.stepper.how})')
 
     def update_core(self):
         """Train on a minibatch."""
@@ -118,7 +138,7 @@ class FastUpdater(updaters.StandardUpdater):
         if self.why or chainer.config.keep_graph_on_report:
             self.tell()
             self.stepper.rest()
-            super().update_core()
+            self.stepper.with_parts(super().update_core)()
             return
         iterator, optimizer = self.get_iterator('main'), self.get_optimizer('main')
         rows = np.array(self.next_numbers(iterator), np.int64)

@@ -22,8 +22,8 @@ def add_further(parser):
                                choices=net.ACTIVATIONS))
     add('--seed', **flag('seed', 'seed of weights, noise and shuffling'))
     add('--updater', **flag(
-        'updater', 'fast: the training step compiled by Numba, where Numba is installed and net.py '
-                   "is not edited; standard: Chainer's own, which takes three times as long"))
+        'updater', 'fast: the training step compiled by Numba, or parts of it where net.py is '
+                   "edited; standard: Chainer's own, which takes three times as long"))
     add('--communicator', choices=('naive', 'pure_nccl'),
         help='start this by mpiexec, and ChainerMN lets the processes train one model, each on '
              'minibatches of its own: naive on CPUs, pure_nccl on GPUs')

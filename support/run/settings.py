@@ -53,7 +53,7 @@ class Settings:
     keep: int = setting(5, TAKEN)                       # snapshots
     device: str = setting('CPU', choices=('CPU', 'GPU'))
     updater: str = setting('fast', TAKEN, choices=('fast', 'standard'))
-    trained_by: str = setting('standard', choices=('fast', 'standard'))
+    trained_by: str = setting('standard', choices=('fast', 'compiled', 'standard'))
     trained_on: str = setting('')                       # threads and BLAS of the fast updater
     ranks: int = setting(1)
     methods: dict = dataclasses.field(default_factory=dict)     # as from models.notes_of_net

@@ -79,7 +79,7 @@ class Ours:
             from support.fast.updater import fast
 
             self.updater = fast(self.updater, evaluator)
-        self.evaluate, self.kind = evaluator.eval_func, getattr(self.updater, 'kind', 'standard')
+        self.evaluator, self.kind = evaluator, getattr(self.updater, 'kind', 'standard')
         self.test, self.batch_size, self.device = test, batch_size, device
         self.folder = tempfile.TemporaryDirectory()
 
@@ -134,12 +134,7 @@ class Ours:
 
     def score(self):
         """Return the loss of the test digits with k = 10."""
-        from chainer import iterators
-        from chainer.training import extensions
-
-        iterator = iterators.SerialIterator(self.test, self.batch_size, repeat=False, shuffle=False)
-        return float(extensions.Evaluator(
-            iterator, self.model, device=self.device, eval_func=self.evaluate)()['main/loss'])
+        return float(self.evaluator()['main/loss'])
 
     def score_floor(self):
         """Multiply matrices as scoring the test digits does."""
@@ -226,9 +221,9 @@ def peak_memory():
 class Contestant:
     """The other end of `serve`."""
 
-    def __init__(self, python, **settings):
+    def __init__(self, python, script='epoch.py', **settings):
         self.process = subprocess.Popen(
-            [python, os.path.join(HERE, 'epoch.py'), '--serve', json.dumps(settings)],
+            [python, os.path.join(HERE, script), '--serve', json.dumps(settings)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, 'JAX_PLATFORMS': settings['device']})
         self.version = json.loads(self.process.stdout.readline())

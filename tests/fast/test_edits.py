@@ -1,5 +1,6 @@
 """What you read is what runs: a copy of the tree with an edited net.py trains what it then says."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from support.run import models, snapshot  # lets chainer import
 import chainer
 import chainer.functions as F
 from conftest import ROOT, SMALL, edited
+import numpy as np
 import pytest
 from steps import check_same, trained
 
@@ -135,9 +137,19 @@ def train(folder, data_dir, old, new, *flags, first='', edited_first=True):
 
 
 def check_trained_alike(folder, epoch):
-    """Assert that both updaters left the same, to the last bit."""
-    check_same(*(trained(folder / kind / f'snapshot_epoch_{epoch}')
-                 for kind in ('fast', 'standard')))
+    """Assert that both updaters left the same, but for rounding."""
+    parts, chainers = (trained(folder / kind / f'snapshot_epoch_{epoch}')
+                       for kind in ('fast', 'standard'))
+    assert parts.keys() == chainers.keys()
+    for name, array in parts.items():
+        if array.dtype.kind == 'f':
+            other = chainers[name]
+            assert np.allclose(array, other, rtol=1e-4, atol=1e-3 * abs(other).max(initial=0)), name
+        elif name != 'log':
+            assert np.array_equal(array, chainers[name]), name
+    for row, other in zip(*(ast.literal_eval(str(of['log'])) for of in (parts, chainers)),
+                          strict=True):
+        assert row == pytest.approx(other, rel=1e-4)
 
 
 @pytest.mark.parametrize('what', [
@@ -146,8 +158,8 @@ def test_an_edit_trains_what_it_says(data_dir, tmp_path, what):
     old, new, why = EDITS[what]
     epochs = 40 if what == 'after 100 calls' else 2         # of three minibatches
     out = train(tmp_path, data_dir, old, new, '-e', str(epochs))
-    prefix = '' if why.startswith('activation') else 'net.py is not what updater.py compiles: '
-    assert f'\nupdater  standard ({prefix}{why})\n' in out
+    prefix = '' if why.startswith('activation') else 'net.py: '
+    assert f'\nupdater  compiled parts ({prefix}{why})\n' in out
     assert '\nupdater  standard\n' in out
     check_trained_alike(tmp_path, epochs)
 
@@ -158,7 +170,7 @@ def test_a_reloaded_edit_trains_what_it_says(data_dir, tmp_path):
         (tmp_path / name).mkdir()
         out = (train(tmp_path / name, data_dir, old, new) if name == 'edited' else
                train(tmp_path / name, data_dir, old, new, first=RELOAD, edited_first=False))
-        assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
+        assert f'\nupdater  compiled parts (net.py: {why})\n' in out
     check_same(*(trained(tmp_path / name / 'standard' / 'snapshot_epoch_2')
                  for name in ('edited', 'reloaded')))
 
@@ -169,7 +181,7 @@ def test_what_was_imported_trains_whatever_the_file_says_by_now(data_dir, tmp_pa
     old, new, why = EDITS['another weight of the KL divergence']
     out = train(tmp_path, data_dir, old, new, first=SWAP, edited_first=edited_first)
     if edited_first:
-        assert f'\nupdater  standard (net.py is not what updater.py compiles: {why})\n' in out
+        assert f'\nupdater  compiled parts (net.py: {why})\n' in out
         assert '\nloss     of an edited get_loss_func, ' in out
         check_trained_alike(tmp_path, 2)
     else:

@@ -99,7 +99,7 @@ def test_what_one_rank_finds_keeps_all_from_the_fast_step(tmp_path, when):
     assert len(ours(err)) == (when == 'in an epoch')            # one warning, of rank 0
     one, other = results(tmp_path)
     assert str(one['kind']) == str(other['kind'])
-    assert str(one['kind']).startswith('standard (')
+    assert str(one['kind']).startswith('compiled parts (')
     assert 'rank 1 says' in str(one['kind'])
     np.testing.assert_array_equal(one['le1_W'], other['le1_W'])
 

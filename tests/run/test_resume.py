@@ -121,7 +121,7 @@ def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
     monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: other(0.001))
     status, text, err = cli(*flags, '-e', '3', '-o', tmp_path / 'whole')
     assert (status, err) == (0, '')
-    assert 'updater  standard (optimizer is not plain Adam)\n' in text
+    assert 'updater  compiled parts (optimizer is not plain Adam)\n' in text
     assert f', {name}' in text
     assert cli(*flags, '-o', tmp_path / 'run')[::2] == (0, '')
     assert cli('--resume', '-e', '3', '-o', tmp_path / 'run')[::2] == (0, '')
@@ -242,7 +242,8 @@ def test_each_rank_seeds_the_noise_of_a_gpu_for_itself():
 def test_a_snapshot_tells_which_updater_trains_now():
     updater = SimpleNamespace(kind='fast (somehow)')
     state = resume.RunState(settings.Settings(n_in=784), updater, ranks.Alone())
-    for kind, name in (('fast (somehow)', 'fast'), ('standard (as it is)', 'standard')):
+    for kind, name in (('fast (somehow)', 'fast'), ('compiled parts (as it is)', 'compiled'),
+                       ('standard', 'standard')):
         updater.kind = kind
         target = {}
         state.serialize(chainer.serializers.DictionarySerializer(target))
