@@ -6,7 +6,7 @@ The article describes an autoencoder in section 1-1. To see one beside the VAE g
 from support.base import drawing  # lets chainer import
 from support.figures import pictures, plots
 
-from matplotlib.patches import Rectangle
+from matplotlib.patches import ConnectionPatch, Rectangle
 import numpy as np
 
 MOST = 5000             # test digits in a scatter plot
@@ -14,12 +14,13 @@ SIDE = 14               # digits in a row of a map,
 WIDTH = SIDE * 28       # and pixels of it and of all panels
 NEAR = 3.3              # the least limit of axes: the circles of N(0, I) fit in
 SPAN = 2                # half a side of the square of z that map.png shows
-GAP, LEFT, TOP = 64, 64, 84         # pixels between panels, and before the first
+GAP, LEFT, TOP = 64, 64, 92         # pixels between panels, and before the first,
+HEAD = 48               # which stands below the heading
 TEXT = 15               # points: README shows half of the pixels
 HEADING = (
     'loss of the autoencoder: squared error; of the VAE: Bernoulli likelihood and KL divergence',
-    'dashed: 1, 2 and 3 σ of N(0, I); red: the square of the panels to the right; '
-    'dotted: the square of the map below')
+    'dashed: 1, 2 and 3 σ of N(0, I); red: the square that the next panel shows; '
+    'dotted: that of the map')
 
 
 def autoencoder(model, digits, path, beside):
@@ -41,13 +42,13 @@ def autoencoder(model, digits, path, beside):
     wide = max(near, 1.03 * np.quantile(np.abs(own).max(axis=1), 0.99))
     noise = np.random.RandomState(0).standard_normal(((SIDE // 2) ** 2, 2))
     spread = own.mean(axis=0) + noise * own.std(axis=0)
-    width, height = LEFT + 3 * (WIDTH + GAP), TOP + 3 * (WIDTH + TOP)
+    width, height = LEFT + 3 * (WIDTH + GAP), HEAD + 16 + 3 * (WIDTH + TOP)
     figure = pictures.figure_of(width, height)
     for text, y in zip(HEADING, (28, 56), strict=True):
         figure.text(0.5, 1 - y / height, text, ha='center', size=TEXT)
 
     def panel(row, column, title, **options):
-        left, bottom = LEFT + column * (WIDTH + GAP), height - 48 - (row + 1) * (WIDTH + TOP)
+        left, bottom = LEFT + column * (WIDTH + GAP), height - HEAD - (row + 1) * (WIDTH + TOP)
         axes = figure.add_axes(
             (left / width, bottom / height, WIDTH / width, WIDTH / height), zorder=1, **options)
         axes.set_title(title, size=TEXT)
@@ -58,14 +59,18 @@ def autoencoder(model, digits, path, beside):
             (beside, 'autoencoder', own, near, SPAN, noise, 'z ~ N(0, I)'),
             (model, 'VAE (1-2)', codes, near, SPAN, noise, 'z ~ N(0, I)'))):
         inside = np.abs(mu).max(axis=1) < limit
-        *_, axes = panel(0, column, f'{name}: {inside.mean():.0%} of the codes', aspect='equal',
-                         xlim=(-limit, limit), ylim=(-limit, limit))
+        *_, axes = panel(0, column, f'{name}: {inside.mean():.0%} of the codes')
         put_codes(axes, mu[inside], labels[inside], limit)
         for half, look in ((near, {'edgecolor': plots.RED, 'linewidth': 3}),
                            (span, {'linestyle': ':', 'linewidth': 2})):
             if half < limit:
                 axes.add_patch(Rectangle((-half, -half), 2 * half, 2 * half, fill=False, zorder=8,
                                          **look))
+        if column == 1:                 # enlarges the red square to the left
+            for y in (-near, near) if near < wide else ():
+                figure.add_artist(ConnectionPatch(
+                    (near, y), (-near, y), 'data', axesA=figure.axes[0], axesB=axes,
+                    color=plots.RED, linewidth=1.5, zorder=2))
         line = np.linspace(-span, span, SIDE)
         grid = np.stack(np.meshgrid(line, line[::-1]), axis=2).reshape(-1, 2)
         for row, what, at, side in (
@@ -83,10 +88,11 @@ def put_codes(axes, mu, labels, limit):
     """Draw codes (N, 2) and the circles of N(0, I), 1 to 3 sigma, on axes that end at limit."""
     plots.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)
     axes.set_xlabel('$z_1$', size=TEXT)
-    axes.set_ylabel('$z_2$', size=TEXT, labelpad=-6)
+    axes.set_ylabel('$z_2$', size=TEXT)
+    axes.yaxis.set_label_coords(-0.09, 0.5)     # beside the short tick label 0
     axes.tick_params(labelsize=TEXT - 2)
     axes.locator_params(nbins=5)
     if len(mu):
         plots.scatter_points(axes, mu, labels, legend=False)
         plots.put_numerals(axes, mu, labels, limit / 7)
-        axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))

@@ -67,7 +67,7 @@ def measure_gaps(model, digits):
 def digit_rows(x, columns, is_red):
     """Make a figure of a row for each digit (N, D): its picture, two panels, a table.
 
-    README shows it at 530 pixels: it is not much wider.
+    It is 640 pixels wide, as README shows it at 530.
 
     Args:
         x (ndarray): The digits, (N, D).
@@ -82,7 +82,7 @@ def digit_rows(x, columns, is_red):
     figure = pictures.figure_of(width, height)
     faces, left, right, table = (
         figure.add_axes((start / width, 76 / height, length / width, 44 * n / height))
-        for start, length in ((10, 44), (62, 164), (270, 134), (412, 220)))
+        for start, length in ((10, 44), (62, 164), (270, 124), (398, 234)))
     faces.axis('off')
     for i, picture in enumerate(pictures.as_pictures(x)):
         faces.imshow(picture, cmap='gray', vmin=0, vmax=1, aspect='auto',
@@ -152,7 +152,7 @@ def draw_exact_gap(gaps):
     right.plot(gap, rows, 'o', color=RED, markersize=7, label='the gap')
     right.plot(gaps.kl, rows, 'o', color='black', markersize=11, fillstyle='none', label='KL')
     right.set(xlabel='nats, logarithmic', xscale='log', xlim=decades, yticks=[])
-    right.xaxis.set_major_locator(LogLocator(numticks=5))
+    right.xaxis.set_major_locator(LogLocator(numticks=4))
     right.xaxis.set_major_formatter('{x:g}')
     right.minorticks_off()
     put_key(right)
@@ -177,7 +177,7 @@ def draw_sampled_gap(model, digits):
         ('-L', [f'{value:.2f}' for value in -l_k[:, 0]]),
         (f'-{name}', [f'{value:.2f}' for value in -l_k[:, -1]]),
         ('gap ≥', [f'{value:.2f}' for value in rise[:, -1]]),
-        ('effective', [f'{n:,.0f}' if n >= COUNT else 'too few' for n in count])],
+        ('samples', [f'{n:,.0f}' if n >= COUNT else 'too few' for n in count])],
         count < COUNT)
     put_bars(left, -l_k[:, -1], rise[:, -1], (f'-{name}', f'{name} - L'), '-L')
     right.plot(KS, rise.T, color='#aaaaaa', linewidth=1)
@@ -192,7 +192,7 @@ def draw_sampled_gap(model, digits):
         f'{rise[:, -1].mean():.2f} on average',
         '$L_k$: the logarithm of the mean of k values of p(x, z) / q(z|x), for z from q(z|x); '
         '$L_1$ = L',
-        f'{len(x)} test digits; effective: how many of {KS[-1]:,} samples carry the mean; red: '
+        f'{len(x)} test digits; samples: how many of {KS[-1]:,} carry the mean; red: '
         f'too few, less than {COUNT}')
     return figure
 
