@@ -82,7 +82,7 @@ def digit_rows(x, columns, is_red):
     figure = pictures.figure_of(width, height)
     faces, left, right, table = (
         figure.add_axes((start / width, 76 / height, length / width, 44 * n / height))
-        for start, length in ((10, 44), (62, 164), (270, 124), (398, 234)))
+        for start, length in ((10, 44), (62, 156), (270, 124), (398, 234)))
     faces.axis('off')
     for i, picture in enumerate(pictures.as_pictures(x)):
         faces.imshow(picture, cmap='gray', vmin=0, vmax=1, aspect='auto',
