@@ -6,17 +6,28 @@ The article describes an autoencoder in section 1-1. To see one beside the VAE g
 from support.base import drawing  # lets chainer import
 from support.figures import pictures, plots
 
+from matplotlib.patches import ConnectionPatch, Rectangle
 import numpy as np
 
 MOST = 5000             # test digits in a scatter plot
-SIDE = 20               # digits in a row of a map,
+SIDE = 14               # digits in a row of a map,
 WIDTH = SIDE * 28       # and pixels of it and of all panels
 NEAR = 3.3              # the least limit of axes: the circles of N(0, I) fit in
-GAP, LEFT, TOP = 36, 60, 56         # pixels between panels, and before the first
+SPAN = 2                # half a side of the square of z that map.png shows
+GAP, LEFT, TOP = 64, 64, 92         # pixels between panels, and before the first,
+HEAD = 48               # which stands below the heading
+TEXT = 15               # points: README shows half of the pixels
+HEADING = (
+    'loss of the autoencoder: squared error; of the VAE: Bernoulli likelihood and KL divergence',
+    'dashed: 1, 2 and 3 σ of N(0, I); red: the square that the next panel shows; '
+    'dotted: that of the map')
 
 
 def autoencoder(model, digits, path, beside):
     """A plain autoencoder beside the VAE (1-1, 1-2).
+
+    Its columns: the autoencoder over the range of its codes; the autoencoder and the VAE over the
+    range of the VAE's codes.
 
     Args:
         model (VAE): Of two latent dimensions.
@@ -25,37 +36,48 @@ def autoencoder(model, digits, path, beside):
         beside (Autoencoder): Of two latent dimensions, too.
     """
     x, labels = pictures.spaced(digits, MOST)
-    noise = np.random.RandomState(0).standard_normal((100, 2))
-    grid = np.linspace(-2, 2, SIDE)
-    z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2).reshape(-1, 2)
-    codes = [pictures.encode(each, x) for each in (beside, model)]              # (N, 2) each
-    # both have one scale; it leaves out the farthest hundredth of the autoencoder's codes
-    far, most = np.abs(codes[0]).max(axis=1), np.abs(codes[1]).max()
-    limit = 1.03 * max(NEAR, np.quantile(far, 0.99), most)
-    width, height = LEFT + 2 * WIDTH + 2 * GAP, TOP + 3 * (WIDTH + TOP)
+    own, codes = (pictures.encode(each, x) for each in (beside, model))         # (N, 2) each
+    near = 1.03 * max(NEAR, np.abs(codes).max())
+    # all but the farthest hundredth of the autoencoder's codes
+    wide = max(near, 1.03 * np.quantile(np.abs(own).max(axis=1), 0.99))
+    noise = np.random.RandomState(0).standard_normal(((SIDE // 2) ** 2, 2))
+    spread = own.mean(axis=0) + noise * own.std(axis=0)
+    width, height = LEFT + 3 * (WIDTH + GAP), HEAD + 16 + 3 * (WIDTH + TOP)
     figure = pictures.figure_of(width, height)
+    for text, y in zip(HEADING, (28, 56), strict=True):
+        figure.text(0.5, 1 - y / height, text, ha='center', size=TEXT)
 
     def panel(row, column, title, **options):
-        left, bottom = LEFT + column * (WIDTH + GAP), height - (row + 1) * (WIDTH + TOP)
-        return left, bottom, figure.add_axes(
-            (left / width, bottom / height, WIDTH / width, WIDTH / height), zorder=1,
-            title=title, **options)
+        left, bottom = LEFT + column * (WIDTH + GAP), height - HEAD - (row + 1) * (WIDTH + TOP)
+        axes = figure.add_axes(
+            (left / width, bottom / height, WIDTH / width, WIDTH / height), zorder=1, **options)
+        axes.set_title(title, size=TEXT)
+        return left, bottom, axes
 
-    for column, (each, mu, title) in enumerate(zip(
-            (beside, model), codes, ('plain autoencoder (1-1)', 'VAE (1-2)'), strict=True)):
-        outside = np.mean(np.abs(mu).max(axis=1) > limit)
-        far = f', {outside:.1%} outside' if outside else ''
-        *_, axes = panel(0, column, f'{title}: codes of {len(mu)} test digits{far}')
-        put_codes(axes, mu, labels, limit)
-        near = max(NEAR, 1.03 * np.abs(mu).max())
-        if near < limit / 4:            # too small to be seen: once more, larger
-            axes = axes.inset_axes((0.57, 0.5, 0.43, 0.43), zorder=6,
-                                   title=f'the same, {0.43 * limit / near:.0f} times larger')
-            put_codes(axes, mu, labels, near)
-        for row, what, at, side in ((1, 'z_1 and z_2 between -2 and 2', z, SIDE),
-                                    (2, 'z ~ N(0, I)', noise, 10)):
-            left, bottom, _ = panel(row, column, f'digits decoded from {what}', frame_on=False,
-                                    xticks=(), yticks=())
+    for column, (each, name, mu, limit, span, z, from_what) in enumerate((
+            (beside, 'autoencoder (1-1)', own, wide, wide, spread, 'z spread as its codes'),
+            (beside, 'autoencoder', own, near, SPAN, noise, 'z ~ N(0, I)'),
+            (model, 'VAE (1-2)', codes, near, SPAN, noise, 'z ~ N(0, I)'))):
+        inside = np.abs(mu).max(axis=1) < limit
+        *_, axes = panel(0, column, f'{name}: {inside.mean():.0%} of the codes')
+        put_codes(axes, mu[inside], labels[inside], limit)
+        for half, look in ((near, {'edgecolor': plots.RED, 'linewidth': 3}),
+                           (span, {'linestyle': ':', 'linewidth': 2})):
+            if half < limit:
+                axes.add_patch(Rectangle((-half, -half), 2 * half, 2 * half, fill=False, zorder=8,
+                                         **look))
+        if column == 1:                 # enlarges the red square to the left
+            for y in (-near, near) if near < wide else ():
+                figure.add_artist(ConnectionPatch(
+                    (near, y), (-near, y), 'data', axesA=figure.axes[0], axesB=axes,
+                    color=plots.RED, linewidth=1.5, zorder=2))
+        line = np.linspace(-span, span, SIDE)
+        grid = np.stack(np.meshgrid(line, line[::-1]), axis=2).reshape(-1, 2)
+        for row, what, at, side in (
+                (1, f'$z_1$ and $z_2$ from {-span:.0f} to {span:.0f}', grid, SIDE),
+                (2, from_what, z, SIDE // 2)):
+            left, bottom, _ = panel(row, column, f'decoded: {what}', frame_on=False, xticks=(),
+                                    yticks=())
             picture = pictures.joined(pictures.decode(each, at), side)
             zoom = WIDTH // len(picture)
             pictures.put_pixels(figure, np.kron(picture, np.ones((zoom, zoom))), left, bottom)
@@ -64,8 +86,13 @@ def autoencoder(model, digits, path, beside):
 
 def put_codes(axes, mu, labels, limit):
     """Draw codes (N, 2) and the circles of N(0, I), 1 to 3 sigma, on axes that end at limit."""
-    plots.scatter_points(axes, mu, labels, legend=False)
     plots.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)
-    if np.abs(mu).max() > limit / 4:
-        plots.put_numerals(axes, mu, labels, limit / 10)
+    axes.set_xlabel('$z_1$', size=TEXT)
+    axes.set_ylabel('$z_2$', size=TEXT)
+    axes.yaxis.set_label_coords(-0.09, 0.5)     # beside the short tick label 0
+    axes.tick_params(labelsize=TEXT - 2)
+    axes.locator_params(nbins=5)
+    if len(mu):
+        plots.scatter_points(axes, mu, labels, legend=False)
+        plots.put_numerals(axes, mu, labels, limit / 7)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit))

@@ -12,7 +12,9 @@ from support.figures import evidence, pictures, plots
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator
 import numpy as np
 
 BLUE, ORANGE, RED, *_ = matplotlib.color_sequences['petroff10']
@@ -21,7 +23,7 @@ CANDIDATES = 100        # test digits, of which ROWS are chosen by their gap,
 ROWS = 10               # for bound.png,
 PANELS = 6              # and of those some for posterior.png
 KS = (1, 10, 100, 1000, 5000)           # of L_k; each divides the next
-SEEN = 0.5              # nats: where L_k is off by more, too few of its samples count
+COUNT = 10              # samples of L_k that have to count: with fewer it is far from log p(x)
 LEAST = 1e-4            # nats: no axis ends below it, not even where a decoder ignores z
 USED = 0.01             # nats: a dimension with a smaller KL divergence is unused
 WINDOW = 56             # nodes in each direction of a picture of p(z|x)
@@ -65,29 +67,31 @@ def measure_gaps(model, digits):
 def digit_rows(x, columns, is_red):
     """Make a figure of a row for each digit (N, D): its picture, two panels, a table.
 
+    It is 640 pixels wide, as README shows it at 530.
+
     Args:
         x (ndarray): The digits, (N, D).
-        columns (list): Of the table: heading, format, values (N,).
+        columns (list): Of the table: heading, N texts.
         is_red (ndarray): Which rows of the table are red, (N,) bool.
 
     Returns:
         tuple: The figure and the axes of both panels.
     """
     n = len(x)
-    width, height = 1060, 168 + 44 * n
+    width, height = 640, 176 + 44 * n
     figure = pictures.figure_of(width, height)
     faces, left, right, table = (
         figure.add_axes((start / width, 76 / height, length / width, 44 * n / height))
-        for start, length in ((14, 44), (70, 290), (408, 300), (720, 332)))
+        for start, length in ((10, 44), (62, 156), (270, 124), (398, 234)))
     faces.axis('off')
     for i, picture in enumerate(pictures.as_pictures(x)):
         faces.imshow(picture, cmap='gray', vmin=0, vmax=1, aspect='auto',
                      extent=(-0.44, 0.44, i + 0.44, i - 0.44))
     table.axis('off')
-    for i, (heading, form, values) in enumerate(columns):
+    for i, (heading, texts) in enumerate(columns):
         table.text(i + 1, -0.6, heading, ha='right', va='bottom')
-        for row, value in enumerate(values):
-            table.text(i + 1, row, form.format(value), ha='right', va='center',
+        for row, text in enumerate(texts):
+            table.text(i + 1, row, text, ha='right', va='center',
                        color=RED if is_red[row] else 'black')
     table.set_xlim(0, len(columns))
     for axes in (faces, left, right, table):
@@ -96,22 +100,26 @@ def digit_rows(x, columns, is_red):
     return figure, left, right
 
 
-def put_lines(figure, first, second, last=''):
+def put_lines(figure, first, second, last):
     """Write two lines at the top of a figure, and one at its bottom."""
     height = figure.bbox.height
-    for text, y in ((first, height - 24), (second, height - 42), (last, 12)):
-        figure.text(0.5, y / height, text, ha='center', size=10)
+    for text, y, size in ((first, height - 22, 11), (second, height - 42, 9), (last, 12, 9)):
+        figure.text(0.5, y / height, text, ha='center', size=size)
 
 
-def put_bars(axes, lower, upper, name):
-    """Draw the bars of the article: L, and above it, up to `upper`, what `name` says."""
-    rows = range(len(lower))
-    spread = max(np.ptp([*lower, *upper]), LEAST)
-    start = lower.min() - 0.15 * spread                 # where minus infinity would be
-    axes.barh(rows, lower - start, 0.62, start, color=BLUE, label='L')
-    axes.barh(rows, upper - lower, 0.62, lower, color=RED, label=name)
-    axes.set(xlabel='nats', xlim=(start, upper.max() + 0.05 * spread))
-    axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
+def put_bars(axes, least, rest, names, together):
+    """Draw bars as the article does: from 0 to `least`, and on top of it the rest, (N,) each."""
+    rows = range(len(least))
+    axes.barh(rows, least, 0.62, color=BLUE, label=names[0])
+    axes.barh(rows, rest, 0.62, least, color=RED, label=names[1])
+    axes.set(xlabel=f'nats; both together: {together}', xlim=(0, 1.03 * max(least + rest)))
+    put_key(axes)
+
+
+def put_key(axes):
+    """Put the legend of a panel above it."""
+    axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, columnspacing=1,
+                handlelength=1, handletextpad=0.4)
 
 
 def bound(model, digits, path, gaps):
@@ -123,44 +131,36 @@ def bound(model, digits, path, gaps):
     """
     evidence.check_loss(model, digits.test[:ROWS])
     if pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW:
-        drawing.save(draw_exact_gap(model, gaps()), path)
+        drawing.save(draw_exact_gap(gaps()), path)
     else:
         drawing.save(draw_sampled_gap(model, digits), path)
 
 
-def draw_exact_gap(model, gaps):
-    """Return the figure of log p(x) = L + KL, by quadrature, beside importance sampling."""
-    x, _, mu, ln_var, _, log_p, lower, kl, _, n = gaps
-    gap = log_p - lower
-    log_w = evidence.log_weights(model, x, mu, ln_var, KS[-1])
-    sampled = evidence.importance_bounds(log_w, KS[-1:])[:, 0]
-    lacks = np.round(log_p - sampled, 2) + 0                    # no -0.00
-    agree = np.abs(lacks) < SEEN
-    name = f'$L_{{{KS[-1]}}}$'
-    figure, left, right = digit_rows(x, [
-        ('log p(x)', '{:.2f}', log_p), ('L', '{:.2f}', lower), ('gap', '{:.3f}', gap),
-        ('KL', '{:.3f}', kl), (f'{name}\nlacks', '{:.2f}', lacks)], ~agree)
-    put_bars(left, lower, log_p, 'the gap, up to log p(x)')
-    rows = range(len(x))
+def draw_exact_gap(gaps):
+    """Return the figure of -L = -log p(x) + KL, by quadrature."""
+    gap = gaps.log_p - gaps.bound
+    figure, left, right = digit_rows(gaps.x, [
+        ('-log p(x)', [f'{value:.2f}' for value in -gaps.log_p]),
+        ('-L', [f'{value:.2f}' for value in -gaps.bound]),
+        *((name, [f'{value:.{3 if value < 100 else 1}f}' for value in values])
+          for name, values in (('gap', gap), ('KL', gaps.kl)))], np.zeros(len(gap), bool))
+    put_bars(left, -gaps.log_p, gap, ('-log p(x)', 'the gap'), '-L')
+    rows = range(len(gap))
     least, most = np.log10(np.maximum([gap.min() / 1.5, gap.max() * 1.5], LEAST))
     decades = 10 ** np.floor(least), 10 ** np.ceil(most + LEAST)
     right.hlines(rows, decades[0], gap, color='#dddddd', zorder=0)
-    right.plot(gap, rows, 'o', color=RED, markersize=7, label='gap, log p(x) - L')
-    right.plot(kl, rows, 'o', color='black', markersize=11, fillstyle='none', label='KL')
-    right.plot(sampled - lower, rows, 'D', color=ORANGE, markersize=4.5,
-               markeredgecolor='black', markeredgewidth=0.5, label=f'{name} - L')
+    right.plot(gap, rows, 'o', color=RED, markersize=7, label='the gap')
+    right.plot(gaps.kl, rows, 'o', color='black', markersize=11, fillstyle='none', label='KL')
     right.set(xlabel='nats, logarithmic', xscale='log', xlim=decades, yticks=[])
+    right.xaxis.set_major_locator(LogLocator(numticks=4))
     right.xaxis.set_major_formatter('{x:g}')
     right.minorticks_off()
-    right.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, columnspacing=1,
-                 handletextpad=0.3)
+    put_key(right)
     put_lines(
-        figure, f'log p(x) = L + KL[q(z|x) || p(z|x)], in nats: {len(x)} of {n} test digits, '
-        'evenly in the order of their gap', 'each by quadrature over z; the gap, log p(x) - L, and '
-        f'the KL agree to within {np.abs(gap - kl).max():.1g}',
-        f'{name}, by importance sampling with samples of q(z|x), is within {SEEN} of log p(x) for '
-        f'{agree.sum()} digits' + ('' if agree.all() else
-                                   '; for those in red too few fall where the posterior is'))
+        figure, 'the loss:  -L(x, z) = -log p(x) + KL[q(z|x) || p(z|x)]',
+        f'{len(gap)} of {gaps.among} test digits, evenly in the order of their gap, log p(x) - L',
+        'the gap and the KL, each by its own sum over z, agree to within '
+        f'{np.abs(gap - gaps.kl).max():.1g} nats')
     return figure
 
 
@@ -170,25 +170,30 @@ def draw_sampled_gap(model, digits):
     log_w = evidence.log_weights(model, x, *evidence.infer(model, x), KS[-1])
     l_k = evidence.importance_bounds(log_w, KS)                 # (N, len(KS))
     order = np.argsort(l_k[:, -1] - l_k[:, 0])
-    x, l_k = x[order], l_k[order]
+    x, l_k, count = x[order], l_k[order], evidence.effective_samples(log_w)[order]
     rise = l_k - l_k[:, :1]
     name = f'$L_{{{KS[-1]}}}$'
     figure, left, right = digit_rows(x, [
-        ('L', '{:.2f}', l_k[:, 0]), (name, '{:.2f}', l_k[:, -1]),
-        (f'{name} - L', '{:.2f}', rise[:, -1])], np.zeros(len(x), bool))
-    put_bars(left, l_k[:, 0], l_k[:, -1], f'up to {name}')
+        ('-L', [f'{value:.2f}' for value in -l_k[:, 0]]),
+        (f'-{name}', [f'{value:.2f}' for value in -l_k[:, -1]]),
+        ('gap ≥', [f'{value:.2f}' for value in rise[:, -1]]),
+        ('samples', [f'{n:,.0f}' if n >= COUNT else 'too few' for n in count])],
+        count < COUNT)
+    put_bars(left, -l_k[:, -1], rise[:, -1], (f'-{name}', f'{name} - L'), '-L')
     right.plot(KS, rise.T, color='#aaaaaa', linewidth=1)
-    right.plot([], [], color='#aaaaaa', linewidth=1, label='$L_k$ - L of a digit')
-    right.plot(KS, rise.mean(axis=0), color=RED, linewidth=2.5, marker='o', label='their mean')
+    right.plot([], [], color='#aaaaaa', linewidth=1, label='$L_k$ - L')
+    right.plot(KS, rise.mean(axis=0), color=RED, linewidth=2.5, marker='o', label='mean')
     right.set(xscale='log', xlabel='samples k', ylim=(0, 1.05 * max(rise.max(), LEAST)))
-    right.set_xticks(KS, [f'{k:,}' for k in KS])
+    right.set_xticks(KS[::2], [f'{k:,}' for k in KS[::2]])
     right.minorticks_off()
-    right.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2)
+    put_key(right)
     put_lines(
-        figure, f'log p(x) ≥ $L_k$ ≥ L, in nats: {len(x)} test digits, evenly spaced among all, in '
-        f'the order of {name} - L',
-        f'by importance sampling with samples of q(z|x): {name} - L, which the gap log p(x) - L '
-        f'exceeds, is {rise[:, -1].mean():.2f} on average')
+        figure, f'the loss:  -L ≥ -{name} ≥ -log p(x).  The gap is {name} - L or more: '
+        f'{rise[:, -1].mean():.2f} on average',
+        '$L_k$: the logarithm of the mean of k values of p(x, z) / q(z|x), for z from q(z|x); '
+        '$L_1$ = L',
+        f'{len(x)} test digits; samples: how many of {KS[-1]:,} carry the mean; red: '
+        f'too few, less than {COUNT}')
     return figure
 
 
@@ -215,9 +220,13 @@ def posterior(model, digits, path, gaps):
         axes.axis('off')
     chosen = pictures.spaced_places(len(gaps.x), PANELS)        # of the rows of bound.png
     figure.suptitle(
-        'blue: the posterior p(z|x), by quadrature; red: q(z|x), 1, 2 and 3 σ; in the corner x, '
-        f'and x decoded from µ\n{len(chosen)} of {gaps.among} test digits, evenly in the order of '
-        'their gap, log p(x) - L = KL[q(z|x) || p(z|x)]', size=10)
+        f'{len(chosen)} of {gaps.among} test digits, evenly in the order of their gap, log p(x) - '
+        'L = KL[q(z|x) || p(z|x)]\neach panel has its own scale; in its corner: x, and x decoded '
+        'from µ', size=10)
+    figure.legend(handles=[
+        Patch(color='#2171b5', label='the posterior p(z|x), by quadrature'),
+        Line2D([], [], color=RED, label='q(z|x): µ ± 1, 2 and 3 σ')],
+        loc='outside lower center', ncols=2, fontsize=10)
     for axes, i in zip(panels, chosen, strict=False):
         x, label, mu, ln_var, joint, log_p, lower = (array[i] for array in gaps[:7])
         sigma = np.exp(ln_var / 2)
@@ -259,12 +268,14 @@ def dimensions(model, digits, path):
         f'{used.sum()} of {len(kl)} dimensions contribute more than {USED}', size=10)
     left.barh(range(len(kl)), kl[order], 0.7, color=[BLUE if used[j] else GRAY for j in order])
     left.set(yticks=range(len(kl)), yticklabels=[f'$z_{{{j + 1}}}$' for j in order],
-             ylim=(len(kl) - 0.4, -0.6), xlim=(0, 1.15 * max(kl.max(), USED)), xlabel='nats',
-             title='of each dimension, sorted')
+             ylim=(len(kl) - 0.4, -0.6), xlim=(0, max(1.15 * kl.max(), 1)),
+             title='of each dimension, sorted',
+             xlabel='nats' if used.all() else f'nats; gray: {USED} or less, as good as unused')
     left.tick_params('y', length=0)
     for i, value in enumerate(kl[order]):
         left.annotate(f'{value:.2f}' if value > USED else f'{value:.1g}', (value, i), (4, 0),
-                      textcoords='offset points', va='center', size=8)
+                      textcoords='offset points', va='center', size=8,
+                      color='black' if value > USED else GRAY)
     rows = decoded.reshape(n, m, *decoded.shape[1:]).transpose(0, 2, 1, 3).reshape(n * 28, m * 28)
     right.imshow(rows, cmap='gray', vmin=0, vmax=1, extent=(-0.5, m - 0.5, n - 0.5, -0.5),
                  interpolation='antialiased')

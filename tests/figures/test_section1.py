@@ -1,9 +1,11 @@
 """autoencoder.png: what stands where, and which runs may stand beside each other."""
 
-from support.figures import pictures, section1, sources  # lets chainer import
+from support.figures import pictures, plots, section1, sources  # lets chainer import
 
 import chainer
 from conftest import SMALL, train
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
 import numpy as np
 import pytest
 from shown import figures_of, first_frame, read_run, refused
@@ -30,31 +32,42 @@ def test_both_maps_and_samples_stand_at_their_pixels(draw, small_run, beside):
     vae, _, settings = sources.read_run(args)
     plain = sources.read_beside(args, settings)
     assert (type(vae), type(plain)) == (net.VAE, net.Autoencoder)
-    corner = np.array([[-2, 2]], np.float32)            # of the map, whose z_2 points up
-    noise = np.random.RandomState(0).standard_normal((100, 2)).astype(np.float32)
-    for column, model in enumerate((plain, vae)):
-        left = section1.LEFT + column * (section1.WIDTH + section1.GAP)
-        for row, z, zoom in ((1, corner, 1), (2, noise[:1], 2)):
-            top = section1.TOP + row * (section1.WIDTH + section1.TOP)
-            wanted = np.kron(model.decode(z).array.reshape(28, 28), np.ones((zoom, zoom)))
-            found = pixels[top:top + 28 * zoom, left:left + 28 * zoom]
+    digits = pictures.spaced(read_run('-o', small_run)[1], section1.MOST)[0]
+    own = pictures.encode(plain, digits)
+    wide = 1.03 * max(section1.NEAR, *(
+        np.quantile(np.abs(pictures.encode(model, digits)).max(axis=1), share)
+        for model, share in ((plain, 0.99), (vae, 1))))
+    corner = np.array([[-1, 1]], np.float32)            # of the map, whose z_2 points up
+    noise = np.random.RandomState(0).standard_normal((49, 2)).astype(np.float32)[:1]
+    width, top = section1.WIDTH, section1.TOP
+    for column, (model, span, z) in enumerate((
+            (plain, wide, own.mean(axis=0) + noise * own.std(axis=0)), (plain, 2, noise),
+            (vae, 2, noise))):
+        left = section1.LEFT + column * (width + section1.GAP)
+        for row, at, zoom in ((1, span * corner, 1), (2, z, 2)):
+            wanted = np.kron(pictures.decode(model, at)[0], np.ones((zoom, zoom)))
+            start = section1.HEAD + row * (width + top) + top
+            found = pixels[start:start + 28 * zoom, left:left + 28 * zoom]
             assert np.abs(found - wanted).max() < 0.02, (column, row)
 
 
-@pytest.mark.parametrize('scale, larger', [(1, False), (50, True)])
-def test_codes_are_drawn_at_one_scale_and_small_ones_once_more(monkeypatch, scale, larger):
+@pytest.mark.parametrize('scale', [1, 50])
+def test_codes_stand_at_their_own_scale_in_which_the_other_is_marked(monkeypatch, scale):
     monkeypatch.setattr(pictures, 'encode', lambda model, x: np.array(
         [[1.0, 0], [0, 1], [-1, -1], [1, 1]]) * (scale if model == 'plain' else 1))
     monkeypatch.setattr(pictures, 'decode', lambda model, z: np.zeros((len(z), 28, 28)))
     monkeypatch.setattr(pictures, 'spaced', lambda digits, most: (None, np.arange(4)))
     figure, = figures_of(monkeypatch, section1.autoencoder, 'vae', beside='plain')
-    panels = [axes for axes in figure.axes if 'codes of 4 test digits' in axes.get_title()]
-    assert len(panels) == 2
-    assert panels[0].get_xlim() == panels[1].get_xlim() == panels[0].get_ylim()
-    assert panels[0].get_xlim()[1] >= scale
-    insets = [child.get_title() for child in panels[1].child_axes]
-    assert [title.endswith('times larger') for title in insets] == [True] * larger
-    assert not panels[0].child_axes
+    wide, near, vae = figure.axes[0], figure.axes[3], figure.axes[6]
+    assert near.get_xlim() == near.get_ylim() == vae.get_xlim() == pytest.approx((-3.4, 3.4), 0.01)
+    assert wide.get_xlim()[1] == pytest.approx(1.03 * max(3.3, scale), 1e-6)
+    assert [len(axes.collections[0].get_offsets()) for axes in (wide, vae)] == [4, 4]
+    marked = [patch for patch in wide.patches if isinstance(patch, Rectangle) and
+              to_rgba(patch.get_edgecolor()) == to_rgba(plots.RED)]
+    assert [2 * vae.get_xlim()[1]] * len(marked) == pytest.approx([p.get_width() for p in marked])
+    assert len(marked) == (scale > 1)
+    assert near.get_title() == f'autoencoder: {100 if scale == 1 else 0}% of the codes'
+    assert (near.get_xlabel(), near.get_ylabel()) == ('$z_1$', '$z_2$')
 
 
 def test_only_an_autoencoder_of_the_same_digits_stands_beside(draw, finished, beside, tmp_path):

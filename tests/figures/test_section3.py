@@ -7,6 +7,7 @@ from support.base import drawing  # lets chainer import
 from support.figures import evidence, pictures, section3
 
 import chainer.functions as F
+from matplotlib.colors import to_rgba
 import numpy as np
 import pytest
 from shown import figures_of, texts_of
@@ -44,12 +45,21 @@ def show(monkeypatch):
 
 
 def table(figure):
-    """Return the numbers of the table, by heading and row, and the colours of its rows."""
+    """Return the texts of each column of the table by its heading, and the colours of its rows."""
     cells = figure.axes[3].texts
-    heads = [cell.get_text() for cell in cells if not re.fullmatch(r'-?[\d.]+', cell.get_text())]
-    numbers = np.array([float(cell.get_text()) for cell in cells if cell.get_text() not in heads])
-    return dict(zip(heads, numbers.reshape(len(heads), -1), strict=True)), [
-        cell.get_color() for cell in cells[-numbers.size // len(heads):]]
+    heads = [cell.get_text() for cell in cells if cell.get_position()[1] < 0]
+    texts = np.array([cell.get_text() for cell in cells if cell.get_position()[1] >= 0])
+    return dict(zip(heads, texts.reshape(len(heads), -1), strict=True)), [
+        cell.get_color() for cell in cells[-len(texts) // len(heads):]]
+
+
+def check_bars(axes, least, total):
+    """Make sure that bars reach from 0 to `least`, and others from there to the total, (N,)."""
+    blue, red = axes.containers
+    assert axes.get_xlim()[0] == 0
+    for bars, start, end in ((blue, 0 * least, least), (red, least, total)):
+        np.testing.assert_allclose([bar.get_x() for bar in bars], start)
+        np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in bars], end)
 
 
 # The gap ----------------------------------------------------------------------------------------
@@ -58,37 +68,23 @@ def table(figure):
 @pytest.mark.parametrize('dims', [1, 2])
 def test_bars_and_markers_show_the_gap(show, dims):
     figure, model, digits = show(section3.bound, dims)
-    x, _, mu, ln_var, _, log_p, lower, kl, _, n = section3.measure_gaps(model, digits)
+    x, *_, log_p, lower, kl, _, n = section3.measure_gaps(model, digits)
     assert (len(x), n) == (10, 12)
     assert (np.diff(log_p - lower) >= 0).all()
     np.testing.assert_allclose(log_p - lower, kl, atol=0.01)
     faces, left, right, _ = figure.axes
     np.testing.assert_array_equal([image.get_array().ravel() for image in faces.images], x)
-    blue, red = left.containers
-    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in blue], lower)
-    np.testing.assert_allclose([bar.get_x() for bar in red], lower)
-    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in red], log_p)
-    log_w = evidence.log_weights(model, x, mu, ln_var, 100)
-    sampled = evidence.importance_bounds(log_w, [100])[:, 0]
-    for line, wanted in zip(right.lines, (log_p - lower, kl, sampled - lower), strict=True):
+    check_bars(left, -log_p, -lower)
+    for line, wanted in zip(right.lines, (log_p - lower, kl), strict=True):
         np.testing.assert_allclose(line.get_xdata(), wanted)
     columns, _ = table(figure)
-    for values, wanted in zip(columns.values(), (log_p, lower, log_p - lower, kl, log_p - sampled),
-                              strict=True):
-        np.testing.assert_allclose(values, wanted, atol=0.0051)
-    first, second, last = texts_of(figure)
-    assert first == ('log p(x) = L + KL[q(z|x) || p(z|x)], in nats: 10 of 12 test digits, '
-                     'evenly in the order of their gap')
-    assert 'agree to within' in second
-    agree = np.sum(np.abs(log_p - sampled) < 0.5)
-    assert f'is within 0.5 of log p(x) for {agree} digits' in last
-
-
-def test_red_rows_are_those_that_importance_sampling_misses(show, monkeypatch):
-    monkeypatch.setattr(evidence, 'importance_bounds', lambda log_w, ks: np.full((10, 1), -1e3))
-    figure, *_ = show(section3.bound, 2)
-    assert table(figure)[1] == [section3.RED] * 10
-    assert 'for 0 digits; for those in red too few fall where' in texts_of(figure)[2]
+    assert list(columns) == ['-log p(x)', '-L', 'gap', 'KL']
+    for texts, wanted in zip(columns.values(), (-log_p, -lower, log_p - lower, kl), strict=True):
+        np.testing.assert_allclose(texts.astype(float), wanted, atol=0.0051)
+    _, second, last = texts_of(figure)
+    assert second.startswith('10 of 12 test digits, evenly in the order of their gap')
+    apart = float(re.search('agree to within (.*) nats', last)[1])
+    assert apart == pytest.approx(np.abs(log_p - lower - kl).max(), rel=0.5)
 
 
 def test_more_dimensions_have_a_bound_that_rises_with_k(show):
@@ -97,6 +93,7 @@ def test_more_dimensions_have_a_bound_that_rises_with_k(show):
     l_k = evidence.importance_bounds(
         evidence.log_weights(model, x, *evidence.infer(model, x), 100), (1, 10, 100))
     l_k = l_k[np.argsort(l_k[:, 2] - l_k[:, 0])]
+    check_bars(figure.axes[1], -l_k[:, 2], -l_k[:, 0])
     right = figure.axes[2]
     lines = [line for line in right.lines if len(line.get_xdata())]
     assert len(lines) == 11
@@ -105,9 +102,23 @@ def test_more_dimensions_have_a_bound_that_rises_with_k(show):
         np.testing.assert_allclose(line.get_ydata(), wanted - wanted[0], atol=1e-9)
         assert (np.diff(line.get_ydata()) >= 0).all()
     columns, _ = table(figure)
-    np.testing.assert_allclose(columns['L'], l_k[:, 0], atol=0.0051)
+    for name, wanted in (('-L', -l_k[:, 0]), ('gap ≥', l_k[:, 2] - l_k[:, 0])):
+        np.testing.assert_allclose(columns[name].astype(float), wanted, atol=0.0051)
     mean = (l_k[:, 2] - l_k[:, 0]).mean()
-    assert f'is {mean:.2f} on average' in texts_of(figure)[1]
+    assert f'{mean:.2f} on average' in texts_of(figure)[0]
+
+
+def test_red_rows_say_that_too_few_samples_count(show, monkeypatch):
+    def one_weighs_all(model, x, mu, ln_var, k):
+        log_w = np.full((len(x), k), -100.0)
+        log_w[:3, 0] = -50
+        return log_w
+
+    monkeypatch.setattr(evidence, 'log_weights', one_weighs_all)
+    figure, *_ = show(section3.bound, 3)
+    columns, colors = table(figure)                     # in the order of the rise
+    assert columns['samples'].tolist() == ['100'] * 7 + ['too few'] * 3
+    assert colors == ['black'] * 7 + [section3.RED] * 3
 
 
 @pytest.mark.parametrize('dims', [1, 3])
@@ -129,7 +140,7 @@ def test_where_q_and_the_posterior_are_the_prior_there_is_no_gap(show, monkeypat
     monkeypatch.setattr(net, 'VAE', collapsed)
     figure, *_ = show(section3.bound, dims)
     columns, _ = table(figure)
-    np.testing.assert_allclose(list(columns.values())[2], 0, atol=1e-3)
+    np.testing.assert_allclose(list(columns.values())[2].astype(float), 0, atol=1e-3)
 
 
 # The posterior ----------------------------------------------------------------------------------
@@ -156,6 +167,12 @@ def test_the_posterior_and_q_stand_in_one_window(show):
             joint = evidence.log_joint(model, chosen.x[i:i + 1], z)[0, 0]
             assert np.log(density[row, column]) == pytest.approx(joint - chosen.log_p[i], abs=0.05)
     assert '6 of 12 test digits' in figure.get_suptitle()
+    key, = figure.legends                               # the colours are those that are drawn
+    blue, red = key.legend_handles
+    assert red.get_color() == section3.RED
+    np.testing.assert_allclose(axes.patches[0].get_edgecolor(), to_rgba(red.get_color()))
+    shades = axes.images[0].get_cmap()(np.linspace(0, 1, 256))
+    assert np.abs(shades - blue.get_facecolor()).max(axis=1).min() < 0.02
 
 
 def test_two_test_digits_have_posteriors(show):
@@ -181,6 +198,11 @@ def test_dimensions_are_sorted_and_sum_to_the_latent_loss(show, dims):
     assert (f'the mean of 30 test digits: {float(model.latent_loss.array):.2f} nats'
             in figure.get_suptitle())
     assert f'{np.sum(kl > 0.01)} of {dims} dimensions' in figure.get_suptitle()
+    assert left.get_xlim()[0] == 0
+    assert left.get_xlim()[1] >= max(1, kl.max())
+    gray = [bar.get_facecolor() == to_rgba(section3.GRAY) for bar in left.containers[0]]
+    assert gray == (kl[order] <= 0.01).tolist()
+    assert ('gray' in left.get_xlabel()) == any(gray)
 
     mu = evidence.infer(model, digits.test[:1])[0][0]
     shown = right.images[0].get_array()
