@@ -235,7 +235,7 @@ def test_sizes_and_activation_of_net_pys_own(cli, draw, data_dir, tmp_path, monk
     assert '\nmodel    784-5-5-3-5-5-784, z = 3, elu\n' in text
     assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
     status, drew, err = draw('digits', 'scatter', '-o', out)
-    assert (status, drew.count('\n'), err) == (0, 2, '')
+    assert (status, drew.count('.png\n'), err) == (0, 2, '')
     status, drew, err = draw('map', '-o', out)          # which needs z = 2
     assert (status, drew, err.count('\n')) == (2, '', 1)
     path = out / 'weights.npz'
