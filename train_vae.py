@@ -31,11 +31,11 @@ import net
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
 examples:
-  train_vae.py -o results/mnist                       MNIST, z = 20, with the article's settings
-  train_vae.py -z 2 -o results/z2                     z = 2, for its plots of the latent space
-  train_vae.py --dataset digits -o results/digits     small digits that need no download
-  train_vae.py --resume -o results/mnist              go on where that run ended
-  mpiexec -n 4 python train_vae.py --communicator naive -b 25       four processes, one model
+  train_vae.py -o results/mnist                    MNIST with the article's settings
+  train_vae.py -z 2 -o results/z2                  z = 2, to plot the latent space
+  train_vae.py --dataset digits -o results/digits  digits that need no download
+  train_vae.py --resume -o results/mnist           go on where that run ended
+  mpiexec -n 4 python train_vae.py --communicator naive -b 25    four processes
 """
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from support.run import snapshot, stopping  # lets chainer import
+from support.run import run_folder, snapshot, stopping  # lets chainer import
 
 import numpy as np
 import pytest
@@ -18,6 +18,11 @@ needs_posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals
 def last(out):
     """Return the path of the last snapshot of the run `finished`."""
     return str(out / 'snapshot_epoch_2')
+
+
+def epoch_of(path):
+    """Return the number in the name of a snapshot."""
+    return run_folder.series_of(str(path))[1]
 
 
 def rewrite(path, target, **changes):

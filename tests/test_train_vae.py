@@ -18,7 +18,16 @@ from conftest import SMALL, needs_gpu
 import numpy as np
 import pytest
 import runs
-from runs import STOPPING, check_refused, last, log_of, needs_posix, rewrite, with_settings
+from runs import (
+    STOPPING,
+    check_refused,
+    epoch_of,
+    last,
+    log_of,
+    needs_posix,
+    rewrite,
+    with_settings,
+)
 
 import net
 import train_vae
@@ -157,7 +166,7 @@ def test_snapshots_kept(cli, data_dir, tmp_path, flags, kept):
     _, out, _ = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '7',
                     *flags.split())
     paths = run_folder.find_snapshots(str(tmp_path / 'run'))
-    assert sorted(map(run_folder.epoch_of, paths)) == kept
+    assert sorted(map(epoch_of, paths)) == kept
     assert ('minibatches of 150 (more than an epoch), ' in out) == (flags == '-b 150')
 
 
@@ -166,9 +175,9 @@ def test_resume_keeps_as_many_snapshots_as_the_run_did(cli, data_dir, tmp_path):
     cli('--data-dir', data_dir, '-o', run, *SMALL, '-e', '4', '--snapshot-every', '2',
         '--keep', '2')
     cli('--resume', '-o', run, '-e', '7')
-    assert list(map(run_folder.epoch_of, run_folder.find_snapshots(str(run)))) == [6, 7]
+    assert list(map(epoch_of, run_folder.find_snapshots(str(run)))) == [6, 7]
     cli('--resume', '-o', run, '-e', '10', '--keep', '9', '--snapshot-every', '1')
-    assert list(map(run_folder.epoch_of, run_folder.find_snapshots(str(run)))) == [6, 7, 8, 9, 10]
+    assert list(map(epoch_of, run_folder.find_snapshots(str(run)))) == [6, 7, 8, 9, 10]
 
 
 def test_a_run_that_sees_no_room_does_not_start(cli, data_dir, small_run, monkeypatch):
@@ -358,6 +367,8 @@ def test_overwrite_leaves_nothing_of_the_run_before(
     monkeypatch.setattr(extensions.LogReport, '__call__', call)
     status, _, err = cli('--data-dir', data_dir, '-o', small_run, *SMALL, '-e', '1', '--overwrite')
     names = {path.name for path in small_run.iterdir()} - {'record'}
+    noted = {path.name for path in (small_run / 'record').iterdir()}
+    assert noted == {'epoch_0.npz', *['epoch_1.npz'] * (not is_stopped)}
     if is_stopped:
         assert (status, names) == (143, {'.lock', 'args.json', 'cg.dot', 'snapshot_interrupted'})
     else:

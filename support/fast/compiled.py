@@ -50,8 +50,8 @@ def kept(function):
 def compile_for(function, args):
     """Return a function compiled for such arguments, whatever is wrong with Numba's cache.
 
-    Calls of it are faster, as Numba does not look at the type of each argument. The function has to
-    be `kept`, and may call none that is, whose cache could fail as well.
+    Calls of it are faster, as Numba does not look at the type of each argument. Give it a
+    `kept` function that calls no other `kept` one: the cache of the other could fail, too.
     """
     signature = tuple(map(numba.typeof, args))
     if (function, signature) not in COMPILED:
@@ -132,7 +132,7 @@ score = kept(forward.py_func)       # forward itself is compiled into backward
 def gradients(descents, part, parts, adam):
     """Compute the gradients of a part of each weight's rows, and take a step of Adam in them.
 
-    NO_ADAM leaves it at the gradients. It is part 0, 1, ... of so many parts.
+    With NO_ADAM it only computes gradients. `part` counts from 0 and is less than `parts`.
     """
     for layer in descents:
         size = len(layer.b)

@@ -15,7 +15,7 @@ from support.fast.parts import in_place
 import numpy as np
 import threadpoolctl
 
-SHARE = 16                      # digits that are worth a thread
+SHARE = 16                      # the fewest digits for which a further thread is used
 BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 
 

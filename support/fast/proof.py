@@ -55,8 +55,8 @@ class Guard:
     """Tells before each step, in microseconds, whether compiled functions do what the objects say.
 
     `watch` returns two lists: objects that decide what is computed, and the arrays that it is
-    computed on; a number that a step takes as an argument, as C, is in neither. Only where one was
-    replaced, `check` looks at what takes longer, and `renew` prepares the functions for these
+    computed on; a number that a step takes as an argument, as C, is in neither. If one was
+    replaced, `check` makes the slower checks, and `renew` prepares the functions for these
     objects. The first two raise NotCompiledError. After a call `is_new` tells whether there are
     other objects than at the call before.
     """
@@ -121,7 +121,7 @@ def watch_model(model):
         require(not link._local_link_hooks, HOOKED)
         if (type(link) is not L.Linear or link.name != name or len(link._params) != 2
                 or not OWN.isdisjoint(vars(link))):
-            raise NotCompiledError(f'{NOT_COMPILED}there is another link, {name}')
+            raise NotCompiledError(f'{NOT_COMPILED}link {name} is no plain Linear layer')
         objects += link, W, b
         arrays += W.array, b.array
     return objects, arrays
@@ -242,7 +242,7 @@ def refusal(error, xp):
 
 
 def comparable(losses, grads=()):
-    """Tell whether all are finite and can be squared. Where not, another check stops the run."""
+    """Tell whether all are finite and can be squared. If not, `check_finite` stops the run."""
     return bool(np.isfinite(list(losses)).all()) and all(
         grad is None or float(abs(grad).max()) < MOST_GRADIENT for grad in grads)
 

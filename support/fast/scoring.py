@@ -42,7 +42,7 @@ class Scores:
             chainer.report({name: (loss, len(x)) for name, loss in losses.items()}, self.model)
 
     def check(self):
-        """Look at length whether the plain function is what was compiled."""
+        """Make the slower checks that the plain function is what was compiled."""
         proof.check_model(self.model)
         proof.require(proof.score_samples(self.plain, self.model) == self.k, 'score_func is edited')
 

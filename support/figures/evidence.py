@@ -22,10 +22,10 @@ from scipy.ndimage import binary_dilation
 from scipy.special import logsumexp
 
 LIMIT = 4.5             # the first grid covers -LIMIT..LIMIT: all of N(0, I) but 1 part in 70,000;
-NODES = 161             # its nodes in each direction. Where codes lie farther out, it has more
-MOST_NODES = 501        # nodes, up to these
+NODES = 161             # its nodes in each direction; more if codes lie farther out,
+MOST_NODES = 501        # but at most these
 CUT = 20                # nodes below e^-CUT of the largest value are left out
-CELLS = 1500            # about as many nodes has the second grid, which each digit has of its own
+CELLS = 1500            # nodes, about, of the second grid; each digit has its own
 FEW = range(1, 3)       # numbers of latent dimensions for which a grid is possible
 
 

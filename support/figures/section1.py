@@ -1,6 +1,6 @@
 """Section 1 in one picture: a plain autoencoder, whose codes have no structure, beside the VAE.
 
-The article describes an autoencoder in section 1-1. To see one beside the VAE goes beyond it.
+The article describes an autoencoder in section 1-1. It does not compare the two.
 """
 
 from support.base import drawing  # lets chainer import

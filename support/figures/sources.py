@@ -28,8 +28,8 @@ def read_run(args):
     Returns:
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict of the
         `settings.Settings`, but with `dim_h` and `dim_z` of this model, `dataset`,
-        `data_dir` and `checksum` of these digits, the `path` of the snapshot, and its `log` (a list
-        of rows, empty if there is none).
+        `data_dir` and `checksum` of these digits, the `path` of the snapshot, its `epochs_done`,
+        and its `log` (a list of rows, empty if there is none).
 
     Raises:
         UserError: If model or digits cannot be read.
@@ -66,7 +66,8 @@ def read_run(args):
         sizes['dim_z'] = pictures.encode(model, digits.test[:1]).shape[1]
     return model, digits, vars(run) | sizes | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
-        'path': path, 'log': snapshot.read_log(arrays) if is_run else []}
+        'path': path, 'epochs_done': int(arrays.get(snapshot.EPOCH_KEY, 0)),
+        'log': snapshot.read_log(arrays) if is_run else []}
 
 
 def guess(arrays, args, path):

@@ -54,17 +54,19 @@ class Story:
 
     Args:
         digits (mnist.Digits): Those of the run.
-        run: Its settings, as from `sources.read_run`.
+        run (dict): Its settings, as from `sources.read_run`.
+
+    Raises:
+        FigureError: If the record has fewer than two epochs of this run, or z has one dimension.
     """
 
     def __init__(self, digits, run):
-        epoch = max([row.get('epoch', 0) for row in run['log']], default=0)
-        noted = record.read(os.path.dirname(run['path']) or '.', epoch)
+        noted = record.read(os.path.dirname(run['path']) or '.', run['epochs_done'])
         self.noted = {of: arrays for of, arrays in noted.items()
-                      if {'mu', 'places', 'reconstruction', 'samples'} <= arrays.keys()}
-        if len(self.noted) < 2:
-            raise pictures.FigureError('needs the record of the run, which train_vae.py writes '
-                                       'beside its snapshots; train anew with another -o')
+                      if is_whole(arrays, digits, run['dim_z'])}
+        if len(self.noted) < 2 or run['dim_z'] < 2:
+            raise pictures.FigureError('needs z = 2 or more, and two epochs in the folder record/, '
+                                       'which train_vae.py writes beside its snapshots')
         last = [*self.noted.values()][-1]
         project, self.names = plots.plane(last['mu'])
         self.points = {of: project(arrays['mu']) for of, arrays in self.noted.items()}
@@ -83,11 +85,23 @@ class Story:
     def losses_of(self):
         """Return the losses of the test digits by name: epochs and values, what the log has."""
         found, epochs = {}, losses.column(self.log, 'epoch')
-        for name in ('rec_loss', 'latent_loss'):
+        for name in ('rec_loss', 'latent_loss', 'loss'):
             values = losses.column(self.log, losses.TEST + name)
-            if np.isfinite(values).any():
-                found[name] = epochs, values
-        return found or {'loss': (epochs, losses.column(self.log, losses.TEST + 'loss'))}
+            is_known = np.isfinite(values) & np.isfinite(epochs)
+            if is_known.any() and len(found) < 2:
+                found[name] = epochs[is_known], values[is_known]
+        return found
+
+
+def is_whole(arrays, digits, dims):
+    """Tell whether an epoch's arrays are all there, and of these digits and of z (dims,)."""
+    n, c = len(arrays.get('places', ())), len(np.unique(digits.test_labels))
+    shapes = {'places': (n,), 'mu': (n, dims), 'reconstruction': (c, digits.test.shape[1]),
+              'samples': (record.SAMPLES, digits.test.shape[1])}
+    return n > 0 and all(name in arrays and arrays[name].shape == shape
+                         for name, shape in shapes.items()) and (
+        np.isin(arrays['places'], np.arange(len(digits.test))).all()
+        and np.isfinite(arrays['mu']).all())
 
 
 def row_of(rows, zoom, gap=2):
@@ -142,7 +156,7 @@ def frame(story, epoch):
                   handletextpad=0, title='label', alignment='left',
                   bbox_to_anchor=((left - 12) / WIDTH, 1 - 420 / HEIGHT))
     found = story.losses_of()
-    width = (WIDTH - 60 - 60 * len(found)) / len(found)
+    width = (WIDTH - 60 - 60 * len(found)) / max(1, len(found))
     for i, (name, (at, values)) in enumerate(found.items()):
         axes = place(52 + i * (width + 70), 46, width, 108, title=NAMES[name] + ', test digits')
         axes.plot(at, values, color=drawing.PALETTE[2])
@@ -208,10 +222,9 @@ def for_page(digits, run):
         shown = np.concatenate([noted['reconstruction'], noted['samples'][:columns]])
         content += [points.round().astype('<i2').tobytes(), shown.tobytes()]
     content.append(np.round(story.x * 255).astype(np.uint8).tobytes())
-    found = story.losses_of()
-    at = dict(zip(losses.column(run['log'], 'epoch'), zip(*(
-        values for _, values in found.values()), strict=True), strict=True))
-    terms = [at.get(epoch) if len(found) == 2 else None for epoch in epochs]
+    by_epoch = {name: dict(zip(*of, strict=True)) for name, of in story.losses_of().items()}
+    terms = [[by_epoch.get(name, {}).get(epoch) for name in ('rec_loss', 'latent_loss')]
+             for epoch in epochs]
     return {'at': epochs, 'n': len(story.labels), 'limit': story.limit, 'columns': columns,
             'digits': len(shown), 'labels': story.labels.tolist(),
-            'terms': [each and [float(term) for term in each] for each in terms]}, b''.join(content)
+            'terms': [None if None in each else each for each in terms]}, b''.join(content)

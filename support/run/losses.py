@@ -23,7 +23,7 @@ def kl_weight(function, model):
         model (VAE): Its model.
 
     Returns:
-        float: C; None if it is not known: of an edited loss, or no plain number, which may change.
+        float: C; None if the loss is edited, or if C is no plain number and so may change.
     """
     C = models.given_to_loss(function, model).get('C')
     is_elbo = models.describe_loss(function, model).startswith(ELBO)
@@ -44,8 +44,8 @@ def curves(log, C):
     Args:
         log (list of dict): Its rows.
         C (float): As from `kl_weight`. If it is known, the curves are those of C = 1: losses are
-            the negative ELBO, latent losses the KL divergence. With C = 0 the log does not have
-            these for training. If it is None, all are as logged.
+            the negative ELBO, latent losses the KL divergence. If C is 0, the log does not tell
+            these of training, so they are NaN. If C is None, all are as logged.
 
     Returns:
         dict: By key of the log, such as `main/loss`, (rows,) float; NaN where it is not known.

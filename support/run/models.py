@@ -199,7 +199,7 @@ def warn_of_edits(had, path):
 
 
 def joined(noted):
-    """Return what a run notes that goes on with an edited net.py: all digests of each name."""
+    """Return the digests that a resumed run notes: those of the earlier net.py and of this one."""
     return noted | {name: ', '.join(sorted({*str(noted.get(name, text)).split(', '), text}))
                     for name, text in notes_of_net().items()}
 

@@ -2,7 +2,7 @@
 
 Who edits net.py must see that edit run. So what mirrors net.py, as the fast step and explorer.html
 do, asks here first. The functions that run are compared with those below, which the same Python
-compiled. No file is read: it may say something else by now than what was imported from it.
+compiled. No file is read, as net.py may have changed since it was imported.
 """
 
 import dis

@@ -47,7 +47,7 @@ class Record(training.Extension):
         return trainer.updater.is_new_epoch
 
     def __call__(self, trainer):
-        """Note the model as it is now, in the place of what an earlier run noted from here on."""
+        """Note the model as it is now; delete notes of later epochs, which an earlier run left."""
         model, epoch = trainer.updater.get_optimizer('main').target, trainer.updater.epoch
         folder = os.path.join(trainer.out, FOLDER)
         try:

@@ -111,7 +111,7 @@ def varied(updater):
 def vary(updater, had):
     """Give an updater the numbers that a run had when a snapshot was taken.
 
-    A number with which the script now starts otherwise stays: an edit of the script counts.
+    If the script was edited to start with another number, that number stays.
 
     Args:
         updater (Updater): As the script made it.
@@ -144,7 +144,7 @@ def kind_of(updater):
 def state_of_rank(trainer):
     """Return the arrays of `OWN_KEYS` that a rank has for itself: order of digits, and noise.
 
-    Its place in the order is that of all ranks.
+    All ranks are at the same place in their order.
     """
     serializer = serializers.DictionarySerializer()
     trainer.updater.get_iterator('main').serialize(serializer[state.ITERATOR_PREFIX])
@@ -178,7 +178,7 @@ def make_exact(trainer, args, digits):
     comm, updater, stop = args.comm, trainer.updater, stopping.until_stopped(trainer)
     iterator = updater.get_iterator('main')
     if isinstance(iterator, MultiprocessIterator) and iterator.order_sampler is None:
-        # its serialize needs an order: shuffle=False, with the order that this stands for
+        # with shuffle=False it has no order, and its serialize fails: this gives it 0, 1, 2, ...
         iterator.order_sampler = iterator._prefetch_loop.order_sampler = lambda order, _: order
         iterator.reset()
     for entry in trainer._extensions.values():

@@ -1,6 +1,7 @@
 """The folder of a run: its snapshots, the lock that keeps another run out, room on the disk."""
 
 import contextlib
+import glob
 import os
 import re
 import shlex
@@ -42,14 +43,8 @@ def find_snapshots(out):
     return sorted(paths, key=lambda path: series_of(path)[::-1])
 
 
-def epoch_of(path):
-    """Return the number of the epoch in the name of a snapshot, -1 where it has none."""
-    name, number = series_of(path)
-    return number if 'epoch' in name else -1
-
-
 def folder_of(path):
-    """Return the folder that a snapshot is in; None if the path does not have the name of one."""
+    """Return the folder that a snapshot is in; None if it is not named like a snapshot."""
     is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
     return (os.path.dirname(path) or '.') if is_snapshot else None
 
@@ -126,8 +121,10 @@ def check_room(out, size, keep, overwrite, more):
 
 
 def clear(out):
-    """Delete the snapshots and the log of an earlier run from the folder `out`."""
-    for path in [*find_snapshots(out), *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
+    """Delete the snapshots, the log, its picture and the record of an earlier run in `out`."""
+    recorded = glob.glob(os.path.join(glob.escape(out), 'record', 'epoch_*.npz'))
+    for path in [*find_snapshots(out), *recorded,
+                 *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
 

@@ -13,7 +13,7 @@ import sys
 MOST_COUNTED = 10**6        # of whatever a setting counts; more is a slip
 MOST_SAMPLES = 1000         # Monte Carlo samples, each of which takes a digit's memory
 LARGEST = sys.float_info.max
-# what a resumed run does: it must have the same, or takes the same where no flag says otherwise
+# on --resume, a flag may not change what is SAME; what is TAKEN it may
 SAME, TAKEN = 'same', 'taken'
 
 
@@ -121,7 +121,7 @@ def flag(name, words, **options):
     Args:
         name (str): The setting.
         words (str): What it is, for --help; the default is added.
-        **options: More for `add_argument`, or other than here, as `default`.
+        **options: Further arguments of `add_argument`; they replace those made here.
     """
     field = FIELDS[name]
     if field.type is bool:

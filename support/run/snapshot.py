@@ -17,7 +17,7 @@ from chainer import serializers
 from chainer.training.extensions import snapshot_writers
 import numpy as np
 
-SMALL = 3 * 10**7                           # weights that any file may ask for, 120 MB
+SMALL = 3 * 10**7                           # weights, 120 MB; a smaller model is not checked
 ATTEMPTS = 20                               # to read a newest snapshot, while a run deletes older
 # where things are in a Trainer snapshot
 MODEL_PREFIX = 'updater/model:main/'
@@ -338,8 +338,8 @@ def check_model(arrays, model, path, mend='use it with the net.py that trained i
             raise SnapshotError(f'{path} is damaged: its {name[1:]} is not finite; use another')
     serializer = serializers.DictionarySerializer()
     model.serialize(serializer)
-    # weights alone may lie beside others; a number that was made persistent since then stays as
-    # the model has it
+    # a file of weights may hold more than these; a number that was made persistent later keeps
+    # the model's value
     lacking = [key for key, value in serializer.target.items()
                if prefix + key not in arrays and value is not None and np.ndim(value)]
     if lacking:

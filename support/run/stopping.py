@@ -23,8 +23,8 @@ OTHERS = (                                      # a trigger may hold these, and 
 class UntilStopped:
     """Stop trigger: it ends a run where another trigger says so, or once a signal came.
 
-    It asks the inner trigger as often as a Trainer would. After a signal it does not ask: the
-    resumed run does. Attributes that it lacks, such as `period`, are the inner trigger's.
+    It asks the inner trigger as often as a Trainer would. After a signal it leaves that question
+    to the resumed run. Attributes that it lacks, such as `period`, are the inner trigger's.
 
     Args:
         until (int or trigger): Epochs after which the run ends, or any trigger of Chainer's.

@@ -18,7 +18,7 @@ RESUMED = 3             # earlier rows at the top of a resumed run's table
 def find(trainer, kind):
     """Return the extension of a trainer that is of a class, whatever its name; None without one.
 
-    Of several it is the most special one: ours, before the class of Chainer's that it extends.
+    If several fit, our subclass is preferred to Chainer's class.
     """
     found = [entry.extension for entry in trainer._extensions.values()
              if isinstance(entry.extension, kind)]

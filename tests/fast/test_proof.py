@@ -119,7 +119,7 @@ OBSTACLES = {
         lambda u: model_of(u).ld3.disable_update()],
     'gradients are not asked for': [lambda u: setattr(model_of(u).ld1.b, '_requires_grad', False)],
     NOT + 'there is another link, ld4': [lambda u: replace(u, 'ld4', L.Linear(2, 2))],
-    NOT + 'there is another link, le1': [
+    NOT + 'link le1 is no plain Linear layer': [
         lambda u: setattr(model_of(u).le1, 'forward', list),
         lambda u: replace(u, 'le1', L.Linear(784, 20, nobias=True))],
     NOT + "'VAE' object has no attribute 'ld3'": [lambda u: delattr(model_of(u), 'ld3')],

@@ -41,7 +41,7 @@ def make(tmp_path):
         settings = {
             'dataset': 'mnist', 'data_dir': None, 'dim_z': dims, 'dim_h': dim_h, 'beta': 1.0,
             'activation': 'softplus', 'binary': False, 'batch_size': 20, 'k': 1, 'seed': 0,
-            'path': 'snapshot_epoch_2', 'log': []} | settings
+            'path': 'snapshot_epoch_2', 'epochs_done': 2, 'log': []} | settings
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         path = folder / 'explorer.html'

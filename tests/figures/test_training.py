@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 from support.base import drawing
 from support.data import mnist  # lets chainer import
@@ -13,6 +14,7 @@ from matplotlib.colors import to_rgb
 import numpy as np
 from PIL import Image
 import pytest
+from runs import rewrite
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +28,7 @@ def run(tmp_path_factory, idx_files):
     path, arrays = snapshot.read_newest(str(base / 'run'))
     settings = vars(snapshot.read_settings(arrays, path))
     return mnist.get_digits(data_dir=str(base / 'data')), settings | {
-        'path': path, 'log': snapshot.read_log(arrays)}
+        'path': path, 'epochs_done': 4, 'log': snapshot.read_log(arrays)}
 
 
 @pytest.mark.parametrize('n, most', [(3, 60), (60, 60), (101, 60), (2001, 60), (1001, 30)])
@@ -91,9 +93,10 @@ def test_the_row_of_epochs_shows_their_reconstructions(run, tmp_path):
         assert np.abs(pixels[y:y + 28, x:x + 28].ravel() - arrays['reconstruction'][0]).max() <= 1
 
 
-def test_without_a_record_there_is_no_figure(draw, small_run):
-    settings = {'path': str(small_run / 'snapshot_epoch_2'), 'log': []}
-    with pytest.raises(pictures.FigureError, match='needs the record of the run'):
+def test_without_a_record_there_is_no_figure(tmp_path):
+    settings = {'path': str(tmp_path / 'snapshot_epoch_2'), 'epochs_done': 0, 'dim_z': 2,
+                'log': []}
+    with pytest.raises(pictures.FigureError, match='two epochs in the folder record/'):
         training.Story(None, settings)
     assert training.for_page(None, settings) == (None, b'')
 
@@ -114,3 +117,32 @@ def test_the_page_has_each_epochs_codes_and_terms(run, tmp_path):
     assert about['terms'][2] == [row['validation/main/rec_loss'],
                                  row['validation/main/latent_loss']]
     assert 'epochs.js' in explorer.SCRIPTS
+
+
+@pytest.mark.parametrize('change', [
+    {'places': np.array([10**6] * 30)}, {'mu': np.zeros((30, 3), np.float32)},
+    {'mu': np.full((30, 2), np.nan, np.float32)}, {'samples': np.zeros((25, 9), np.uint8)},
+    {'reconstruction': None}])
+def test_an_epoch_that_does_not_fit_is_left_out(run, tmp_path, change):
+    digits, settings = run
+    shutil.copytree(os.path.join(os.path.dirname(settings['path']), 'record'), tmp_path / 'record')
+    rewrite(tmp_path / 'record' / 'epoch_3.npz', tmp_path / 'record' / 'epoch_3.npz', **change)
+    story = training.Story(digits, settings | {'path': str(tmp_path / 'snapshot_epoch_4')})
+    assert [*story.noted] == [0, 1, 2, 4]
+
+
+def test_rows_without_a_test_loss_have_no_point(run):
+    digits, settings = run
+    finer = [row for whole in settings['log'] for row in (
+        {'epoch': whole['epoch'], 'validation/main/rec_loss': float('nan')}, whole)]
+    story = training.Story(digits, settings | {'log': finer})
+    epochs, values = story.losses_of()['rec_loss']
+    assert epochs.tolist() == [1, 2, 3, 4]
+    assert values.tolist() == [row['validation/main/rec_loss'] for row in settings['log']]
+    assert json.dumps(training.for_page(digits, settings | {'log': []})[0], allow_nan=False)
+    assert training.Story(digits, settings | {'log': []}).losses_of() == {}
+
+
+def test_codes_of_one_dimension_have_no_plane(run):
+    digits, settings = run
+    assert training.for_page(digits, settings | {'dim_z': 1}) == (None, b'')

@@ -11,7 +11,7 @@ import sys
 
 from support.base import command, files  # lets chainer import
 from support.data import mnist
-from support.run import ranks, run_folder, snapshot
+from support.run import ranks, snapshot
 
 from chainer.backends import cuda
 from conftest import HAS_GPU, ROOT, SMALL, idx, make_digits, write_files
@@ -19,7 +19,7 @@ import numpy as np
 import on_ranks
 from on_ranks import MPIEXEC, NAIVE, needs_mpi
 import pytest
-from runs import check_same, log_of, needs_posix, state_of, wait_for
+from runs import check_same, epoch_of, log_of, needs_posix, state_of, wait_for
 
 import train_vae
 
@@ -205,7 +205,7 @@ def test_resumes_exactly(whole, tmp_path, how):
                              '--communicator naive')
         at = snapshot.read_iteration(snapshot.newest(str(out)))
         assert f', iteration {at}; go on with: ' in said
-        epochs = run_folder.epoch_of(max(out.glob('snapshot_epoch_*'), key=run_folder.epoch_of)) + 2
+        epochs = epoch_of(max(out.glob('snapshot_epoch_*'), key=epoch_of)) + 2
         undisturbed = tmp_path / 'undisturbed'
         train(2, '--data-dir', data, *RUN, '-o', undisturbed, '-e', epochs)
     train(2, '--resume', '-o', out, '-e', '6' if how == 'snapshot' else epochs)
@@ -230,7 +230,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    epochs = run_folder.epoch_of(snapshot.newest(str(out))) + 2
+    epochs = epoch_of(snapshot.newest(str(out))) + 2
     train(2, '--resume', '-o', out, '-e', epochs)
     train(2, '--data-dir', data, *RUN, '-o', tmp_path / 'undisturbed', '-e', epochs)
     check_same(out, tmp_path / 'undisturbed')
@@ -245,7 +245,7 @@ def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
     assert status == 2
     assert ours(err) == [
         'train_vae.py: error: not enough memory; try smaller sizes (so many bytes)']
-    assert run_folder.epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
+    assert epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
 
 
 @needs_mpi

@@ -16,6 +16,7 @@ import pytest
 from runs import (
     check_refused,
     check_same,
+    epoch_of,
     last,
     log_of,
     needs_posix,
@@ -304,7 +305,7 @@ def test_a_snapshot_that_finds_no_room(data_dir, tmp_path):
     room = (out / 'snapshot_epoch_2').stat().st_size // 2
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
     _, err = process.communicate(timeout=60)
-    whole = sorted(map(run_folder.epoch_of, run_folder.find_snapshots(str(out))))
+    whole = sorted(map(epoch_of, run_folder.find_snapshots(str(out))))
     check_refused((process.returncode, '', err),
                   f'cannot write {out / "snapshot_epoch_"}{whole[-1] + 1} (File too large); '
                   'put that right, then go on with --resume')
