@@ -6,6 +6,7 @@ Shapes in the comments: N digits, Z latent dimensions.
 from support.base import drawing  # lets chainer import
 from support.figures import pictures
 
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Rectangle
@@ -13,8 +14,8 @@ from matplotlib.patheffects import withStroke
 import numpy as np
 
 # of the classes 0..9. Classes that touch in the latent space, such as 3, 5 and 8, or 4 and 9, have
-# colours that differ for the colour-blind, too
-CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
+# colours that differ for the colour-blind, too. The palette has two grays: a blue replaces one
+CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 7, 0, 6, 1, 4, 8, 2, 9)] + [to_rgb('#2d3ce1')]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
 DARK = [withStroke(linewidth=3, foreground='black')]
