@@ -1,8 +1,8 @@
 """The computational graph as a picture that is easier to read than what Chainer writes.
 
 `net.draw_graph` gives a graph in Graphviz's DOT language, as in cg.dot. For graph.png parameters
-get their names, functions that change nothing are left out, encoder and decoder get a frame, and
-labels get the font of the other figures. Graphviz draws it. A graph is `labels`, a dict from each
+get their names, functions that change nothing are left out, encoder and decoder get a frame, the
+noise and the means are named, and labels get the font of the other figures. Graphviz draws it. A graph is `labels`, a dict from each
 node's number to its label, and `edges`, a set of pairs of numbers.
 """
 
@@ -16,6 +16,7 @@ from support.base import files
 from support.figures import pictures
 
 NOTHING = ('_ * 1.0', '_ + 0', '_ / 1.0', '_ - 0')     # functions that change nothing
+NOISE = 'ε ~ N(0, I)'      # what `Gaussian` draws itself; Chainer's graph lacks it
 PNG = b'\x89PNG'           # the first bytes of such a file
 FRAMES = {'encoder': ('le', 'enc'), 'decoder': ('ld', 'dec')}   # how names of their layers begin
 HEAD = """\
@@ -111,6 +112,21 @@ def tidy(label):
     return label.replace(': ', r'\n') or 'scalar'
 
 
+def name_means(labels, edges, functions):
+    """Return labels that say which factors make a sum a mean, over the digits x or draws of z, too."""
+    batch = next((int(n) for n in re.findall(r'^x: \((\d+)', '\n'.join(labels.values()), re.M)), 0)
+    said = dict(labels)
+    for node in functions & labels.keys():
+        factor = re.fullmatch(r'_ \* ([\d.e-]+)', labels[node])
+        n = round(1 / float(factor[1])) if factor and float(factor[1]) else 0
+        after = neighbours(edges, neighbours(edges, {node}, True), True)
+        if n > 1 and batch and n % batch == 0 and not any(
+                labels[other].startswith('_ * ') for other in after):
+            draws = f' and {n // batch} draws of z' if n > batch else ''
+            said[node] += rf'\nmean over {batch} digits{draws}'
+    return said
+
+
 def draw(dot, names):
     """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives.
 
@@ -123,12 +139,17 @@ def draw(dot, names):
     for node, name in names.items():
         if node in labels:
             labels[node] = f'{name}: {labels[node].partition(": ")[2]}'
+    labels = name_means(labels, edges, functions)
+    draws = {node for node in functions & labels.keys() if labels[node] == 'Gaussian'}
+    labels |= {f'noise {node}': NOISE for node in draws}
+    edges |= {(f'noise {node}', node) for node in draws}
 
     order = ordered(labels, edges)
     number = {node: f'n{i}' for i, node in enumerate(order)}
     lines = []
     for node in order:
-        color = '#3f90da' if node in functions else '#e3effa' if node in names else '#eeeeee'
+        color = ('#3f90da' if node in functions else '#e3effa' if node in names else
+                 '#ffe3bf' if labels[node] == NOISE else '#eeeeee')
         shape = ('box, fontcolor=white' if node in functions else
                  'box, style="filled,rounded"' if node in names else 'octagon')
         lines.append(f'  {number[node]} [label="{tidy(labels[node])}", shape={shape}, '

@@ -49,7 +49,7 @@ def principal(mu):
 
 
 def scatter_points(axes, points, labels, legend=True, size=None):
-    """Draw points (N, 2 or 3), coloured by label (N,)."""
+    """Draw points (N, 2 or 3), coloured by label (N,). Up to 10 classes have a large legend."""
     classes = np.unique(labels)
     colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
     size = size or np.clip(60000 / len(points), 14, 36)         # square points
@@ -57,8 +57,10 @@ def scatter_points(axes, points, labels, legend=True, size=None):
     solid = {'depthshade': False} if points.shape[1] == 3 else {}
     axes.scatter(*points.T, s=size, c=colors, **look, **solid)
     if legend:
-        axes.figure.legend(handles=key(labels), loc='outside right center', title='label',
-                           ncols=-(-len(classes) // 30))
+        few = len(classes) <= 10
+        axes.figure.legend(handles=key(labels), loc='outside right center', handletextpad=0,
+                           ncols=-(-len(classes) // 30), fontsize=16 if few else 9,
+                           markerscale=1.8 if few else 1)
 
 
 def key(labels):
@@ -132,9 +134,12 @@ def put_arrow(axes, start, end):
 
 
 def put_line(axes, start, end):
-    """Draw a red line between two points (2,), so thin that the digits below it stay legible."""
-    axes.plot(*np.transpose([start, end]), color=RED, linewidth=1, marker='o', markersize=5,
-              path_effects=[withStroke(linewidth=2.2, foreground='black')])
+    """Draw a red arrow between two points (2,), so thin that the digits below it stay legible."""
+    look = {'color': RED, 'path_effects': [withStroke(linewidth=2.5, foreground='black')]}
+    axes.plot(*start, 'o', markersize=7, **look)
+    axes.annotate('', end, start, arrowprops={
+        'arrowstyle': '-|>', 'linewidth': 1.2, 'mutation_scale': 24, 'shrinkA': 0, 'shrinkB': 0,
+        **look})
 
 
 def scatter_plot(model, x, labels, span, ends=None, way=''):
@@ -157,21 +162,24 @@ def scatter_plot(model, x, labels, span, ends=None, way=''):
     points, ends = project(mu), [] if ends is None else project(ends)       # (N, 2), (2, 2)
     limit = max(3.3, 1.05 * np.abs([*points, *ends]).max())
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
-    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
-                              xlabel=names[0], ylabel=names[1])
+    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit))
+    axes.set_xlabel(names[0], size=13)
+    axes.set_ylabel(names[1], size=13)
+    axes.tick_params(labelsize=13)
     put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)     # above the points
     scatter_points(axes, points, labels)
-    put_numerals(axes, points, labels, limit / 13, ends)
+    put_numerals(axes, points, labels, limit / 13,              # which stand beside the arrow
+                 np.linspace(*ends, 60) if len(ends) else ends)
     first, second = f'{pictures.name_codes(model)} of {len(mu)} test digits', (
         'dashed: 1, 2 and 3 σ of N(0, I)')
     if dims > 2:
-        first += f', projected from {dims} dimensions'
+        second += f'; all is projected from {dims} dimensions'
     else:
         axes.add_patch(Rectangle((-span, -span), 2 * span, 2 * span, fill=False, linestyle=':',
                                  linewidth=1.5, edgecolor='black', zorder=3))
         second += '; dotted: the square of map.png'
     if way:
         put_arrow(axes, *ends)
-        second += f'; arrow: {way}' + ', projected too' * (dims > 2)
-    axes.set_title(f'{first}\n{second}')
+        first += f'; arrow: {way}'
+    axes.set_title(f'{first}\n{second}', size=13)
     return figure
