@@ -52,7 +52,7 @@ TURN = 40               # steps from every digit to every digit, and as many bac
 def settings_of(model, z, beta):
     """Return what titles say of the model that has codes or draws z, (N, Z)."""
     weight = '' if isinstance(model, net.Autoencoder) else f', beta = {beta:g}'
-    return f'z of {z.shape[1]} dimensions{weight}'
+    return f'{z.shape[1]} dimensions{weight}'
 
 
 def reconstruction(model, digits, path, beta):
@@ -60,15 +60,15 @@ def reconstruction(model, digits, path, beta):
     x = digits.test[list(pictures.first_of_each(digits).values())]
     z = encode(model, x)
     rows = np.concatenate([pictures.as_pictures(x), decode(model, z)])
-    drawing.save(pictures.sheet(rows, len(x), heading=settings_of(model, z, beta), gap=5,
-                                names=['input', 'recon-\nstruction']), path)
+    drawing.save(pictures.sheet(rows, len(x), gap=5, names=['input', 'recon-\nstruction'],
+                                heading=f'z: {settings_of(model, z, beta)}'), path)
 
 
 def first_digits(model, digits, path):
     """The reconstruction of a test digit of each class (1-2)."""
     places = list(pictures.first_of_each(digits).values())
     decoded = decode(model, encode(model, digits.test[places]))
-    heading = 'reconstruction of the first test digit of each class'
+    heading = 'reconstruction of a test digit of each class'
     drawing.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
 
 
@@ -187,7 +187,7 @@ def swiss_roll_gif(model, digits, path):
         manifold.draw_roll(axes, points, bands)
         axes.set_title('the swiss roll: a plane, rolled up', y=0.96)
 
-    figures = manifold.turning(points, draw, zoom=0.9, views=manifold.SWING)
+    figures = manifold.turning(points, draw, zoom=0.95, views=manifold.SWING)
     pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
@@ -326,7 +326,7 @@ def tsne_gif(model, digits, path):
         axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
                        'dimensions', y=0.95)
 
-    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, range(36),
+    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.6), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 

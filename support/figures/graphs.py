@@ -2,8 +2,9 @@
 
 `net.draw_graph` gives a graph in Graphviz's DOT language, as in cg.dot. For graph.png parameters
 get their names, functions that change nothing are left out, encoder and decoder get a frame, the
-noise and the means are named, and labels get the font of the other figures. Graphviz draws it. A graph is `labels`, a dict from each
-node's number to its label, and `edges`, a set of pairs of numbers.
+noise and the means are named, and labels get the font of the other figures. Graphviz draws it. A
+graph is `labels`, a dict from each node's number to its label, and `edges`, a set of pairs of
+numbers.
 """
 
 import functools
@@ -113,7 +114,7 @@ def tidy(label):
 
 
 def name_means(labels, edges, functions):
-    """Return labels that say which factors make a sum a mean, over the digits x or draws of z, too."""
+    """Return labels that say which factors make a mean of a sum over digits, and draws of z."""
     batch = next((int(n) for n in re.findall(r'^x: \((\d+)', '\n'.join(labels.values()), re.M)), 0)
     said = dict(labels)
     for node in functions & labels.keys():

@@ -164,13 +164,14 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12, names=()
     above = gap + 14 * (titles is not None)
     left = 92 * bool(names)
     total_width = left + columns * (width + gap) + gap
-    size = min(16, total_width / 27)
+    size = min(18, total_width / 27)
     top = round(2.4 * size) * (heading is not None)
     total_height = top + -(-n // columns) * (above + height) + gap
     canvas = np.full((total_height, total_width), np.nan)
     figure = figure_of(total_width, total_height)
     for i, picture in enumerate(pictures):
-        x, y = left + gap + i % columns * (width + gap), top + i // columns * (above + height) + above
+        x = left + gap + i % columns * (width + gap)
+        y = top + above + i // columns * (above + height)
         canvas[y:y + height, x:x + width] = picture
         if titles:
             figure.text((x + width / 2) / total_width, 1 - (y - 4) / total_height, titles[i],
