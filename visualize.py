@@ -324,9 +324,9 @@ def tsne_gif(model, digits, path):
         plots.put_numerals(axes, points, labels)
         axes.axis('off')
         axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
-                       'dimensions', y=0.95)
+                       'dimensions', y=0.97)
 
-    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.6), path, range(36),
+    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.35), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 
