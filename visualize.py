@@ -49,19 +49,19 @@ TURN = 40               # steps from every digit to every digit, and as many bac
 # Section 1-2: digits and their reconstructions --------------------------------------------------
 
 
-def settings_of(model, z, beta):
-    """Return what titles say of the model that has codes or draws z, (N, Z)."""
-    weight = '' if isinstance(model, net.Autoencoder) else f', beta = {beta:g}'
-    return f'{z.shape[1]} dimensions{weight}'
+def weight_of(run):
+    """Return what titles say of the weight of the KL divergence, if it has one that is known."""
+    weight = run.get('kl_weight', run['beta'])
+    return '' if weight is None else f', beta = {weight:g}'
 
 
-def reconstruction(model, digits, path, beta):
+def reconstruction(model, digits, path, run):
     """Test digits of each class, above reconstructions (1-2)."""
     x = digits.test[list(pictures.first_of_each(digits).values())]
     z = encode(model, x)
     rows = np.concatenate([pictures.as_pictures(x), decode(model, z)])
     drawing.save(pictures.sheet(rows, len(x), gap=5, names=['input', 'recon-\nstruction'],
-                                heading=f'z: {settings_of(model, z, beta)}'), path)
+                                heading=f'{z.shape[1]}-dimensional z{weight_of(run)}'), path)
 
 
 def first_digits(model, digits, path):
@@ -72,11 +72,11 @@ def first_digits(model, digits, path):
     drawing.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
 
 
-def samples(model, digits, path, beta):
+def samples(model, digits, path, run):
     """Digits decoded from z ~ N(0, I)."""
     dims = encode(model, digits.test[:1]).shape[1]
     z = np.random.RandomState(0).standard_normal((100, dims))
-    heading = f'decoded from z ~ N(0, I), {settings_of(model, z, beta)}'
+    heading = f'decoded from {dims}-dimensional z ~ N(0, I){weight_of(run)}'
     drawing.save(pictures.sheet(decode(model, z), 10, heading=heading, gap=3), path)
 
 
@@ -182,12 +182,8 @@ def every_walk_gif(model, digits, path):
 def swiss_roll_gif(model, digits, path):
     """A swiss roll in three dimensions, turning (1-3)."""
     points, bands = manifold.roll()
-
-    def draw(axes):
-        manifold.draw_roll(axes, points, bands)
-        axes.set_title('the swiss roll: a plane, rolled up', y=0.96)
-
-    figures = manifold.turning(points, draw, zoom=0.95, views=manifold.SWING)
+    figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands),
+                               'the swiss roll: a plane, rolled up', views=manifold.SWING)
     pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
@@ -323,10 +319,9 @@ def tsne_gif(model, digits, path):
         plots.scatter_points(axes, points, labels)
         plots.put_numerals(axes, points, labels)
         axes.axis('off')
-        axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
-                       'dimensions', y=0.97)
 
-    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.35), path, range(36),
+    title = f't-SNE of {len(labels)} {pictures.name_codes(model)} in three dimensions'
+    pictures.save_gif(manifold.turning(points, draw, title, 600, 520, zoom=1.35), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 
@@ -349,9 +344,9 @@ FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes be
     'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),     # +
     # section 1-2
     'vae_net.png': Recipe(diagrams.vae, None),
-    'reconstruction.png': Recipe(reconstruction, keywords=('beta',)),
+    'reconstruction.png': Recipe(reconstruction, keywords=('run',)),
     'digits.png': Recipe(first_digits),
-    'samples.png': Recipe(samples, keywords=('beta',)),                                 # +
+    'samples.png': Recipe(samples, keywords=('run',)),                                  # +
     'scatter.png': Recipe(scatter, PLANE),
     'scatter_arrow.png': Recipe(scatter_arrow, PLANE, WALK),
     'interpolation_0to7.png': Recipe(walk_sheet, keywords=WALK),

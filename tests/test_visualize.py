@@ -224,17 +224,15 @@ def test_reconstructions_stand_below_a_digit_of_each_class(drawn, run, monkeypat
     x = first_of(digits)
     rows = np.concatenate([x, decode(encode(x))])
     check_tiles(first_frame(drawn[0] / 'reconstruction.png'), 3, rows)
-    figure, = figures_of(monkeypatch, visualize.reconstruction, model, digits, beta=0.5)
-    assert texts_of(figure) == ['input', 'recon-\nstruction', 'z: 2 dimensions, beta = 0.5']
+    for given, said in (({'beta': 0.5}, ', beta = 0.5'), ({'beta': 1, 'kl_weight': None}, '')):
+        figure, = figures_of(monkeypatch, visualize.reconstruction, model, digits, run=given)
+        assert texts_of(figure) == ['input', 'recon-\nstruction', f'2-dimensional z{said}']
     figure.draw_without_rendering()
     rows = [text.get_window_extent() for text in figure.texts[:2]]
     height = figure.bbox.height                     # each beside its digits
     for row, top in zip(rows, (5 + 43, 5 + 43 + 89), strict=True):
         assert 0 < row.x0 < row.x1 < 93
         assert height - top - 84 < row.y0 < row.y1 < height - top
-    figure, = figures_of(monkeypatch, visualize.reconstruction, net.Autoencoder(784, 2, 8), digits,
-                         beta=1.0)
-    assert texts_of(figure)[-1] == 'z: 2 dimensions'
 
 
 def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run, tmp_path):
@@ -255,8 +253,8 @@ def test_samples_come_from_the_prior(drawn, run, monkeypatch):
     seen = []
     monkeypatch.setattr(visualize, 'decode',
                         lambda model, z: seen.append(z) or np.zeros((100, 28, 28)))
-    figure, = figures_of(monkeypatch, visualize.samples, model, digits, beta=4.0)
-    assert texts_of(figure) == ['decoded from z ~ N(0, I), 2 dimensions, beta = 4']
+    figure, = figures_of(monkeypatch, visualize.samples, model, digits, run={'beta': 4.0})
+    assert texts_of(figure) == ['decoded from 2-dimensional z ~ N(0, I), beta = 4']
     assert seen[0].shape == (100, 2)
     assert stats.kstest(seen[0].ravel(), 'norm').pvalue > 0.01
     check_tiles(first_frame(drawn[0] / 'samples.png'), 3, decode(seen[0]))

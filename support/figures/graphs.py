@@ -1,10 +1,9 @@
 """The computational graph as a picture that is easier to read than what Chainer writes.
 
 `net.draw_graph` gives a graph in Graphviz's DOT language, as in cg.dot. For graph.png parameters
-get their names, functions that change nothing are left out, encoder and decoder get a frame, the
-noise and the means are named, and labels get the font of the other figures. Graphviz draws it. A
-graph is `labels`, a dict from each node's number to its label, and `edges`, a set of pairs of
-numbers.
+get their names, functions that change nothing are left out, encoder and decoder get a frame, noise
+and means are named, labels get the font of the other figures. Graphviz draws it. A graph is
+`labels`, a dict from each node's number to its label, and `edges`, a set of pairs of numbers.
 """
 
 import functools
@@ -114,18 +113,19 @@ def tidy(label):
 
 
 def name_means(labels, edges, functions):
-    """Return labels that say which factors make a mean of a sum over digits, and draws of z."""
-    batch = next((int(n) for n in re.findall(r'^x: \((\d+)', '\n'.join(labels.values()), re.M)), 0)
-    said = dict(labels)
+    """Return labels in which factors say that they make means, over digits and draws of z."""
+    batch = re.search(r'\bx: \((\d+)', ' '.join(labels.values()))
+    named = dict(labels)
     for node in functions & labels.keys():
-        factor = re.fullmatch(r'_ \* ([\d.e-]+)', labels[node])
-        n = round(1 / float(factor[1])) if factor and float(factor[1]) else 0
         after = neighbours(edges, neighbours(edges, {node}, True), True)
-        if n > 1 and batch and n % batch == 0 and not any(
-                labels[other].startswith('_ * ') for other in after):
-            draws = f' and {n // batch} draws of z' if n > batch else ''
-            said[node] += rf'\nmean over {batch} digits{draws}'
-    return said
+        factor = re.fullmatch(r'_ \* ([\d.e-]+)', labels[node])
+        if batch and factor and float(factor[1]) and not any(
+                labels[other].startswith('_ * ') for other in after):      # this one is C
+            draws, rest = divmod(round(1 / float(factor[1])), int(batch[1]))
+            if draws and not rest:
+                named[node] += rf'\nmean over {batch[1]} digits' + (
+                    f' and {draws} draws of z' if draws > 1 else '')
+    return named
 
 
 def draw(dot, names):

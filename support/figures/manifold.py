@@ -72,7 +72,7 @@ def tsne(mu, dims):
     return points / np.abs(points).max()
 
 
-def turning(points, draw, width=400, height=400, zoom=1.05, views=AROUND):
+def turning(points, draw, title, width=400, height=400, zoom=0.95, views=AROUND):
     """Draw points (N, 3) by draw(axes), and yield the figure as they turn through the views.
 
     They turn in a square at the left of the figure.
@@ -80,6 +80,7 @@ def turning(points, draw, width=400, height=400, zoom=1.05, views=AROUND):
     figure = pictures.figure_of(width, height)
     axes = figure.add_axes((0, 0, height / width, 1), projection='3d')
     draw(axes)
+    axes.set_title(title, y=0.97)
     axes.set_box_aspect(np.ptp(points, axis=0), zoom=zoom)
     axes.tick_params(labelcolor='none')
     for elevation, azimuth in views:

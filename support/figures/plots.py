@@ -58,9 +58,9 @@ def scatter_points(axes, points, labels, legend=True, size=None):
     axes.scatter(*points.T, s=size, c=colors, **look, **solid)
     if legend:
         few = len(classes) <= 10
-        axes.figure.legend(handles=key(labels), loc='outside right center', handletextpad=0,
-                           ncols=-(-len(classes) // 30), fontsize=16 if few else 9,
-                           markerscale=1.8 if few else 1)
+        axes.figure.legend(handles=key(labels), loc='outside right center', title='label',
+                           ncols=-(-len(classes) // 30), handletextpad=0,
+                           fontsize=16 if few else 9, markerscale=1.8 if few else 1)
 
 
 def key(labels):
