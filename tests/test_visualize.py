@@ -458,7 +458,7 @@ def test_the_roll_is_unrolled_in_the_order_of_its_bands(monkeypatch):
         views.add((axes.elev, axes.azim))
         assert abs(axes.azim + 90) < 60                 # one sees the spiral, which is in x and z
         np.testing.assert_array_equal(np.transpose(axes.collections[0]._offsets3d), points)
-    assert (len(views), axes.get_title()) == (36, 'the swiss roll: a plane, rolled up')
+    assert (len(views), texts_of(figure)) == (36, ['the swiss roll: a plane, rolled up'])
 
 
 # Section 2: the computational graph -------------------------------------------------------------

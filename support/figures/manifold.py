@@ -78,9 +78,9 @@ def turning(points, draw, title, width=400, height=400, zoom=0.95, views=AROUND)
     They turn in a square at the left of the figure.
     """
     figure = pictures.figure_of(width, height)
+    figure.text(height / width / 2, 1 - 8 / height, title, size=12, ha='center', va='top')
     axes = figure.add_axes((0, 0, height / width, 1), projection='3d')
     draw(axes)
-    axes.set_title(title, y=0.97)
     axes.set_box_aspect(np.ptp(points, axis=0), zoom=zoom)
     axes.tick_params(labelcolor='none')
     for elevation, azimuth in views:
