@@ -57,10 +57,9 @@ def scatter_points(axes, points, labels, legend=True, size=None):
     solid = {'depthshade': False} if points.shape[1] == 3 else {}
     axes.scatter(*points.T, s=size, c=colors, **look, **solid)
     if legend:
-        few = len(classes) <= 10
         axes.figure.legend(handles=key(labels), loc='outside right center', title='label',
                            ncols=-(-len(classes) // 30), handletextpad=0,
-                           fontsize=16 if few else 9, markerscale=1.8 if few else 1)
+                           fontsize=16 if len(classes) <= 10 else 9, markerscale=1.5)
 
 
 def key(labels):
