@@ -49,28 +49,34 @@ TURN = 40               # steps from every digit to every digit, and as many bac
 # Section 1-2: digits and their reconstructions --------------------------------------------------
 
 
-def reconstruction(model, digits, path):
+def weight_of(run):
+    """Return what titles say of the weight of the KL divergence, if it has one that is known."""
+    weight = run.get('kl_weight', run['beta'])
+    return '' if weight is None else f', beta = {weight:g}'
+
+
+def reconstruction(model, digits, path, run):
     """Test digits of each class, above reconstructions (1-2)."""
-    labels, places = zip(*pictures.first_of_each(digits).items(), strict=True)
-    x = digits.test[list(places)]
-    rows = np.concatenate([pictures.as_pictures(x), decode(model, encode(model, x))])
-    titles = [f'input: a {label}' for label in labels] + ['reconstruction'] * len(labels)
-    drawing.save(pictures.sheet(rows, len(labels), titles, gap=5), path)
+    x = digits.test[list(pictures.first_of_each(digits).values())]
+    z = encode(model, x)
+    rows = np.concatenate([pictures.as_pictures(x), decode(model, z)])
+    drawing.save(pictures.sheet(rows, len(x), gap=5, names=['input', 'recon-\nstruction'],
+                                heading=f'{z.shape[1]}-dimensional z{weight_of(run)}'), path)
 
 
 def first_digits(model, digits, path):
     """The reconstruction of a test digit of each class (1-2)."""
     places = list(pictures.first_of_each(digits).values())
     decoded = decode(model, encode(model, digits.test[places]))
-    heading = 'reconstruction of the first test digit of each class'
+    heading = 'reconstruction of a test digit of each class'
     drawing.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
 
 
-def samples(model, digits, path):
+def samples(model, digits, path, run):
     """Digits decoded from z ~ N(0, I)."""
     dims = encode(model, digits.test[:1]).shape[1]
     z = np.random.RandomState(0).standard_normal((100, dims))
-    heading = 'decoded from z ~ N(0, I)'
+    heading = f'decoded from {dims}-dimensional z ~ N(0, I){weight_of(run)}'
     drawing.save(pictures.sheet(decode(model, z), 10, heading=heading, gap=3), path)
 
 
@@ -141,11 +147,8 @@ def walk_sheet(model, digits, path, start, end):
 def latent_map(model, digits, path, start, end):
     """Digits decoded from -2 to 2 in z_1 and z_2 (1-2)."""
     axes = pictures.map_of(model, SPAN, 25)
-    codes = encode(model, pictures.spaced(digits, MOST)[0])
-    outside = np.mean(np.abs(codes).max(axis=1) > axes.get_xlim()[1])
-    axes.set(xticks=range(-2, 3), yticks=range(-2, 3), title=(
-        f'digits decoded from z; red: from a {start} to a {end}; {outside:.0%} of the test digits '
-        'lie outside (see scatter.png)'))
+    axes.set(xticks=range(-2, 3), yticks=range(-2, 3))
+    axes.set_title(f'digits decoded from z; red: from a {start} to a {end}', size=13)
     plots.put_line(axes, *endpoints(model, digits, start, end))
     drawing.save(axes.figure, path)
 
@@ -166,7 +169,7 @@ def every_walk_gif(model, digits, path):
     n = len(codes)
     t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, n * n, Z)
     decoded = decode(model, z.reshape(-1, z.shape[-1])).reshape(TURN + 1, n * n, mnist.SIDE, -1)
-    heading = 'from the digit of its row to that of its column, t = '
+    heading = 'from its row to its column, t = '
     figures = (pictures.square(picture, labels, f'{heading}{share:.3f}')
                for share, picture in zip(t, decoded, strict=True))
     order = [*range(TURN + 1), *range(TURN - 1, 0, -1)]
@@ -179,7 +182,8 @@ def every_walk_gif(model, digits, path):
 def swiss_roll_gif(model, digits, path):
     """A swiss roll in three dimensions, turning (1-3)."""
     points, bands = manifold.roll()
-    figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands))
+    figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands),
+                               'the swiss roll: a plane, rolled up', views=manifold.SWING)
     pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
@@ -240,19 +244,25 @@ def kl_gif(model, digits, path):
     p = normal(z, 0, 1)
     closed = kl_divergence(mu, sigma)
     numeric = [kl_integral(*pair) for pair in zip(mu, sigma, strict=True)]
-    figure = Figure(figsize=(7.2, 5.6), dpi=drawing.DPI)
+    figure = Figure(figsize=(7.2, 6), dpi=drawing.DPI)
     densities, logs, ratio, kl = figure.subplots(2, 2, gridspec_kw={
-        'left': 0.07, 'right': 0.98, 'bottom': 0.08, 'top': 0.93, 'hspace': 0.38,
-        'wspace': 0.16}).flat
-    densities.set(ylim=(0, 1.1))
-    logs.set(title='their logarithms', ylim=(-30, 2))
-    ratio.set(title='log q(z) - log p(z)', ylim=(-10, 10), yticks=range(-10, 11, 5))
-    kl.set(title='KL[q || p] in nats, step by step', xlim=(-1, 21), ylim=(-0.2, 4))
-    for axes, of_p in ((densities, p), (logs, np.log(p))):
-        axes.plot(z, of_p, color=gray, linewidth=2, label='p(z) = N(0, 1)')
+        'left': 0.08, 'right': 0.98, 'bottom': 0.08, 'top': 0.88, 'hspace': 0.4,
+        'wspace': 0.2}).flat
+    densities.set(ylim=(0, 1.25), xlabel='z', ylabel='density')
+    logs.set(title='their logarithms', ylim=(-30, 8), xlabel='z', ylabel='log density')
+    ratio.set(title='difference of the logarithms', ylim=(-10, 14), yticks=range(-10, 11, 5),
+              xlabel='z', ylabel='nats')
+    kl.set(title='KL[q || p], step by step', xlim=(-1, 21), ylim=(-0.2, 4), xlabel='step',
+           ylabel='nats')
+    kl.xaxis.get_major_locator().set_params(integer=True)
+    for axes, of_p, name in ((densities, p, 'p(z) = N(0, 1)'), (logs, np.log(p), 'log p(z)')):
+        axes.plot(z, of_p, color=gray, linewidth=2, label=name)
     lines = [axes.plot(z, p, color=color, linewidth=2, label=label)[0] for axes, color, label in (
-        (densities, blue, 'q(z) = N(µ, σ²)'), (logs, blue, None), (ratio, gray, None))]
+        (densities, blue, 'q(z) = N(µ, σ²)'), (logs, blue, 'log q(z)'),
+        (ratio, gray, 'log q(z) - log p(z)'))]
     densities.legend(loc='upper left')
+    logs.legend(loc='upper left', ncols=2)
+    figure.suptitle('q(z) moves onto p(z), in one dimension: an example, not a run')
     line, = kl.plot([], color=blue, linewidth=2)
     dots, = kl.plot([], 'o', color=red, markersize=4)
 
@@ -292,8 +302,9 @@ def tsne(model, digits, path):
     """Codes by t-SNE in two dimensions (end)."""
     points, labels = by_tsne(model, digits, 2)
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
-    axes = figure.add_subplot(aspect='equal')
-    axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)}')
+    axes = figure.add_subplot(aspect='equal', adjustable='datalim')
+    axes.margins(0.01)
+    axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)}', size=14)
     plots.scatter_points(axes, points, labels)
     plots.put_numerals(axes, points, labels, 0.1)
     axes.axis('off')                                            # t-SNE has no units
@@ -308,10 +319,9 @@ def tsne_gif(model, digits, path):
         plots.scatter_points(axes, points, labels)
         plots.put_numerals(axes, points, labels)
         axes.axis('off')
-        axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)} in three '
-                       'dimensions', y=0.95)
 
-    pictures.save_gif(manifold.turning(points, draw, 600, 520, zoom=1.2), path, range(36),
+    title = f't-SNE of {len(labels)} {pictures.name_codes(model)} in three dimensions'
+    pictures.save_gif(manifold.turning(points, draw, title, 600, 520, zoom=1.35), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 
@@ -334,9 +344,9 @@ FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes be
     'autoencoder.png': Recipe(section1.autoencoder, range(2, 3), ('beside',), of_vae=True),     # +
     # section 1-2
     'vae_net.png': Recipe(diagrams.vae, None),
-    'reconstruction.png': Recipe(reconstruction),
+    'reconstruction.png': Recipe(reconstruction, keywords=('run',)),
     'digits.png': Recipe(first_digits),
-    'samples.png': Recipe(samples),                                                     # +
+    'samples.png': Recipe(samples, keywords=('run',)),                                  # +
     'scatter.png': Recipe(scatter, PLANE),
     'scatter_arrow.png': Recipe(scatter_arrow, PLANE, WALK),
     'interpolation_0to7.png': Recipe(walk_sheet, keywords=WALK),

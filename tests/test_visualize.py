@@ -224,9 +224,11 @@ def test_reconstructions_stand_below_a_digit_of_each_class(drawn, run, monkeypat
     x = first_of(digits)
     rows = np.concatenate([x, decode(encode(x))])
     check_tiles(first_frame(drawn[0] / 'reconstruction.png'), 3, rows)
-    figure, = figures_of(monkeypatch, visualize.reconstruction, model, digits)
-    assert texts_of(figure) == [f'input: a {label}' for label in range(10)] + 10 * [
-        'reconstruction']
+    for given, said in (({'beta': 0.5}, ', beta = 0.5'), ({'beta': 1, 'kl_weight': None}, '')):
+        figure, = figures_of(monkeypatch, visualize.reconstruction, model, digits, run=given)
+        assert texts_of(figure) == ['input', 'recon-\nstruction', f'2-dimensional z{said}']
+    middles = [(1 - text.get_position()[1]) * figure.bbox.height for text in figure.texts[:2]]
+    assert middles == pytest.approx([48 + 42, 48 + 89 + 42])            # each beside its digits
 
 
 def test_another_z_activation_and_hidden_size_and_binary_pixels(draw, other_run, tmp_path):
@@ -247,7 +249,8 @@ def test_samples_come_from_the_prior(drawn, run, monkeypatch):
     seen = []
     monkeypatch.setattr(visualize, 'decode',
                         lambda model, z: seen.append(z) or np.zeros((100, 28, 28)))
-    figures_of(monkeypatch, visualize.samples, model, digits)
+    figure, = figures_of(monkeypatch, visualize.samples, model, digits, run={'beta': 4.0})
+    assert texts_of(figure) == ['decoded from 2-dimensional z ~ N(0, I), beta = 4']
     assert seen[0].shape == (100, 2)
     assert stats.kstest(seen[0].ravel(), 'norm').pvalue > 0.01
     check_tiles(first_frame(drawn[0] / 'samples.png'), 3, decode(seen[0]))
@@ -335,9 +338,8 @@ def test_points_are_codes_and_numerals_stand_at_members_of_their_classes(
 
 
 @pytest.mark.parametrize('which, words', [
-    ('finished', ('30 test digits\n', 'map.png; arrow: from a 0 to a 7$')),
-    ('other_run', ('30 test digits, projected from 3 dimensions\n',
-                   'arrow: from a 0 to a 7, projected too$'))])
+    ('finished', ('30 test digits; arrow: from a 0 to a 7\n', 'the square of map.png$')),
+    ('other_run', ('30 test digits; arrow: from a 0 to a 7\n', 'projected from 3 dimensions$'))])
 def test_the_title_says_what_is_shown_and_numerals_do_not_overlap(
         scatter_axes, which, words, request):
     axes = scatter_axes(request.getfixturevalue(which), visualize.scatter_arrow, start=0, end=7)
@@ -359,8 +361,9 @@ def test_the_arrow_goes_from_a_0_to_a_7(scatter_axes, finished, run, drawn):
     np.testing.assert_allclose([arrow.get_position(), arrow.xy], ends, atol=1e-5)
     rings, = axes.lines
     np.testing.assert_allclose(rings.get_xydata(), ends, atol=1e-5)
-    for text in numerals(axes).values():                        # none on a ring
-        assert np.linalg.norm(text.get_position() - ends, axis=1).min() > axes.get_xlim()[1] / 14
+    way = np.linspace(*ends, 200)
+    for text in numerals(axes).values():                        # none on a ring or the arrow
+        assert np.linalg.norm(text.get_position() - way, axis=1).min() > axes.get_xlim()[1] / 15
     array = first_frame(drawn[0] / 'scatter_arrow.png')
     middle = axes.transData.transform(ends.mean(axis=0)).astype(int)
     place = array[720 - middle[1] - 12:720 - middle[1] + 12, middle[0] - 12:middle[0] + 12]
@@ -400,9 +403,11 @@ def test_a_tile_of_the_map_is_decoded_from_its_z(drawn, run, monkeypatch):
     box = axes.get_window_extent()
     assert (box.x0, box.y0, box.width, box.height) == pytest.approx((48, 48, 700, 700), abs=1e-3)
     assert axes.get_xlim() == axes.get_ylim() == pytest.approx((-2 - 1 / 12, 2 + 1 / 12))
-    outside = np.mean(np.abs(encode(digits.test)).max(axis=1) > 2 + 1 / 12)
-    assert f'; red: from a 0 to a 7; {outside:.0%} of the test digits lie' in axes.get_title()
+    assert axes.get_title() == 'digits decoded from z; red: from a 0 to a 7'
     ends = encode(first_of(digits, (0, 7)))
+    arrow, = axes.texts
+    np.testing.assert_allclose([arrow.get_position(), arrow.xy], ends, atol=1e-5)
+    assert arrow.arrow_patch.get_arrowstyle().arrow == '-|>'
     for share in np.linspace(0, 1, 7):          # the red line, in pixels of 1/168
         z_1, z_2 = (1 - share) * ends[0] + share * ends[1]
         x, y = round((z_1 + 2) * 168 + 14), round((2 - z_2) * 168 + 14)
@@ -443,12 +448,13 @@ def test_the_roll_is_unrolled_in_the_order_of_its_bands(monkeypatch):
         assert np.mean(here[:, None] < there) > 0.99
     for band in range(6):
         assert np.ptp(points[bands == band, 1]) > 0.9 * np.ptp(points[:, 1])
-    angles = []
+    views = set()
     for figure in figures_of(monkeypatch, visualize.swiss_roll_gif):
         axes, = figure.axes
-        angles.append(axes.azim)
+        views.add((axes.elev, axes.azim))
+        assert abs(axes.azim + 90) < 60                 # one sees the spiral, which is in x and z
         np.testing.assert_array_equal(np.transpose(axes.collections[0]._offsets3d), points)
-    assert angles == [10 * i - 90 for i in range(36)]
+    assert (len(views), texts_of(figure)) == (36, ['the swiss roll: a plane, rolled up'])
 
 
 # Section 2: the computational graph -------------------------------------------------------------
@@ -498,6 +504,11 @@ def test_q_moves_onto_p_and_the_kl_divergence_falls(monkeypatch):
     assert (mu[-1], sigma[-1]) == pytest.approx((0, 1))
     for i, figure in enumerate(figures_of(monkeypatch, visualize.kl_gif)):
         densities, logs, ratio, kl = figure.axes
+        assert [axes.get_xlabel() for axes in figure.axes] == ['z', 'z', 'z', 'step']
+        for axes in (densities, logs, ratio):           # each curve is named
+            lines = {line.get_label() for line in axes.lines}
+            assert lines <= {text.get_text() for text in axes.get_legend().get_texts()}
+        assert figure.get_suptitle().endswith('an example, not a run')
         z, q = densities.lines[1].get_data()
         wanted = stats.norm(mu[i], sigma[i])
         np.testing.assert_allclose(q, wanted.pdf(z))

@@ -1,9 +1,9 @@
 """The computational graph as a picture that is easier to read than what Chainer writes.
 
 `net.draw_graph` gives a graph in Graphviz's DOT language, as in cg.dot. For graph.png parameters
-get their names, functions that change nothing are left out, encoder and decoder get a frame, and
-labels get the font of the other figures. Graphviz draws it. A graph is `labels`, a dict from each
-node's number to its label, and `edges`, a set of pairs of numbers.
+get their names, functions that change nothing are left out, encoder and decoder get a frame, noise
+and means are named, labels get the font of the other figures. Graphviz draws it. A graph is
+`labels`, a dict from each node's number to its label, and `edges`, a set of pairs of numbers.
 """
 
 import functools
@@ -16,6 +16,7 @@ from support.base import files
 from support.figures import pictures
 
 NOTHING = ('_ * 1.0', '_ + 0', '_ / 1.0', '_ - 0')     # functions that change nothing
+NOISE = 'ε ~ N(0, I)'      # what `Gaussian` draws itself; Chainer's graph lacks it
 PNG = b'\x89PNG'           # the first bytes of such a file
 FRAMES = {'encoder': ('le', 'enc'), 'decoder': ('ld', 'dec')}   # how names of their layers begin
 HEAD = """\
@@ -111,6 +112,22 @@ def tidy(label):
     return label.replace(': ', r'\n') or 'scalar'
 
 
+def name_means(labels, edges, functions):
+    """Return labels in which factors say that they make means, over digits and draws of z."""
+    batch = re.search(r'\bx: \((\d+)', ' '.join(labels.values()))
+    named = dict(labels)
+    for node in functions & labels.keys():
+        after = neighbours(edges, neighbours(edges, {node}, True), True)
+        factor = re.fullmatch(r'_ \* ([\d.e-]+)', labels[node])
+        if batch and factor and float(factor[1]) and not any(
+                labels[other].startswith('_ * ') for other in after):      # this one is C
+            draws, rest = divmod(round(1 / float(factor[1])), int(batch[1]))
+            if draws and not rest:
+                named[node] += rf'\nmean over {batch[1]} digits' + (
+                    f' and {draws} draws of z' if draws > 1 else '')
+    return named
+
+
 def draw(dot, names):
     """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives.
 
@@ -123,12 +140,17 @@ def draw(dot, names):
     for node, name in names.items():
         if node in labels:
             labels[node] = f'{name}: {labels[node].partition(": ")[2]}'
+    labels = name_means(labels, edges, functions)
+    draws = {node for node in functions & labels.keys() if labels[node] == 'Gaussian'}
+    labels |= {f'noise {node}': NOISE for node in draws}
+    edges |= {(f'noise {node}', node) for node in draws}
 
     order = ordered(labels, edges)
     number = {node: f'n{i}' for i, node in enumerate(order)}
     lines = []
     for node in order:
-        color = '#3f90da' if node in functions else '#e3effa' if node in names else '#eeeeee'
+        color = ('#3f90da' if node in functions else '#e3effa' if node in names else
+                 '#ffe3bf' if labels[node] == NOISE else '#eeeeee')
         shape = ('box, fontcolor=white' if node in functions else
                  'box, style="filled,rounded"' if node in names else 'octagon')
         lines.append(f'  {number[node]} [label="{tidy(labels[node])}", shape={shape}, '

@@ -13,6 +13,11 @@ import numpy as np
 
 BANDS = [tuple(matplotlib.colormaps['viridis'](i / 5)[:3]) for i in range(6)]   # their colours
 
+DEGREES = np.arange(0, 360, 10)
+AROUND = [(12, angle - 90) for angle in DEGREES]   # views: elevation, azimuth. Once around,
+# and to both sides of the spiral, which one would not see from the side
+SWING = [(20 + 10 * np.cos(angle), -80 + 40 * np.sin(angle)) for angle in np.radians(DEGREES)]
+
 
 def calm_openmp():
     """Set how many threads scikit-learn uses and how they wait, before it is imported.
@@ -67,16 +72,17 @@ def tsne(mu, dims):
     return points / np.abs(points).max()
 
 
-def turning(points, draw, width=400, height=400, zoom=1.05):
-    """Draw points (N, 3) by draw(axes), and yield the figure as they turn once around in 36 steps.
+def turning(points, draw, title, width=400, height=400, zoom=0.95, views=AROUND):
+    """Draw points (N, 3) by draw(axes), and yield the figure as they turn through the views.
 
     They turn in a square at the left of the figure.
     """
     figure = pictures.figure_of(width, height)
+    figure.text(height / width / 2, 1 - 8 / height, title, size=12, ha='center', va='top')
     axes = figure.add_axes((0, 0, height / width, 1), projection='3d')
     draw(axes)
     axes.set_box_aspect(np.ptp(points, axis=0), zoom=zoom)
     axes.tick_params(labelcolor='none')
-    for angle in range(0, 360, 10):
-        axes.view_init(elev=12, azim=angle - 90)
+    for elevation, azimuth in views:
+        axes.view_init(elevation, azimuth)
         yield figure

@@ -144,7 +144,7 @@ def joined(pictures, side):
     return rows.reshape(side * mnist.SIDE, side * mnist.SIDE)
 
 
-def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
+def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12, names=()):
     """Lay pictures out in rows, pixel by pixel, white on black.
 
     Args:
@@ -154,6 +154,7 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
         heading (str): One line above them all.
         zoom (int): Pixels of the sheet, in each direction, for one of a picture.
         gap (int): Pixels between pictures.
+        names (list of str): One at the left of each row.
 
     Returns:
         Figure: The sheet.
@@ -161,19 +162,26 @@ def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12):
     pictures = np.kron(pictures, np.ones((1, zoom, zoom)))
     n, height, width = pictures.shape
     above = gap + 14 * (titles is not None)
-    top = 22 * (heading is not None)
-    total_width = columns * (width + gap) + gap
+    left = 92 * bool(names)
+    total_width = left + columns * (width + gap) + gap
+    size = min(18, total_width / 27)
+    top = round(2.4 * size) * (heading is not None)
     total_height = top + -(-n // columns) * (above + height) + gap
     canvas = np.full((total_height, total_width), np.nan)
     figure = figure_of(total_width, total_height)
     for i, picture in enumerate(pictures):
-        x, y = gap + i % columns * (width + gap), top + i // columns * (above + height) + above
+        x = left + gap + i % columns * (width + gap)
+        y = top + above + i // columns * (above + height)
         canvas[y:y + height, x:x + width] = picture
         if titles:
             figure.text((x + width / 2) / total_width, 1 - (y - 4) / total_height, titles[i],
                         size=8, ha='center')
+    for i, name in enumerate(names):
+        middle = top + above + i * (above + height) + height / 2
+        figure.text(left / total_width, 1 - middle / total_height, name, size=13, ha='right',
+                    va='center')
     if heading:
-        figure.text(0.5, 1 - 19 / total_height, heading, ha='center')
+        figure.text(0.5, 1 - 0.86 * top / total_height, heading, size=size, ha='center')
     put_pixels(figure, canvas)
     return figure
 
@@ -217,10 +225,10 @@ def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
     put_pixels(figure, canvas, margin, gap)
     for i, label in enumerate(labels):
         middle = (i + 0.5) * pitch + gap / 2
-        look = {'ha': 'center', 'va': 'center', 'weight': 'bold'}
+        look = {'ha': 'center', 'va': 'center', 'weight': 'bold', 'size': 13}
         figure.text(margin / 2 / width, 1 - (2 * margin + middle) / height, str(label), **look)
         figure.text((margin + middle) / width, 1 - 1.5 * margin / height, str(label), **look)
-    figure.text(0.5, 1 - margin / 2 / height, heading, ha='center', va='center')
+    figure.text(0.5, 1 - margin / 2 / height, heading, size=13, ha='center', va='center')
     return figure
 
 

@@ -6,6 +6,7 @@ Shapes in the comments: N digits, Z latent dimensions.
 from support.base import drawing  # lets chainer import
 from support.figures import pictures
 
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Rectangle
@@ -13,8 +14,8 @@ from matplotlib.patheffects import withStroke
 import numpy as np
 
 # of the classes 0..9. Classes that touch in the latent space, such as 3, 5 and 8, or 4 and 9, have
-# colours that differ for the colour-blind, too
-CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 3, 0, 6, 1, 4, 7, 2, 9, 8)]
+# colours that differ for the colour-blind, too. The palette has two grays: a blue replaces one
+CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 7, 0, 6, 1, 4, 8, 2, 9)] + [to_rgb('#2d3ce1')]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
 DARK = [withStroke(linewidth=3, foreground='black')]
@@ -48,7 +49,7 @@ def principal(mu):
 
 
 def scatter_points(axes, points, labels, legend=True, size=None):
-    """Draw points (N, 2 or 3), coloured by label (N,)."""
+    """Draw points (N, 2 or 3), coloured by label (N,). Up to 10 classes have a large legend."""
     classes = np.unique(labels)
     colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
     size = size or np.clip(60000 / len(points), 14, 36)         # square points
@@ -57,7 +58,8 @@ def scatter_points(axes, points, labels, legend=True, size=None):
     axes.scatter(*points.T, s=size, c=colors, **look, **solid)
     if legend:
         axes.figure.legend(handles=key(labels), loc='outside right center', title='label',
-                           ncols=-(-len(classes) // 30))
+                           ncols=-(-len(classes) // 30), handletextpad=0,
+                           fontsize=16 if len(classes) <= 10 else 9, markerscale=1.5)
 
 
 def key(labels):
@@ -131,9 +133,12 @@ def put_arrow(axes, start, end):
 
 
 def put_line(axes, start, end):
-    """Draw a red line between two points (2,), so thin that the digits below it stay legible."""
-    axes.plot(*np.transpose([start, end]), color=RED, linewidth=1, marker='o', markersize=5,
-              path_effects=[withStroke(linewidth=2.2, foreground='black')])
+    """Draw a red arrow between two points (2,), so thin that the digits below it stay legible."""
+    look = {'color': RED, 'path_effects': [withStroke(linewidth=2.5, foreground='black')]}
+    axes.plot(*start, 'o', markersize=7, **look)
+    axes.annotate('', end, start, arrowprops={
+        'arrowstyle': '-|>', 'linewidth': 1.2, 'mutation_scale': 24, 'shrinkA': 0, 'shrinkB': 0,
+        **look})
 
 
 def scatter_plot(model, x, labels, span, ends=None, way=''):
@@ -156,21 +161,24 @@ def scatter_plot(model, x, labels, span, ends=None, way=''):
     points, ends = project(mu), [] if ends is None else project(ends)       # (N, 2), (2, 2)
     limit = max(3.3, 1.05 * np.abs([*points, *ends]).max())
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
-    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit),
-                              xlabel=names[0], ylabel=names[1])
+    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit))
+    axes.set_xlabel(names[0], size=13)
+    axes.set_ylabel(names[1], size=13)
+    axes.tick_params(labelsize=13)
     put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)     # above the points
     scatter_points(axes, points, labels)
-    put_numerals(axes, points, labels, limit / 13, ends)
+    put_numerals(axes, points, labels, limit / 13,              # which stand beside the arrow
+                 np.linspace(*ends, 60) if len(ends) else ends)
     first, second = f'{pictures.name_codes(model)} of {len(mu)} test digits', (
         'dashed: 1, 2 and 3 σ of N(0, I)')
     if dims > 2:
-        first += f', projected from {dims} dimensions'
+        second += f'; all is projected from {dims} dimensions'
     else:
         axes.add_patch(Rectangle((-span, -span), 2 * span, 2 * span, fill=False, linestyle=':',
                                  linewidth=1.5, edgecolor='black', zorder=3))
         second += '; dotted: the square of map.png'
     if way:
         put_arrow(axes, *ends)
-        second += f'; arrow: {way}' + ', projected too' * (dims > 2)
-    axes.set_title(f'{first}\n{second}')
+        first += f'; arrow: {way}'
+    axes.set_title(f'{first}\n{second}', size=13)
     return figure

@@ -10,10 +10,12 @@ from support.figures import evidence, pictures, plots
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 import numpy as np
 
 BLUE, _, RED, *_ = matplotlib.color_sequences['petroff10']
+RINGS = '#bbbbbb'
 NOISE = '#ffe3bf'       # the colour of boxes that are random
 DRAWS = 16              # frames of the animation
 
@@ -37,11 +39,15 @@ def animation(model, digits, path):
 
     figure = Figure(figsize=(8.4, 3.52), dpi=drawing.DPI)
     head = figure.text(0.5, 0.94, '', ha='center', size=10)
+    figure.legend(loc='lower left', bbox_to_anchor=(0.04, 0), ncols=3, handles=[
+        Line2D([], [], linestyle='', marker='o', color=RED, markersize=9, label='this draw'),
+        Line2D([], [], linestyle='', marker='o', color=BLUE, markersize=4, label='earlier draws'),
+        Line2D([], [], color=RINGS, label='rings: 1, 2 and 3 standard deviations')])
 
     def plane(left, title, letter, center, scale):
         """Draw the axes of a panel; return the points of earlier draws, and that of this one."""
-        axes = figure.add_axes((left, 0.14, 0.28, 0.668), title=title)
-        plots.put_ellipses(axes, center[used], scale[used], '#bbbbbb')
+        axes = figure.add_axes((left, 0.2, 0.255, 0.608), title=title)
+        plots.put_ellipses(axes, center[used], scale[used], RINGS)
         # both axes have one scale: so one sees how sigma forms the noise
         names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used].max()
         axes.set(xlabel=names[0], ylabel=names[1], **{

@@ -109,8 +109,10 @@ def plot(log, loss, C, per_iteration, path):
     from matplotlib.ticker import MaxNLocator
 
     epochs = epochs_of(log, per_iteration)
+    xlabel = 'epoch'
     if len(log) > 3 and epochs[-1] > 3:
         log, epochs = (of[max(1, np.sum(epochs <= 1)):] for of in (log, epochs))
+        xlabel = 'epoch (the first is left out)'
     found = curves(log, C)
     both = {name: np.array([found[of + name] for of in (TRAINING, TEST)])       # (2, rows)
             for name in snapshot.LOSSES}
@@ -137,7 +139,7 @@ def plot(log, loss, C, per_iteration, path):
                     axes.plot(epochs[at], losses[at], color=color,
                               marker='.' if at.sum() < 20 else None,
                               label=f'{label}: {losses[at][-1]:.2f} in epoch {epochs[at][-1]:.4g}')
-            axes.set(title=titles[name], xlabel='epoch')
+            axes.set(title=titles[name], xlabel=xlabel)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10],
                                                        min_n_ticks=1))
             axes.legend()

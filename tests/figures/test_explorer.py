@@ -385,12 +385,17 @@ def test_on_a_plane_of_many_dimensions_the_rest_stays(make, visit):
 
 
 def test_sliders_walk_and_prior_move_z(make, visit):
+    def order_of(path):
+        return [int(slider.get_attribute('data-dimension'))
+                for slider in visit(path).find_elements('css selector', '.sliders input')]
+
+    plane, *_ = make(2, dim_h=14, name='plane')                     # z_1 above z_2
+    assert np.diff(about(plane)['kl'])[0] > 0
+    assert order_of(plane) == [0, 1]
     path, model, _ = make(3, scale=1.5)
+    order = order_of(path)
+    assert order == np.argsort(-np.array(about(path)['kl']), kind='stable').tolist()
     chrome = visit(path)
-    kl = np.array(about(path)['kl'])
-    order = [int(slider.get_attribute('data-dimension'))
-             for slider in chrome.find_elements('css selector', '.sliders input')]
-    assert order == np.argsort(-kl, kind='stable').tolist()
     z = numbers(chrome, 'state.z')
     press(chrome, f'.sliders input[data-dimension="{order[1]}"]', 'HOME')
     z[order[1]] = -4

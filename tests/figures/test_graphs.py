@@ -49,8 +49,20 @@ def test_what_changes_nothing_goes_and_the_graph_stays_whole(model, C, k, left):
     ends = [node for node in labels if node not in {a for a, _ in edges}]
     assert [labels[node] for node in ends] == ['loss']
     starts = {labels[node] for node in labels if node not in {b for _, b in edges}}
-    assert starts == {label for label in labels.values() if '/' in label} | {r'x\n(10, 784)'}
+    assert starts == {label for label in labels.values() if '/' in label} | {
+        r'x\n(10, 784)', graphs.NOISE}
+    assert sum(label == graphs.NOISE for label in labels.values()) == k
+    assert {labels[b] for a, b in edges if labels[a] == graphs.NOISE} == {'Gaussian'}
     assert {node for edge in edges for node in edge} == set(labels)
+
+
+@pytest.mark.parametrize('C, k, means', [
+    (0.1, 1, ['_ * 0.1', r'_ * 0.1\nmean over 10 digits', r'_ * 0.1\nmean over 10 digits']),
+    (1, 2, 2 * [r'_ * 0.05\nmean over 10 digits and 2 draws of z'] + [
+        r'_ * 0.1\nmean over 10 digits'])])
+def test_means_are_named_and_a_weight_is_not(model, C, k, means):
+    labels, _, _ = drawn(model, C, k)
+    assert sorted(label for label in labels.values() if re.match(r'_ \* 0\.[01]', label)) == means
 
 
 def test_encoder_and_decoder_are_framed(model):

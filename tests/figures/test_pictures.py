@@ -164,17 +164,16 @@ def distances(colors, eye):
     return np.linalg.norm(lab[:, None] - lab, axis=2)
 
 
+# in the latent space; and 1 and 9, 4 and 6, whose colours were too much alike
+TOUCHING = [(3, 5), (3, 8), (5, 8), (4, 9), (7, 9), (4, 7), (2, 3), (1, 9), (4, 6)]
 
-TOUCHING = [(3, 5), (3, 8), (5, 8), (4, 9), (7, 9), (4, 7), (2, 3)]     # in the latent space
 
-
-@pytest.mark.parametrize('eye, least', [('normal', 50), ('deuteranopia', 40), ('protanopia', 40),
-                                        ('tritanopia', 40)])
-def test_colours_differ_for_every_eye_and_those_of_classes_that_touch_most(eye, least):
-    assert sorted(plots.CLASS_COLORS) == sorted(drawing.PALETTE)
+@pytest.mark.parametrize('eye, least, of_all', [
+    ('normal', 50, 24), ('deuteranopia', 40, 18), ('protanopia', 40, 20), ('tritanopia', 40, 19)])
+def test_colours_differ_for_every_eye_and_those_of_classes_that_touch_most(eye, least, of_all):
     np.testing.assert_allclose(distances([(0, 0, 0), (1, 1, 1)], eye)[0, 1], 100, atol=0.1)
     apart = distances(plots.CLASS_COLORS, eye)
-    assert (apart + 100 * np.eye(10)).min() > 15
+    assert (apart + 100 * np.eye(10)).min() > of_all
     assert min(apart[pair] for pair in TOUCHING) > least
 
 

@@ -44,6 +44,12 @@ def test_a_draw_is_mu_plus_eps_times_sigma(digits, monkeypatch, dims):
         np.testing.assert_array_equal(face.images[0].get_array().ravel(), digits.test[i])
         np.testing.assert_allclose(decoded.images[0].get_array(),
                                    pictures.decode(model, z[t:t + 1])[0], atol=1e-6)
+        colors = {text.get_text(): to_hex(handle.get_color()) for text, handle in zip(
+            figure.legends[0].get_texts(), figure.legends[0].legend_handles, strict=True)}
+        assert colors == {'this draw': to_hex(now.get_color()),
+                          'earlier draws': to_hex(earlier.get_color()),
+                          'rings: 1, 2 and 3 standard deviations':
+                              to_hex(right.patches[0].get_edgecolor())}
         heading = figure.texts[0].get_text()
         assert heading.startswith(f'a {i}, µ = ({mu[i][used[0]]:.2f}, ')
         assert heading.endswith(f'; draw {t + 1} of 5')

@@ -97,6 +97,7 @@ def test_the_curves_leave_out_the_first_epoch_and_say_the_last_losses(draw, epoc
             f'{label}: {log[-1][name]:.2f} in epoch {epochs}'
             for label, name in zip(('training', 'test'), names[2 * i:], strict=False)]
         assert all(tick == round(tick) for tick in axes.get_xticks())
+        assert ('the first is left out' in axes.get_xlabel()) == (first == 2)
 
 
 @pytest.mark.parametrize('loss, title, unit', [

@@ -66,9 +66,11 @@ function showQ(q) {
     ? `The other ${unused.length} dimensions, where q(z|x) is next to the prior: ${fixed(rest)} in all.` : '';
 }
 
-// The dimensions in the order of their KL divergence; and the unused ones, unless that is all of them.
+// The dimensions, sorted by their KL divergence if they are more than two; and the unused ones, unless
+// that is all of them.
 function byUse() {
-  const order = run.kl.map((_, j) => j).sort((a, b) => run.kl[b] - run.kl[a]);
+  const order = run.kl.map((_, j) => j);
+  if (vae.Z > 2) order.sort((a, b) => run.kl[b] - run.kl[a]);
   const unused = order.filter((j) => run.kl[j] < USED);
   return {order, unused: unused.length > 2 && unused.length < order.length ? unused : []};
 }
