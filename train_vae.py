@@ -31,11 +31,11 @@ import net
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
 examples:
-  train_vae.py -o results/mnist                    MNIST with the article's settings
-  train_vae.py -z 2 -o results/z2                  z = 2, to plot the latent space
-  train_vae.py --dataset digits -o results/digits  digits that need no download
-  train_vae.py --resume -o results/mnist           go on where that run ended
-  mpiexec -n 4 python train_vae.py --communicator naive -b 25    four processes
+  python train_vae.py -o results/mnist              MNIST, the article's settings
+  python train_vae.py -z 2 -o results/z2            z = 2, to plot the latent space
+  python train_vae.py --dataset digits -o results/digits      without a download
+  python train_vae.py --resume -o results/mnist     go on where that run ended
+  mpiexec -n 4 python train_vae.py --communicator naive -b 25   four processes
 """
 
 
@@ -48,7 +48,7 @@ def build_parser():
         help='train on GPU N (default: on the CPU)')
     add('-o', '--out', default='results', help='folder for the results (default: results)')
     add('-e', '--epoch', **flag('epoch', 'epochs to train'))
-    add('-b', '--batch-size', **flag('batch_size', 'digits in a minibatch, of each process'))
+    add('-b', '--batch-size', **flag('batch_size', 'digits in a minibatch (for each process)'))
     add('-z', '--dim-z', **flag('dim_z', 'dimensions of the latent variable z'))
     add('--dim-h', **flag('dim_h', 'units of each hidden layer'))
     add('--beta', **flag('beta', 'weight of the latent loss, the KL divergence; 1 for the ELBO',
@@ -57,7 +57,7 @@ def build_parser():
     add('--autoencoder', **flag(
         'autoencoder', 'train the plain autoencoder of section 1-1: no noise, no latent loss'))
     add('--binary', **flag('binary', 'round pixels to 0 or 1'))
-    add('--test', **flag('test', f'use only {mnist.TINY} digits, to see that all runs'))
+    add('--test', **flag('test', f'use only {mnist.TINY} digits, to check that everything works'))
     add('-m', '--initmodel', metavar='FILE', help='start from the weights of this snapshot')
     add('-r', '--resume', nargs='?', const=options.NEWEST, metavar='FILE',
         help='go on from this snapshot, or from the newest in OUT, with its settings; '

@@ -18,10 +18,10 @@ WALK = ('start', 'end')         # the digits where the walk starts and ends
 PLANE = range(2, sys.maxsize)   # two latent dimensions or more
 EXAMPLES = '''
 examples:
-  visualize.py -o results/mnist                 all that fit the snapshot there
-  visualize.py scatter map -o results/z2        just those two
-  visualize.py interpolation --start 3 --end 5  the walk from a 3 to a 5
-  visualize.py --skip tsne -o results/mnist     all but the slowest'''
+  python visualize.py -o results/mnist                 all that fit the snapshot
+  python visualize.py scatter map -o results/z2        just those two
+  python visualize.py interpolation --start 3 --end 5  the walk from a 3 to a 5
+  python visualize.py --skip tsne -o results/mnist     all but the slowest'''
 
 
 class Recipe(NamedTuple):
@@ -58,7 +58,8 @@ def build_parser(figures, description):
         help='draw from this snapshot (default: the one in --out with the most iterations), or '
              "from weights alone, such as the article's mlp_20.model")
     add('-o', '--out', metavar='DIR',
-        help='folder for the figures (default: that of the snapshot of a run, else results)')
+        help='folder of the run, and for the figures (default: that of the snapshot of -s, else '
+             'results)')
     add('--skip', action='append', default=[], metavar='FIGURE',
         help='leave out this figure; may be given several times')
     add('--start', type=int, default=0, metavar='D',
@@ -69,9 +70,9 @@ def build_parser(figures, description):
     add('--data-dir', metavar='DIR',
         help='folder of the digits (default: where the run found them)')
     add('--dataset', choices=('auto', 'mnist', 'digits'),
-        help='digits for weights alone (default: auto)')
+        help='only with -s FILE of weights alone: their digits (default: auto)')
     add('--activation', choices=net.ACTIVATIONS,
-        help='activation of weights alone (default: softplus)')
+        help='only with -s FILE of weights alone: their activation (default: softplus)')
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='encode and decode on GPU N (default: on the CPU)')
     return parser

@@ -25,10 +25,10 @@ def add_further(parser):
         'updater', 'fast: the training step compiled by Numba, or parts of it where net.py is '
                    "edited; standard: Chainer's own, which takes three times as long"))
     add('--communicator', choices=('naive', 'pure_nccl'),
-        help='start this by mpiexec, and ChainerMN lets the processes train one model, each on '
-             'minibatches of its own: naive on CPUs, pure_nccl on GPUs')
+        help='train one model in several processes that mpiexec starts, each on minibatches of '
+             'its own: naive on CPUs, pure_nccl on GPUs')
     add('--snapshot-every', **flag('snapshot_every', 'epochs from one snapshot to the next'))
-    add('--keep', **flag('keep', 'snapshots to keep, the newest'))
+    add('--keep', **flag('keep', 'keep only the newest N snapshots'))
     add('--overwrite', action='store_true',
         help='replace the snapshots of an earlier run in OUT')
 
