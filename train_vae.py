@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the Variational Autoencoder of the article on handwritten digits (section 2).
+"""Train the Variational Autoencoder of the article on digits (section 2).
 
 From top to bottom a Chainer training script: flags, digits, model, Adam, iterators, updater,
 trainer, extensions, run. The article's notebook has the loop by hand (its cell 11); here it is
@@ -31,10 +31,10 @@ import net
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
 examples:
-  python train_vae.py -o results/mnist              MNIST, the article's settings
-  python train_vae.py -z 2 -o results/z2            z = 2, to plot the latent space
-  python train_vae.py --dataset digits -o results/digits      without a download
-  python train_vae.py --resume -o results/mnist     go on where that run ended
+  python train_vae.py -o results/mnist            MNIST, the article's settings
+  python train_vae.py -z 2 -o results/z2          z = 2, to plot the latent space
+  python train_vae.py --dataset digits -o results/digits    without a download
+  python train_vae.py --resume -o results/mnist   go on where that run ended
   mpiexec -n 4 python train_vae.py --communicator naive -b 25   four processes
 """
 

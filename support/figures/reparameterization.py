@@ -79,7 +79,7 @@ def animation(model, digits, path):
 
 
 def graph(model, digits, path):
-    """The trick as a graph: the gradient passes the noise (3)."""
+    """The trick as a graph: gradients pass by the noise (3)."""
     figure = Figure(figsize=(9.6, 5.4), dpi=drawing.DPI)
     for title, bottom, height, trick in (
             ('without the trick z is drawn from q(z|x), and there the gradient ends',
