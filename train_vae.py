@@ -31,10 +31,10 @@ import net
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
 EPILOG = """\
 examples:
-  python train_vae.py -o results/mnist            MNIST, the article's settings
-  python train_vae.py -z 2 -o results/z2          z = 2, to plot the latent space
-  python train_vae.py --dataset digits -o results/digits    without a download
-  python train_vae.py --resume -o results/mnist   go on where that run ended
+  python train_vae.py -o results/mnist          MNIST, the article's settings
+  python train_vae.py -z 2 -o results/z2        z = 2, to plot the latent space
+  python train_vae.py --dataset digits          digits that need no download
+  python train_vae.py --resume -o results/mnist     go on where that run ended
   mpiexec -n 4 python train_vae.py --communicator naive -b 25   four processes
 """
 
