@@ -29,7 +29,8 @@ import numpy as np
 import net
 
 TEST_K = 10         # Monte Carlo samples that score a test digit, as in the article's log
-EPILOG = """\
+EXAMPLES = """
+
 examples:
   python train_vae.py -o results/mnist          MNIST, the article's settings
   python train_vae.py -z 2 -o results/z2        z = 2, to plot the latent space
@@ -41,7 +42,7 @@ examples:
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = command.Parser(prog='train_vae.py', description=__doc__.splitlines()[0], epilog=EPILOG,
+    parser = command.Parser(prog='train_vae.py', description=__doc__.splitlines()[0] + EXAMPLES,
                            formatter_class=argparse.RawDescriptionHelpFormatter)
     add, flag = parser.add_argument, settings.flag
     add('-g', '--gpu', type=int, default=-1, metavar='N',
@@ -51,6 +52,8 @@ def build_parser():
     add('-b', '--batch-size', **flag('batch_size', 'digits in a minibatch (for each process)'))
     add('-z', '--dim-z', **flag('dim_z', 'dimensions of the latent variable z'))
     add('--dim-h', **flag('dim_h', 'units of each hidden layer'))
+    add('--activation', **flag('activation', 'activation of the hidden layers',
+                               choices=net.ACTIVATIONS))
     add('--beta', **flag('beta', 'weight of the latent loss, the KL divergence; 1 for the ELBO',
                          metavar='C'))
     add('-k', '--k', **flag('k', 'Monte Carlo samples of z for each digit in training'))

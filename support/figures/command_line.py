@@ -46,11 +46,11 @@ def stem(file):
 def build_parser(figures, description):
     """Return the parser of the command line, whose help lists the figures."""
     parser = command.Parser(
-        prog='visualize.py', description=description.splitlines()[0],
+        prog='visualize.py', description=description.splitlines()[0] + '\n' + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='\n'.join(['figures, with the section of the article:', *(
             f'  {file:<23}{recipe.draw.__doc__.splitlines()[0]}'
-            for file, recipe in figures.items()), EXAMPLES]))
+            for file, recipe in figures.items())]))
     add = parser.add_argument
     add('figure', nargs='*', metavar='FIGURE',
         help='figures to draw, with or without the extension (default: all that fit the snapshot)')

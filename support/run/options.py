@@ -18,8 +18,6 @@ def add_further(parser):
                    'only MNIST; digits: the bundled digits, without the network'))
     add('--data-dir', metavar='DIR',
         help="read this folder of four IDX files, plain or .gz: MNIST's, Fashion-MNIST's, ...")
-    add('--activation', **flag('activation', 'activation of the hidden layers',
-                               choices=net.ACTIVATIONS))
     add('--seed', **flag('seed', 'seed of weights, noise and shuffling'))
     add('--updater', **flag(
         'updater', 'fast: the training step compiled by Numba, or parts of it where net.py is '
