@@ -145,8 +145,7 @@ def train_vae(args):
     trainer.extend(PrintReport())
     trainer.extend(PlotReport())
     trainer.extend(Record(digits))              # what training.gif shows, epoch by epoch
-    if sys.stdout.isatty():
-        trainer.extend(ProgressBar())
+    trainer.extend(ProgressBar())               # in a terminal
     trainer.extend(extensions.snapshot(filename='snapshot_epoch_{.updater.epoch}',
                                        writer=snapshot.Writer(args.keep, args.resume)),
                    name='snapshot', trigger=every(args.snapshot_every, args.epoch))

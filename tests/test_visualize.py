@@ -111,7 +111,7 @@ def test_a_full_run_leaves_every_figure_and_says_where(drawn):
     assert there == names | {'snapshot_epoch_2'}
     for name in names:
         assert f'{out / name}\n' in stdout
-    assert 'skipped autoencoder.png: needs the run of an autoencoder; ' in stdout
+    assert 'skipped autoencoder.png: needs an autoencoder of the same digits; ' in stdout
     assert len(stdout.splitlines()) == len(names) + 3 + (not HAS_DOT)      # t-SNE says so, twice
 
 

@@ -134,7 +134,7 @@ def misfit(recipe, settings, values):
         return (f'needs z = 2{" or more" * (len(recipe.dims) > 1)}, and the snapshot has z = '
                 f'{settings["dim_z"]}; train one with: python train_vae.py -z 2 -o results/z2')
     if 'beside' in recipe.keywords and 'beside' not in values:
-        return ('needs the run of an autoencoder; train one with: python train_vae.py '
+        return ('needs an autoencoder of the same digits; train one with: python train_vae.py '
                 '--autoencoder -z 2 -o results/autoencoder, and give --beside results/autoencoder')
     return ''
 

@@ -116,6 +116,8 @@ class PrintReport(training.Extension):
 class ProgressBar(training.Extension):
     """A line below the table: the epoch, how much is done, how fast, and what time is left.
 
+    It is shown in a terminal alone.
+
     If the stop trigger does not tell the length of the run: the epoch and how fast.
     """
 
@@ -134,7 +136,7 @@ class ProgressBar(training.Extension):
             self.bar = tqdm(
                 total=max(updater.iteration, math.ceil(total)) if is_known else None,
                 initial=updater.iteration, leave=False,
-                file=sys.stdout, dynamic_ncols=True, mininterval=0.2, delay=0.2,
+                file=sys.stdout, disable=None, dynamic_ncols=True, mininterval=0.2, delay=0.2,
                 bar_format='epoch {desc}, ' + '{percentage:.0f} %, ' * is_known
                            + '{rate_fmt}' + ', {remaining} left' * is_known)
         epoch, of = updater.epoch + 1, ''

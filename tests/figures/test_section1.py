@@ -72,8 +72,8 @@ def test_codes_stand_at_their_own_scale_in_which_the_other_is_marked(monkeypatch
 
 def test_only_an_autoencoder_of_the_same_digits_stands_beside(draw, finished, beside, tmp_path):
     run = 'autoencoder', '-s', finished / 'snapshot_epoch_2', '-o', tmp_path / 'new'
-    refused(draw(*run), 'autoencoder.png: needs the run of an autoencoder; train one with: python '
-            'train_vae.py --autoencoder -z 2 -o results/autoencoder, and give --beside ')
+    refused(draw(*run), 'autoencoder.png: needs an autoencoder of the same digits; train one '
+            'with: python train_vae.py --autoencoder -z 2 -o results/autoencoder, and ')
     refused(draw(*run, '--beside', tmp_path), f'no snapshot in {tmp_path}; name the folder of ')
     refused(draw(*run, '--beside', finished),
             f'--beside {finished} is no run of train_vae.py --autoencoder -z 2; name one')

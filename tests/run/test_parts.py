@@ -43,7 +43,6 @@ CHAINERS = {                # what Chainer has in their places, if anything
     'Record(digits)': None,
     'ProgressBar()': 'extensions.ProgressBar(update_interval=1, out=sys.stdout)',
     SNAPSHOT: 'extensions.snapshot()'}
-TTY = 'if sys.stdout.isatty():'
 STOP = 'UntilStopped(args.epoch)'
 ITERATOR = 'iterators.SerialIterator(train, args.batch_size)'
 EPOCHS, STOPPED_AT = 3, 5   # epochs of 3 iterations each
@@ -79,7 +78,7 @@ def edited(tmp_path, *edits):
 def with_extension(name, other):
     """Return the edit of the script by which an extension is another, or, for None, deleted."""
     new = 'pass' if other is None else f'trainer.extend({other})'
-    return [(EXTENDS[name], new)] + [(TTY, 'if True:')] * (name == 'ProgressBar()')
+    return [(EXTENDS[name], new)]
 
 
 EXPECTED = (                # how the lines start that some edits are told
@@ -228,7 +227,7 @@ def test_an_evaluator_that_is_another(runs, other):
 
 def test_a_trainer_without_any(runs, plain):
     run = runs(*(edit for name in EXTENDS if name != 'evaluator'
-                 for edit in with_extension(name, None) if edit[0] != TTY))
+                 for edit in with_extension(name, None)))
     assert run.disturbed() == plain['state']
     assert run.text.endswith('\nfinished at epoch 3; its last snapshot is '
                              f'{run.folder / "run" / "snapshot_interrupted"}\ndraw its figures '
