@@ -121,41 +121,44 @@ def animation(model, digits, path, run):
     """The training, epoch by epoch."""
     story = Story(digits, run)
     epochs = frames_of([*story.noted])
-    frames = (frame(story, epoch) for epoch in epochs)
     colors = [to_rgb(color) for color in plots.CLASS_COLORS]
-    pictures.save_gif(frames, path, range(len(epochs)), colors, milliseconds=200)
+    pictures.save_gif(map(film(story, epochs[0]), epochs), path, range(len(epochs)), colors,
+                      milliseconds=200)
 
 
-def frame(story, epoch):
-    """Return one frame of the animation."""
-    figure = pictures.figure_of(WIDTH, HEIGHT)
-
-    def place(left, bottom, width, height, **options):
-        return figure.add_axes((left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT),
-                               **options)
-
-    def pixels(canvas, left, top, text):
-        figure.text(left / WIDTH, 1 - (top - 5) / HEIGHT, text, size=9)
-        pictures.put_pixels(figure, canvas, left, HEIGHT - top - len(canvas))
-
-    figure.text(0.5, 1 - 22 / HEIGHT, f'epoch {epoch}', size=14, weight='bold', ha='center')
-    axes = place(52, 220, 370, 370)
-    story.put_codes(axes, epoch, 18)
-    axes.set(xlabel=story.names[0].split(' of ')[0], ylabel=story.names[1].split(' of ')[0])
+def digits_of(story, epoch):
+    """Return test digits above their reconstructions, and samples, as two arrays of pixels."""
     noted = story.noted[epoch]
     x, y = pictures.as_pictures(story.x), bytes_as_pictures(noted['reconstruction'])
     half = -(-len(x) // 2)
     blank = np.zeros((2 * half - len(x), 28, 28))
     x, y = (np.concatenate([of, blank]) for of in (x, y))
-    left = 450
-    pixels(row_of(np.stack([x[:half], y[:half], x[half:], y[half:]]), 2), left, 64,
-           'test digits, and below each its reconstruction')
     samples = bytes_as_pictures(noted['samples'])[:20].reshape(2, 10, 28, 28)
-    pixels(row_of(samples, 1), left, 330, 'decoded from z ~ N(0, I)')
+    return row_of(np.stack([x[:half], y[:half], x[half:], y[half:]]), 2), row_of(samples, 1)
+
+
+def film(story, first):
+    """Draw the first epoch; return a function that draws another in the same figure."""
+    figure, left = pictures.figure_of(WIDTH, HEIGHT), 450
+
+    def place(left, bottom, width, height, **options):
+        return figure.add_axes((left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT),
+                               **options)
+
+    heading = figure.text(0.5, 1 - 22 / HEIGHT, '', size=14, weight='bold', ha='center')
+    axes = place(52, 220, 370, 370)
+    story.put_codes(axes, first, 18)
+    axes.set(xlabel=story.names[0].split(' of ')[0], ylabel=story.names[1].split(' of ')[0])
+    dots, = axes.collections
+    for canvas, top, text in zip(digits_of(story, first), (64, 330), (
+            'test digits, and below each its reconstruction', 'decoded from z ~ N(0, I)'),
+            strict=True):
+        figure.text(left / WIDTH, 1 - (top - 5) / HEIGHT, text, size=9)
+        pictures.put_pixels(figure, canvas, left, HEIGHT - top - len(canvas))
     figure.legend(handles=plots.key(story.labels), loc='center left', ncols=5, columnspacing=1,
                   handletextpad=0, title='label', alignment='left',
                   bbox_to_anchor=((left - 12) / WIDTH, 1 - 420 / HEIGHT))
-    found = story.losses_of()
+    found, marks = story.losses_of(), []
     width = (WIDTH - 60 - 60 * len(found)) / max(1, len(found))
     for i, (name, (at, values)) in enumerate(found.items()):
         axes = place(52 + i * (width + 70), 46, width, 108, title=NAMES[name] + ', test digits')
@@ -166,11 +169,21 @@ def frame(story, epoch):
             [0, *(of * 10**i for i in range(7) for of in (1, 2, 5) if of * 10**i <= last)]))
         axes.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
         axes.xaxis.minorticks_off()
-        here = np.flatnonzero(at == epoch)
-        if len(here):
-            axes.plot(epoch, values[here[-1]], 'o', color='black', zorder=5)
-            axes.axvline(epoch, color='#888888', linewidth=0.8, zorder=1)
-    return figure
+        marks.append((dict(zip(at, values, strict=True)),
+                      axes.plot([], 'o', color='black', zorder=5)[0],
+                      axes.axvline(last, color='#888888', linewidth=0.8, zorder=1)))
+
+    def draw(epoch):
+        heading.set_text(f'epoch {epoch}')
+        dots.set_offsets(story.points[epoch])
+        for image, canvas in zip(figure.images, digits_of(story, epoch), strict=True):
+            image.set_data(canvas)
+        for values, dot, line in marks:
+            dot.set_data(*([epoch], [values[epoch]]) if epoch in values else ([], []))
+            line.set(xdata=[epoch] * 2, visible=epoch in values)
+        return figure
+
+    return draw
 
 
 def panels(model, digits, path, run):
