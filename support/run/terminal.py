@@ -123,6 +123,10 @@ class ProgressBar(training.Extension):
 
     bar = None
 
+    def trigger(self, trainer):
+        """Fire after each iteration; a trigger without a state adds nothing to snapshots."""
+        return True
+
     def __call__(self, trainer):
         """Count the iterations."""
         updater = trainer.updater
