@@ -66,7 +66,7 @@ def read_run(args):
         sizes['dim_z'] = pictures.encode(model, digits.test[:1]).shape[1]
     return model, digits, vars(run) | sizes | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
-        'path': path, 'epochs_done': int(arrays.get(snapshot.EPOCH_KEY, 0)),
+        'path': path, 'epochs_done': snapshot.count_of(arrays, snapshot.EPOCH_KEY) or 0,
         'log': snapshot.read_log(arrays) if is_run else []}
 
 

@@ -176,10 +176,17 @@ def read_iteration(path):
     Raises:
         SnapshotError: If it does not tell.
     """
-    iteration = read(path, only=ITERATION_KEY).get(ITERATION_KEY)
-    if iteration is None or iteration.shape != () or iteration.dtype.kind not in 'iu':
+    iteration = count_of(read(path, only=ITERATION_KEY), ITERATION_KEY)
+    if iteration is None:
         raise SnapshotError(f'{path} is not a snapshot of a run; use another, or move it away')
-    return int(iteration)
+    return iteration
+
+
+def count_of(arrays, key):
+    """Return the whole number under a key of a snapshot's arrays; None if there is none."""
+    array = arrays.get(key)
+    is_count = array is not None and array.shape == () and array.dtype.kind in 'iu'
+    return int(array) if is_count else None
 
 
 def read(path, only=None):

@@ -6,6 +6,7 @@ import chainer
 from conftest import SMALL, train
 import numpy as np
 import pytest
+from runs import rewrite
 from shown import read_run, refused
 
 import net
@@ -88,3 +89,10 @@ def test_what_is_no_model(draw, data_dir, tmp_path, arrays, line):
 @pytest.mark.parametrize('flags', [['--activation', 'softplus'], ['--dataset', 'mnist']])
 def test_a_snapshot_tells_its_own(draw, finished, flags):
     refused(draw('-o', finished, 'digits', *flags), 'is the snapshot of a run, which has its own ')
+
+
+def test_a_snapshot_whose_epoch_is_no_number_draws_without_a_record(small_run):
+    path = str(small_run / 'snapshot_epoch_2')
+    rewrite(path, path, **{snapshot.EPOCH_KEY: np.array([1, 2])})
+    _, _, settings = read_run('-s', path)
+    assert settings['epochs_done'] == 0
