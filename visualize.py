@@ -57,7 +57,7 @@ def weight_of(run):
 
 def reconstruction(model, digits, path, run):
     """Test digits of each class, above reconstructions (1-2)."""
-    x = digits.test[list(pictures.first_of_each(digits).values())]
+    x = digits.test[list(mnist.first_of_each(digits).values())]
     z = encode(model, x)
     rows = np.concatenate([pictures.as_pictures(x), decode(model, z)])
     drawing.save(pictures.sheet(rows, len(x), gap=5, names=['input', 'recon-\nstruction'],
@@ -66,7 +66,7 @@ def reconstruction(model, digits, path, run):
 
 def first_digits(model, digits, path):
     """The reconstruction of a test digit of each class (1-2)."""
-    places = list(pictures.first_of_each(digits).values())
+    places = list(mnist.first_of_each(digits).values())
     decoded = decode(model, encode(model, digits.test[places]))
     heading = 'reconstruction of a test digit of each class'
     drawing.save(pictures.sheet(decoded, 5, heading=heading, zoom=5), path)
@@ -85,7 +85,7 @@ def samples(model, digits, path, run):
 
 def ends_of(digits, start, end):
     """Return the ends of the walk, (2, D): the first test digits `start` and `end`."""
-    places = pictures.first_of_each(digits)
+    places = mnist.first_of_each(digits)
     for flag, label in (('start', start), ('end', end)):
         if label not in places:
             raise pictures.FigureError(
@@ -164,7 +164,7 @@ def wide_map(model, digits, path):
 
 def every_walk_gif(model, digits, path):
     """From each digit to each digit and back (1-2)."""
-    labels, places = zip(*list(pictures.first_of_each(digits).items())[:10], strict=True)
+    labels, places = zip(*list(mnist.first_of_each(digits).items())[:10], strict=True)
     codes = encode(model, digits.test[list(places)])
     n = len(codes)
     t, z = walk((codes.repeat(n, axis=0), np.tile(codes, (n, 1))), TURN)        # (41, n * n, Z)
@@ -327,7 +327,7 @@ def tsne_gif(model, digits, path):
 
 def projector(model, digits, path):
     """Codes for TensorBoard, --logdir OUT/projector (end)."""
-    places = pictures.spaced_places(len(digits.test), MOST)
+    places = mnist.spaced_places(len(digits.test), MOST)
     x, labels = digits.test[places], digits.test_labels[places]
     metadata = {'label': labels, 'index': places,
                 'loss': [f'{loss:.2f}' for loss in tensorboard.losses(model, x)]}

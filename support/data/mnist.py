@@ -111,6 +111,17 @@ def to_digits(title, dataset, data_dir, arrays):
                   scaled[0], labels[0], scaled[1], labels[1])
 
 
+def first_of_each(digits):
+    """Return, by label, the place of the first test digit of each class."""
+    labels, places = np.unique(digits.test_labels, return_index=True)
+    return dict(zip(labels.tolist(), places.tolist(), strict=True))
+
+
+def spaced_places(n, most):
+    """Return up to `most` places among n, evenly spaced."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
+
+
 # The bundled digits -------------------------------------------------------------------------
 
 

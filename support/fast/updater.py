@@ -15,9 +15,9 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
 
 Before each step a guard (proof.py) compares all that the step was compiled for with what is there
 now. Where something differs, Chainer's own step takes that very minibatch, on a CPU with compiled
-parts (parts.py). On the first minibatch
-of a run, and on one of each epoch, net.py's own loss, its terms and all gradients have to be those
-of the fast step, from the same random state; else Chainer's own step trains from then on.
+parts (parts.py). On the first minibatch of a run, and on one of each epoch, net.py's own loss, its
+terms and all gradients have to be those of the fast step, from the same random state; else
+Chainer's own step trains from then on.
 """
 
 import copy

@@ -75,7 +75,7 @@ def digit_and_look():
     digits = mnist.get_digits('digits')
     mean = digits.train.mean(axis=0)
     axes = np.linalg.eigh(np.cov(digits.train, rowvar=False))[1][:, -CODE:]       # (784, 20)
-    x = digits.test[pictures.first_of_each(digits)[3]]
+    x = digits.test[mnist.first_of_each(digits)[3]]
     look = np.clip(mean + (x - mean) @ axes @ axes.T, 0, 1)
     return pictures.as_pictures(np.stack([x, look]))
 

@@ -16,6 +16,7 @@ import textwrap
 import zlib
 
 from support.base import files
+from support.data import mnist
 from support.figures import evidence, pictures, plots, training
 from support.run import losses, original
 
@@ -51,7 +52,7 @@ def save(model, digits, path, run):
     if why:
         raise pictures.FigureError(f'the page shows net.py only as it came, and {why}; the other '
                                    'figures show the edited model')
-    places = pictures.spaced_places(len(digits.test), MOST)
+    places = mnist.spaced_places(len(digits.test), MOST)
     x, labels = digits.test[places], digits.test_labels[places]
     codes = pictures.encode(model, x)                                       # (N, Z)
     kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)

@@ -59,20 +59,9 @@ def why(error, model):
 # Digits -----------------------------------------------------------------------------------------
 
 
-def first_of_each(digits):
-    """Return, by label, the place of the first test digit of each class."""
-    labels, places = np.unique(digits.test_labels, return_index=True)
-    return dict(zip(labels.tolist(), places.tolist(), strict=True))
-
-
-def spaced_places(n, most):
-    """Return up to `most` places among n, evenly spaced."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(int)
-
-
 def spaced(digits, most):
     """Return up to `most` test digits (N, D), evenly spaced among them, and their labels (N,)."""
-    places = spaced_places(len(digits.test), most)
+    places = mnist.spaced_places(len(digits.test), most)
     return digits.test[places], digits.test_labels[places]
 
 
@@ -138,10 +127,15 @@ def as_pictures(x):
     return x.reshape(-1, mnist.SIDE, mnist.SIDE)
 
 
+def tiled(tiles):
+    """Join tiles (rows, columns, height, width) into one picture."""
+    rows, columns, height, width = tiles.shape
+    return tiles.swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
 def joined(pictures, side):
     """Join side x side pictures (side * side, 28, 28), row by row, into one square."""
-    rows = pictures.reshape(side, side, mnist.SIDE, mnist.SIDE).swapaxes(1, 2)
-    return rows.reshape(side * mnist.SIDE, side * mnist.SIDE)
+    return tiled(pictures.reshape(side, side, mnist.SIDE, mnist.SIDE))
 
 
 def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12, names=()):
@@ -218,7 +212,7 @@ def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
     n, pitch = len(labels), mnist.SIDE * zoom + gap
     tiles = np.kron(pictures, np.ones((1, zoom, zoom))).reshape(n, n, pitch - gap, pitch - gap)
     tiles = np.pad(tiles, ((0, 0), (0, 0), (gap, 0), (gap, 0)))
-    canvas = np.pad(tiles.swapaxes(1, 2).reshape(n * pitch, n * pitch), (0, gap))
+    canvas = np.pad(tiled(tiles), (0, gap))
     side = len(canvas)
     width, height = side + margin + gap, side + 2 * margin + gap
     figure = figure_of(width, height)

@@ -6,6 +6,7 @@ learns from the reconstruction error (Kingma & Welling, section 2.4). In net.py 
 """
 
 from support.base import drawing
+from support.data import mnist
 from support.figures import evidence, pictures, plots
 
 import matplotlib
@@ -22,7 +23,7 @@ DRAWS = 16              # frames of the animation
 
 def animation(model, digits, path):
     """One digit, and z = µ + ε·σ drawn again and again (3)."""
-    places = pictures.first_of_each(digits)
+    places = mnist.first_of_each(digits)
     x = digits.test[list(places.values())]
     evidence.check_noise(model, x)
     mu, ln_var = evidence.infer(model, x)

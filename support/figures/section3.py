@@ -8,6 +8,7 @@ pixels, Z latent dimensions.
 from typing import NamedTuple
 
 from support.base import drawing
+from support.data import mnist
 from support.figures import evidence, pictures, plots
 
 import matplotlib
@@ -56,7 +57,7 @@ def measure_gaps(model, digits):
     joint = evidence.log_joint(model, x, grid.z)
     roughly = (evidence.log_evidence(joint, grid.volume)
                - evidence.lower_bound(model, x, mu, ln_var, nodes=5))
-    places = np.argsort(roughly)[pictures.spaced_places(len(x), ROWS)]
+    places = np.argsort(roughly)[mnist.spaced_places(len(x), ROWS)]
     x, labels, mu, ln_var, joint = (array[places] for array in (x, labels, mu, ln_var, joint))
     log_p, lower, kl = evidence.measure_gap(model, x, mu, ln_var, grid, joint)
     order = np.argsort(log_p - lower)
@@ -218,7 +219,7 @@ def posterior(model, digits, path, gaps):
     panels = figure.subplots(2, 3).ravel()
     for axes in panels:
         axes.axis('off')
-    chosen = pictures.spaced_places(len(gaps.x), PANELS)        # of the rows of bound.png
+    chosen = mnist.spaced_places(len(gaps.x), PANELS)        # of the rows of bound.png
     figure.suptitle(
         f'{len(chosen)} of {gaps.among} test digits, evenly in the order of their gap, log p(x) - '
         'L = KL[q(z|x) || p(z|x)]\neach panel has its own scale; in its corner: x, and x decoded '

@@ -1,13 +1,14 @@
 """The training as pictures, from what a run noted after each epoch (beyond the article).
 
-At first all codes lie at the origin and every z decodes to the same blur. Then the codes part and
-the digits sharpen. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
+At epoch 0 all codes lie in one spot and every z decodes to noise. Then the codes part, and the
+digits sharpen. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
 """
 
 import os
 
 from support.base import drawing  # lets chainer import
-from support.figures import pictures, plots
+from support.data import mnist
+from support.figures import evidence, pictures, plots
 from support.run import losses, record
 
 from matplotlib.colors import to_rgb
@@ -32,7 +33,7 @@ def kl_of(noted):
     if 'ln_var' not in noted:
         return None
     mu, ln_var = noted['mu'].astype(float), noted['ln_var'].astype(float)
-    return (mu ** 2 + np.exp(ln_var) - ln_var - 1).sum(axis=1).mean() / 2
+    return evidence.kl_to_prior(mu, ln_var).sum(axis=1).mean()
 
 
 def panels_of(noted, most=PANELS):
@@ -73,7 +74,7 @@ class Story:
         self.limit = max(3.3, *(1.03 * float(np.quantile(np.abs(points).max(axis=1), 0.998))
                                 for points in self.points.values()))
         self.labels = digits.test_labels[last['places']]
-        self.x = digits.test[[*pictures.first_of_each(digits).values()]]
+        self.x = digits.test[[*mnist.first_of_each(digits).values()]]
         self.log = run['log']
 
     def put_codes(self, axes, epoch, size):
@@ -107,9 +108,7 @@ def is_whole(arrays, digits, dims):
 def row_of(rows, zoom, gap=2):
     """Join pictures (rows, columns, 28, 28) on black, `zoom` times as large: (height, width)."""
     large = np.kron(rows, np.ones((1, 1, zoom, zoom)))
-    large = np.pad(large, ((0, 0), (0, 0), (0, gap), (0, gap)))
-    n, m, height, width = large.shape
-    return large.swapaxes(1, 2).reshape(n * height, m * width)
+    return pictures.tiled(np.pad(large, ((0, 0), (0, 0), (0, gap), (0, gap))))
 
 
 def bytes_as_pictures(pixels):
@@ -126,7 +125,7 @@ def animation(model, digits, path, run):
                       milliseconds=200)
 
 
-def digits_of(story, epoch):
+def canvases_of(story, epoch):
     """Return test digits above their reconstructions, and samples, as two arrays of pixels."""
     noted = story.noted[epoch]
     x, y = pictures.as_pictures(story.x), bytes_as_pictures(noted['reconstruction'])
@@ -150,7 +149,7 @@ def film(story, first):
     story.put_codes(axes, first, 18)
     axes.set(xlabel=story.names[0].split(' of ')[0], ylabel=story.names[1].split(' of ')[0])
     dots, = axes.collections
-    for canvas, top, text in zip(digits_of(story, first), (64, 330), (
+    for canvas, top, text in zip(canvases_of(story, first), (64, 330), (
             'test digits, and below each its reconstruction', 'decoded from z ~ N(0, I)'),
             strict=True):
         figure.text(left / WIDTH, 1 - (top - 5) / HEIGHT, text, size=9)
@@ -176,7 +175,7 @@ def film(story, first):
     def draw(epoch):
         heading.set_text(f'epoch {epoch}')
         dots.set_offsets(story.points[epoch])
-        for image, canvas in zip(figure.images, digits_of(story, epoch), strict=True):
+        for image, canvas in zip(figure.images, canvases_of(story, epoch), strict=True):
             image.set_data(canvas)
         for values, dot, line in marks:
             dot.set_data(*([epoch], [values[epoch]]) if epoch in values else ([], []))

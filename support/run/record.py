@@ -10,6 +10,7 @@ import re
 import sys
 
 from support.base import files, npz  # lets chainer import
+from support.data import mnist
 from support.run import observe
 
 import chainer
@@ -36,10 +37,9 @@ class Record(training.Extension):
     priority = training.PRIORITY_READER     # before the snapshot of the epoch
 
     def __init__(self, digits):
-        n = len(digits.test)
-        self.places = np.linspace(0, n - 1, min(n, CODES)).round().astype(int)
+        self.places = mnist.spaced_places(len(digits.test), CODES)
         self.x = digits.test[self.places]
-        self.first = digits.test[np.unique(digits.test_labels, return_index=True)[1]]
+        self.first = digits.test[[*mnist.first_of_each(digits).values()]]
         self.has_warned = False
 
     def trigger(self, trainer):
@@ -63,19 +63,21 @@ class Record(training.Extension):
 
     def note(self, model):
         """Return the arrays of a file, by name."""
+        def send(x):
+            return model.xp.asarray(x, np.float32)
+
+        def codes_of(x):
+            codes = model.encode(send(x))
+            return codes if isinstance(codes, (tuple, list)) else (codes,)
+
         found = {}
         with observe.as_tested(model):
-            send = lambda x: model.xp.asarray(x, np.float32)        # noqa: E731
             try:
-                codes = model.encode(send(self.x))
-                codes = codes if isinstance(codes, (tuple, list)) else (codes,)
                 found |= {name: array_of(code) for name, code in zip(
-                    ('mu', 'ln_var'), codes, strict=False)}
+                    ('mu', 'ln_var'), codes_of(self.x), strict=False)}
                 z = np.random.RandomState(0).standard_normal((SAMPLES, found['mu'].shape[1]))
                 found['samples'] = pixels_of(model.decode(send(z)))
-                codes = model.encode(send(self.first))
-                mu = codes[0] if isinstance(codes, (tuple, list)) else codes
-                found['reconstruction'] = pixels_of(model.decode(mu))
+                found['reconstruction'] = pixels_of(model.decode(codes_of(self.first)[0]))
             except Exception as error:      # of net.py's, which may be edited
                 if chainer.is_debug():
                     raise

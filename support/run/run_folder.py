@@ -1,7 +1,6 @@
 """The folder of a run: its snapshots, the lock that keeps another run out, room on the disk."""
 
 import contextlib
-import glob
 import os
 import re
 import shlex
@@ -9,6 +8,7 @@ import shutil
 import sys
 
 from support.base import files  # lets chainer import
+from support.run import record
 
 import filelock
 
@@ -122,8 +122,8 @@ def check_room(out, size, keep, overwrite, more):
 
 def clear(out):
     """Delete the snapshots, the log, its picture and the record of an earlier run in `out`."""
-    recorded = glob.glob(os.path.join(glob.escape(out), 'record', 'epoch_*.npz'))
-    for path in [*find_snapshots(out), *recorded,
+    recorded = record.epochs_in(os.path.join(out, record.FOLDER))
+    for path in [*find_snapshots(out), *recorded.values(),
                  *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
