@@ -137,14 +137,12 @@ def gradients(descents, part, parts, adam):
     for layer in descents:
         size = len(layer.b)
         start, end = size * part // parts, size * (part + 1) // parts
-        delta = np.empty((len(layer.delta), end - start), np.float32)
         grad = layer.b_grad[start:end]
         grad[:] = 0
-        for i in range(len(delta)):
+        for i in range(len(layer.delta)):
             for j in range(end - start):
-                delta[i, j] = layer.delta[i, start + j]
-                grad[j] += delta[i, j]
-        dot(delta.T, layer.h, layer.W_grad[start:end])
+                grad[j] += layer.delta[i, start + j]
+        dot(layer.delta[:, start:end].T, layer.h, layer.W_grad[start:end])
         # NO_ADAM has three zeros
         if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
             descend_in(layer, start, end, adam)     # while the gradients are in the cache
@@ -180,15 +178,18 @@ def update(param, grad, m, v, adam):
 def dot(a, b, out):
     """Write the product of a (m, k) and b (k, n), float32, plain or transposed, into out (m, n).
 
-    BLAS has columns where NumPy has rows, so it is asked for out.T = b.T a.T.
+    All may be parts of larger arrays. BLAS has columns where NumPy has rows, so it is asked for
+    out.T = b.T a.T.
     """
     (m, k), n = a.shape, b.shape[1]
-    plain_a, plain_b = a.flags.c_contiguous, b.flags.c_contiguous
-    sizes = np.array((n, m, k, n if plain_b else k, k if plain_a else m))
+    plain_a, plain_b = a.strides[1] == a.itemsize, b.strides[1] == b.itemsize
+    row_b = max(n, b.strides[0] // b.itemsize) if plain_b else max(k, b.strides[1] // b.itemsize)
+    row_a = max(k, a.strides[0] // a.itemsize) if plain_a else max(m, a.strides[1] // a.itemsize)
+    sizes = np.array((n, m, k, row_b, row_a, max(n, out.strides[0] // out.itemsize)))
     sgemm(PLAIN.ctypes if plain_b else TRANSPOSED.ctypes,
           PLAIN.ctypes if plain_a else TRANSPOSED.ctypes,
           sizes.ctypes, sizes[1:].ctypes, sizes[2:].ctypes, ONE.ctypes, b.ctypes, sizes[3:].ctypes,
-          a.ctypes, sizes[4:].ctypes, ZERO.ctypes, out.ctypes, sizes.ctypes)
+          a.ctypes, sizes[4:].ctypes, ZERO.ctypes, out.ctypes, sizes[5:].ctypes)
 
 
 @compiled

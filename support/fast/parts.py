@@ -25,17 +25,17 @@ INSTEAD = {}            # by owner and name: the function that takes the place
 running_on = []         # the Threads, in `in_place`
 
 
-# Compiled: some rows, the given part of them ------------------------------------------------------
+# Compiled: of the given part of some parts --------------------------------------------------------
 
 
 @compiled.kept
 def linear(x, W, b, y, part, parts):
-    """Write x W^T + b into y; b may be empty."""
-    start, end = len(x) * part // parts, len(x) * (part + 1) // parts
-    compiled.dot(x[start:end], W.T, y[start:end])
+    """Write some columns of x W^T + b into y; b may be empty."""
+    start, end = len(W) * part // parts, len(W) * (part + 1) // parts
+    compiled.dot(x, W[start:end].T, y[:, start:end])
     if len(b):
-        for i in range(start, end):
-            for j in range(len(b)):
+        for i in range(len(x)):
+            for j in range(start, end):
                 y[i, j] += b[j]
 
 
@@ -46,14 +46,12 @@ def linear_back(x, W, gy, gx, gW, gb, part, parts):
     if end > start:
         compiled.dot(gy[start:end], W, gx[start:end])
     start, end = len(W) * part // parts, len(W) * (part + 1) // parts
-    delta = np.empty((len(gy), end - start), np.float32)
     gb[start:end] = 0
     for i in range(len(gy)):
-        for j in range(end - start):
-            delta[i, j] = gy[i, start + j]
-            gb[start + j] += delta[i, j]
+        for j in range(start, end):
+            gb[j] += gy[i, j]
     if end > start:
-        compiled.dot(delta.T, x, gW[start:end])
+        compiled.dot(gy[:, start:end].T, x, gW[start:end])
 
 
 @compiled.kept
@@ -81,6 +79,15 @@ def update(param, grad, m, v, numbers, part, parts):
 
 
 bernoulli_nll = compiled.kept(compiled.bernoulli_nll.py_func)
+
+
+@compiled.kept
+def bernoulli_nll_of_each(x, y, value, derivative):
+    """Fill the value and the derivative by y, flat arrays."""
+    for i in range(len(x)):
+        softplus, sigmoid = compiled.softplus_and_sigmoid(y[i])
+        value[i] = softplus - x[i] * y[i]
+        derivative[i] = sigmoid - x[i]
 
 
 @functools.cache
@@ -176,11 +183,11 @@ def softplus_backward(plain, node, indexes, grad_outputs):
     return chainer.Variable(grad_outputs[0].array * node.derivative),
 
 
-class Summed(chainer.FunctionNode):
-    """A sum that is known, with its gradients.
+class Known(chainer.FunctionNode):
+    """A function of which value and gradients are known.
 
     Args:
-        value (float): The sum.
+        value (array): Of one number, or of the shape of the gradients.
         gradients (list of array): By each input; None for one that needs none.
         plain (callable): Computes the same of Variables, for gradients of gradients.
     """
@@ -189,9 +196,9 @@ class Summed(chainer.FunctionNode):
         self.value, self.gradients, self.plain = value, gradients, plain
 
     def forward(self, inputs):
-        """Return the sum."""
+        """Return the value."""
         self.retain_inputs(tuple(range(len(inputs))))
-        return np.array(self.value, np.float32),
+        return self.value,
 
     def backward(self, indexes, grad_outputs):
         """Return the gradients."""
@@ -206,13 +213,17 @@ class Summed(chainer.FunctionNode):
 def bernoulli_nll_of(plain, x, y, reduce='sum'):
     """Compute F.bernoulli_nll of pixels x and logits y, (N, D)."""
     x, y = chainer.as_variable(x), chainer.as_variable(y)
-    if (reduce != 'sum' or not takes(x.array, y.array) or x.shape != y.shape or y.ndim != 2
-            or x.requires_grad):
+    if (reduce not in ('sum', 'no') or not takes(x.array, y.array) or x.shape != y.shape
+            or y.ndim != 2 or x.requires_grad):
         return plain(x, y, reduce)
-    gradient = y.array.copy()
-    zero = np.zeros(y.shape[1], np.float32)
-    value = entry(bernoulli_nll)(gradient, zero, x.array, 1, step.f32(1))
-    return Summed(value, [None, gradient], plain).apply((x, y))[0]
+    if reduce == 'no':
+        value, gradient = np.empty_like(y.array), np.empty_like(y.array)
+        entry(bernoulli_nll_of_each)(*(each.reshape(-1) for each in (
+            x.array, y.array, value, gradient)))
+    else:
+        gradient, zero = y.array.copy(), np.zeros(y.shape[1], np.float32)
+        value = np.array(entry(bernoulli_nll)(gradient, zero, x.array, 1, step.f32(1)), np.float32)
+    return Known(value, [None, gradient], lambda x, y: plain(x, y, reduce)).apply((x, y))[0]
 
 
 @instead_of(F, 'gaussian_kl_divergence')
@@ -224,7 +235,8 @@ def gaussian_kl_divergence(plain, mean, ln_var, reduce='sum'):
     gradient = np.empty_like(ln_var.array)
     value = entry(kl_divergence)(mean.array.reshape(-1), ln_var.array.reshape(-1),
                                  gradient.reshape(-1))
-    return Summed(value, [mean.array, gradient], plain).apply((mean, ln_var))[0]
+    return Known(np.array(value, np.float32), [mean.array, gradient], plain).apply(
+        (mean, ln_var))[0]
 
 
 @instead_of(optimizers.adam.AdamRule, 'update_core_cpu')

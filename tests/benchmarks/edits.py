@@ -49,6 +49,8 @@ EDITS = {               # what: old and new text of net.py
                      ('batchsize = len(mu)', 'batchsize = len(mu)\n'
                       "            self.calls = getattr(self, 'calls', 0) + 1")],
     'autoencoder of section 1-1': []}
+AT_ONCE = ', in PyTorch at once'       # all samples of z, which net.py has in a loop
+EDITS |= {what + AT_ONCE: EDITS[what] for what in ('k = 3', 'IWAE of 5 samples')}
 CONTESTANTS = 'ours', 'stock', 'torch', 'torch_fused'
 
 
@@ -85,25 +87,32 @@ def edit_torch(what):
 
         def forward(self, x):
             self.calls += 1
-            k = {'k = 3': 3, 'IWAE of 5 samples': 5}.get(what, 1)
+            k = {'k = 3': 3, 'IWAE of 5 samples': 5}.get(what.removesuffix(AT_ONCE), 1)
+            several = [k] if what.endswith(AT_ONCE) else [1] * k
             C = {'beta = 4': 4, 'KL annealing': min(1, self.calls / 1000)}.get(what, 1)
             h = self.encoder(x)
             mu = self.mu(h)
             if what.startswith('autoencoder'):
                 return ((x - torch.sigmoid(self.decoder(mu))) ** 2).sum() / len(x)
             ln_var = self.ln_var(h)
-            z = mu + torch.exp(ln_var / 2) * torch.randn(k, *mu.shape)
-            logits = self.decoder(z)
-            if what == 'squared error':
-                rec = ((x - torch.sigmoid(logits)) ** 2).sum()
-            else:
-                rec = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits),
-                                                         reduction='none')
-            if what.startswith('IWAE'):
-                log_w = ((z - mu) ** 2 / ln_var.exp() + ln_var - z ** 2).sum(-1) / 2 - rec.sum(-1)
-                return np.log(k) - torch.logsumexp(log_w, 0).sum() / len(x)
+            recs, log_ws = [], []
+            for n in several:
+                z = mu + torch.exp(ln_var / 2) * torch.randn(n, *mu.shape)
+                logits = self.decoder(z)
+                if what == 'squared error':
+                    recs.append(((x - torch.sigmoid(logits)) ** 2).sum())
+                elif what.startswith('IWAE'):
+                    nll = F.binary_cross_entropy_with_logits(logits, x.expand_as(logits),
+                                                             reduction='none')
+                    log_ws.append(((z - mu) ** 2 / ln_var.exp() + ln_var - z ** 2).sum(-1) / 2
+                                  - nll.sum(-1))
+                else:
+                    recs.append(F.binary_cross_entropy_with_logits(
+                        logits, x.expand_as(logits), reduction='sum'))
+            if log_ws:
+                return np.log(k) - torch.logsumexp(torch.cat(log_ws), 0).sum() / len(x)
             kl = (mu ** 2 + ln_var.exp() - ln_var - 1).sum() / 2
-            return (rec.sum() / k + C * kl) / len(x)
+            return (sum(recs) / k + C * kl) / len(x)
 
     torch_vae.VAE = Edited
 
