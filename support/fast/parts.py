@@ -184,13 +184,7 @@ def softplus_backward(plain, node, indexes, grad_outputs):
 
 
 class Known(chainer.FunctionNode):
-    """A function of which value and gradients are known.
-
-    Args:
-        value (array): Of one number, or of the shape of the gradients.
-        gradients (list of array): By each input; None for one that needs none.
-        plain (callable): Computes the same of Variables, for gradients of gradients.
-    """
+    """A function whose value and gradients by each input are known; `plain` computes the same."""
 
     def __init__(self, value, gradients, plain):
         self.value, self.gradients, self.plain = value, gradients, plain
@@ -270,12 +264,9 @@ def is_chainers(function, name):
 
 @contextlib.contextmanager
 def in_place(threads):
-    """Let compiled parts compute what Chainer is asked for within a `with` block.
+    """Within a `with` block, let compiled parts compute what Chainer is asked for, on threads.
 
     What an edit put in Chainer's place stays there.
-
-    Args:
-        threads (Threads): Where they run, of cpu.py.
     """
     put = []
     running_on.append(threads)
