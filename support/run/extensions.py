@@ -15,7 +15,7 @@ import time
 from support.base import command, files
 from support.run import losses, models, record, resume, run_folder, snapshot, stopping, terminal
 
-from chainer import training
+from chainer import serializers, training
 from chainer.training import extensions
 import numpy as np
 
@@ -23,10 +23,8 @@ import numpy as np
 def check_finite(resumed):
     """Make the extension that raises a FloatingPointError for a loss that is not finite.
 
-    It does so before anything is logged or saved.
-
-    Args:
-        resumed (str): The snapshot that the run goes on from, or None.
+    It does so before anything is logged or saved. `resumed` is the snapshot that the run goes on
+    from, or None.
     """
     @training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR,
                              default_name='check_finite')
@@ -43,12 +41,7 @@ def check_finite(resumed):
 
 
 class LogReport(extensions.LogReport):
-    """Chainer's log of the epochs, but OUT/log is replaced only by a whole file.
-
-    Args:
-        keys, trigger, postprocess: As for Chainer's; by default a row an epoch, of all losses.
-        filename (str): In OUT.
-    """
+    """Chainer's log of the epochs, but OUT/`filename` is replaced only by a whole file."""
 
     def __init__(self, keys=None, trigger=(1, 'epoch'), postprocess=None, filename='log'):
         super().__init__(keys, trigger, postprocess, log_name=None)     # it may leave a folder
@@ -142,10 +135,10 @@ def whole_run(trainer, args, digits, graph):
     def end():
         name = comm.on_root(name_unsaved, trainer)
         if name:
-            trainer.get_extension('run').gather(trainer)
+            trainer.get_extension('run').gather()
             if comm.rank == 0:
-                writer = writer_of(trainer) or snapshot.Writer(args.keep, args.resume)
-                writer.save(name, trainer)
+                write = writer_of(trainer) or snapshot.Writer(args.keep, args.resume)
+                write(name, trainer.out, serializers.npz.serialize(trainer))
 
     stop.begin, stop.end = begin, end
     with terminal.lasting(stop):
@@ -158,6 +151,12 @@ def whole_run(trainer, args, digits, graph):
         if comm.rank == 0 and plot is not None and (stop.has_begun or args.is_newest):
             with contextlib.suppress(KeyboardInterrupt):    # the run has ended already
                 plot.draw(trainer)          # its last file
+
+
+def writer_of(trainer):
+    """Return the `snapshot.Writer` that a trainer's snapshots are written by, or None."""
+    writers = [getattr(entry.extension, 'writer', None) for entry in trainer._extensions.values()]
+    return next((writer for writer in writers if isinstance(writer, snapshot.Writer)), None)
 
 
 def name_unsaved(trainer):
@@ -174,20 +173,12 @@ def name_unsaved(trainer):
             f'{files.ITERATION_PREFIX}{updater.iteration}')
 
 
-def writer_of(trainer):
-    """Return the `snapshot.Writer` that a trainer's snapshots are written by, or None."""
-    writers = [getattr(entry.extension, 'writer', None) for entry in trainer._extensions.values()]
-    return next((writer for writer in writers if isinstance(writer, snapshot.Writer)), None)
-
-
 def prepare_folder(trainer, args, digits, graph):
     """Make sure that OUT has room for the snapshots, and write the first files of a run."""
-    updater = trainer.updater
-    model = updater.get_optimizer('main').target
     # of a snapshot: weights and two moments; the order of the digits
-    size = 3 * sum(param.array.nbytes for param in model.params()) + 8 * len(digits.train)
-    run_folder.check_room(args.out, size, args.keep, args.overwrite,
-                          more=math.ceil((args.epoch - updater.epoch) / args.snapshot_every))
+    size = 8 * len(digits.train) + 3 * sum(
+        param.array.nbytes for param in resume.model_of(trainer.updater).params())
+    run_folder.check_room(args, size, args.epoch - trainer.updater.epoch)
     if args.overwrite:
         run_folder.clear(args.out)
     text = trainer.get_extension('run').now().to_json(indent=4)
@@ -197,23 +188,21 @@ def prepare_folder(trainer, args, digits, graph):
 
 def print_header(trainer, args, digits):
     """Say what will happen: device, digits, model, batch, epochs, and where the results go."""
-    settings, updater = trainer.get_extension('run').settings, trainer.updater
-    where = ('CPU' if args.gpu < 0 else f'GPU {args.gpu}') + args.comm.description
+    settings, updater, ranks = trainer.get_extension('run').settings, trainer.updater, args.comm
+    device = 'CPU' if args.gpu < 0 else f'GPU {args.gpu}'
     iterator, evaluator = updater.get_iterator('main'), terminal.find(trainer, extensions.Evaluator)
-    size, n_train = getattr(iterator, 'batch_size', args.batch_size), digits_of(
-        iterator, digits.train, args.comm.size)
-    batch = snapshot.describe_step(size, args.comm.size)
-    batch += ' (more than an epoch)' * (size * args.comm.size > n_train)
-    pixels = '' if not args.binary else ', binary'
-    model = updater.get_optimizer('main').target
+    n_train = count_digits(iterator, digits.train, ranks.size)
+    n_test = 'none' if evaluator is None else count_digits(
+        evaluator.get_iterator('main'), digits.test, ranks.size)
+    size, model = getattr(iterator, 'batch_size', args.batch_size), resume.model_of(updater)
+    batch = snapshot.describe_step(size, ranks.size)
+    batch += ' (more than an epoch)' * (size * ranks.size > n_train)
     z = models.sizes_of(model).get('dim_z', args.dim_z)
-    test = 'none' if evaluator is None else digits_of(
-        evaluator.get_iterator('main'), digits.test, args.comm.size)
     start = '' if not args.resume else f', from {updater.epoch_detail:.4g} of {args.resume}'
     print(f"""\
-device   {where}
-updater  {resume.kind_of(updater)}
-digits   {digits.title}: {n_train} to train, {test} to test{pixels}
+device   {device}{ranks.description}
+updater  {getattr(updater, 'kind', 'standard')}
+digits   {digits.title}: {n_train} to train, {n_test} to test{', binary' * args.binary}
 model    {models.describe_layers(model)}, z = {z}, {settings.activation}\
 {', no noise' * args.autoencoder}
 loss     {settings.loss}, {batch}, {settings.optimizer}, seed {args.seed}
@@ -225,7 +214,7 @@ results  {args.out}
               file=sys.stderr)
 
 
-def digits_of(iterator, digits, ranks):
+def count_digits(iterator, digits, ranks):
     """Return how many of all `digits` the iterators of all ranks have; shares may differ by one."""
     share = len(getattr(iterator, 'dataset', digits))
     return len(digits) if abs(share * ranks - len(digits)) < ranks else share * ranks
@@ -234,9 +223,29 @@ def digits_of(iterator, digits, ranks):
 def report_end(trainer, args):
     """Say how the run ended and what comes next; return the exit status."""
     stop, updater, writer = trainer.stop_trigger, trainer.updater, writer_of(trainer)
-    at = f'epoch {updater.epoch}' if updater.is_new_epoch else (
-        f'epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}')
-    if stop.is_over and not stop.has_begun:
+    iteration = f'epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}'
+    at = f'epoch {updater.epoch}' if updater.is_new_epoch else iteration
+    if not stop.is_over and updater.iteration == 0:
+        print('interrupted before the first iteration; start it again')
+    elif not stop.is_over:
+        gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
+        mpiexec, communicator = ('', '') if args.communicator is None else (
+            f'mpiexec -n {args.comm.size} ', f' --communicator {args.communicator}')
+        print(f'interrupted at {iteration}; go on with: {mpiexec}python train_vae.py --resume '
+              f'-o {shlex.quote(args.out)}{gpu}{communicator}')
+    elif stop.has_begun:
+        where = ''
+        with contextlib.suppress(files.FileError):
+            last = snapshot.newest(args.out) if writer is None else writer.path
+            is_whole = writer is not None or snapshot.read_iteration(last) == updater.iteration
+            where = f': {last}' if is_whole else f'; its last snapshot is {last}'
+        print(f'finished at {at}{where}')
+        collapse = losses.collapse(terminal.log_of(trainer) or [])
+        if collapse:
+            print(f'note: {collapse}')
+        if where:
+            print(f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
+    else:
         if writer is not None and args.is_newest:       # a kill may have prevented it
             writer.iteration = updater.iteration
             writer.clean(args.out, args.resume)
@@ -244,28 +253,4 @@ def report_end(trainer, args):
         mend = 'go on with a larger --epoch' if is_past else (
             'to go on, give train_vae.py a stop trigger that fires later')
         print(f'{args.resume or "a new run"} is at {at} already; {mend}')
-        return 0
-    if stop.is_over:
-        last = iteration = None
-        with contextlib.suppress(files.FileError):
-            last = snapshot.newest(args.out) if writer is None else writer.path
-            iteration = updater.iteration if writer else snapshot.read_iteration(last)
-        where = '' if last is None else f': {last}' if iteration == updater.iteration else (
-            f'; its last snapshot is {last}')
-        print(f'finished at {at}{where}')
-        collapse = losses.collapse(terminal.log_of(trainer) or [])
-        if collapse:
-            print(f'note: {collapse}')
-        if last is not None:
-            print(f'draw its figures with: python visualize.py -o {shlex.quote(args.out)}')
-        return 0
-    if updater.iteration == 0:
-        print('interrupted before the first iteration; start it again')
-        return 128 + stop.signum
-    gpu = f' --gpu {args.gpu}' if args.gpu >= 0 else ''
-    mpiexec, communicator = ('', '') if args.communicator is None else (
-        f'mpiexec -n {args.comm.size} ', f' --communicator {args.communicator}')
-    print(f'interrupted at epoch {updater.epoch_detail:.2f}, iteration {updater.iteration}; go on '
-          f'with: {mpiexec}python train_vae.py --resume -o {shlex.quote(args.out)}{gpu}'
-          f'{communicator}')
-    return 128 + stop.signum
+    return 0 if stop.is_over else 128 + stop.signum

@@ -11,24 +11,7 @@ from support.run import models, snapshot  # lets chainer import
 import numpy as np
 
 TRAINING, TEST = 'main/', 'validation/main/'        # before the names of the losses
-ELBO = 'negative ELBO'
 COLLAPSED = 0.1         # nats of latent loss, below which q(z|x) tells nothing of x
-
-
-def kl_weight(function, model):
-    """Return the weight C of the KL divergence in a loss function.
-
-    Args:
-        function (callable): The loss function.
-        model (VAE): Its model.
-
-    Returns:
-        float: C; None if the loss is edited, or if C is no plain number and so may change.
-    """
-    C = models.given_to_loss(function, model).get('C')
-    is_elbo = models.describe_loss(function, model).startswith(ELBO)
-    is_number = isinstance(C, (int, float, np.integer, np.floating))
-    return float(C) if is_elbo and is_number else None
 
 
 def column(log, key):
@@ -41,11 +24,9 @@ def column(log, key):
 def curves(log, C):
     """Return the losses of a log as curves that compare training with test.
 
-    Args:
-        log (list of dict): Its rows.
-        C (float): As from `kl_weight`. If it is known, the curves are those of C = 1: losses are
-            the negative ELBO, latent losses the KL divergence. If C is 0, the log does not tell
-            these of training, so they are NaN. If C is None, all are as logged.
+    If the weight C of the KL divergence is known, the curves are those of C = 1: losses are the
+    negative ELBO, latent losses the KL divergence. If C is 0, the log does not tell these of
+    training, so they are NaN. If C is None, all are as logged.
 
     Returns:
         dict: By key of the log, such as `main/loss`, (rows,) float; NaN where it is not known.
@@ -59,11 +40,7 @@ def curves(log, C):
 
 
 def collapse(log):
-    """Return what to say of a run whose test digits have next to no latent loss; else ''.
-
-    Args:
-        log (list of dict): Its rows.
-    """
+    """Return what to say of a run whose test digits have next to no latent loss; else ''."""
     latent = column(log[-1:], TEST + 'latent_loss')
     if not (latent < COLLAPSED).any():
         return ''
@@ -79,12 +56,7 @@ def is_finer(log):
 
 
 def epochs_of(log, per_iteration):
-    """Return the time of each row of a log in epochs, (rows,) float.
-
-    Args:
-        log (list of dict): Its rows.
-        per_iteration (float): Epochs an iteration, for rows within an epoch.
-    """
+    """Return the time of each row of a log in epochs, of which an iteration takes so many."""
     epochs = column(log, 'epoch')
     if not is_finer(log):
         return epochs
@@ -92,24 +64,17 @@ def epochs_of(log, per_iteration):
 
 
 def plot(log, loss, C, per_iteration, path):
-    """Draw loss.png from a log: the loss and its two terms, in training and test.
+    """Draw loss.png from a log: the loss in words (`models.describe_loss`) and its two terms.
 
     Of four epochs or more the first is left out, since it would flatten the others. A loss that the
     log lacks has no curve; a panel without a curve is left out.
-
-    Args:
-        log (list of dict): Its rows.
-        loss (str): Which loss trains, as from `models.describe_loss`.
-        C (float), per_iteration (float): As for `curves` and `epochs_of`.
-        path (str): The file.
     """
     from support.base import drawing
 
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    epochs = epochs_of(log, per_iteration)
-    xlabel = 'epoch'
+    epochs, xlabel = epochs_of(log, per_iteration), 'epoch'
     if len(log) > 3 and epochs[-1] > 3:
         log, epochs = (of[max(1, np.sum(epochs <= 1)):] for of in (log, epochs))
         xlabel = 'epoch (the first is left out)'
@@ -121,13 +86,12 @@ def plot(log, loss, C, per_iteration, path):
         names = [name for name in names if name != 'rec_loss']
     if not names:
         return
-    kind = loss.split(',')[0]
-    titles = {'loss': f'loss ({kind})', 'rec_loss': 'reconstruction error',
+    which, _, _ = loss.partition(',')
+    titles = {'loss': f'loss ({which})', 'rec_loss': 'reconstruction error',
               'latent_loss': 'latent loss (KL divergence)'}
-    if C is None and kind != 'squared error':
+    if C is None and which != models.SQUARED_ERROR:
         titles |= {'loss': 'loss as logged', 'latent_loss': 'latent loss as logged'}
-    unit = {ELBO: 'nats per digit', 'squared error': 'squared error per digit'}.get(
-        kind, 'per digit')
+    unit = {models.ELBO: 'nats ', models.SQUARED_ERROR: 'squared error '}.get(which, '')
     with drawing.style():
         figure = Figure(figsize=((None, 4.4, 7.2, 10)[len(names)], 3.4), layout='constrained')
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -143,5 +107,5 @@ def plot(log, loss, C, per_iteration, path):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10],
                                                        min_n_ticks=1))
             axes.legend()
-        figure.axes[0].set_ylabel(unit)
+        figure.axes[0].set_ylabel(unit + 'per digit')
         drawing.save(figure, path)

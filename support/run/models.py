@@ -1,7 +1,6 @@
-"""Model, loss and optimizer as net.py and train_vae.py make them: in words, and where they changed.
+"""Model, loss and optimizer of a run in words, and where its net.py differs from today's.
 
-A snapshot holds weights and settings, not code. So it notes the model's activation, digests of
-net.py's methods, and the optimizer: who resumes or draws it by an edited net.py is told.
+A snapshot holds weights and settings, not code; so it notes these, and digests of net.py.
 """
 
 import ast
@@ -9,6 +8,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+import numbers
 import re
 import sys
 
@@ -18,23 +18,20 @@ import numpy as np
 
 import net
 
-LOSSES = {original.VAE: 'negative ELBO', original.Autoencoder: 'squared error'}
+ELBO, SQUARED_ERROR = 'negative ELBO', 'squared error'
+LOSSES = {original.VAE: ELBO, original.Autoencoder: SQUARED_ERROR}
 OUTSIDE = 'code outside the classes'
-DOCUMENTED = ast.FunctionDef, ast.ClassDef, ast.Module
 # layers of a digit's way, of the VAE and of the autoencoder
 PATHS = (('le1', 'le2', 'le3_mu', 'ld1', 'ld2', 'ld3'), ('le1', 'le2', 'le3', 'ld1', 'ld2', 'ld3'))
 
 
 def activation_of(model, default):
-    """Return the name of a model's activation, that in net.py if it has one there.
-
-    Where the model has no `act_func`, it is the default.
-    """
+    """Return the name of a model's `act_func`, as net.py has it; the default where it has none."""
     act_func = getattr(model, 'act_func', None)
     if act_func is None:
         return default
-    names = [name for name, function in net.ACTIVATIONS.items() if function is act_func]
-    return names[0] if names else getattr(act_func, '__name__', 'unnamed')
+    return next((name for name, function in net.ACTIVATIONS.items() if function is act_func),
+                getattr(act_func, '__name__', 'unnamed'))
 
 
 def digest(tree):
@@ -44,7 +41,8 @@ def digest(tree):
             return [plain(item) for item in node]
         if not isinstance(node, ast.AST):
             return repr(node)
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and (
+                ast.get_docstring(node) is not None):
             del node.body[0]
         # empty fields are left out, as newer Pythons have more of them
         return [type(node).__name__, *((name, plain(value)) for name, value in
@@ -54,8 +52,8 @@ def digest(tree):
 
 
 @functools.lru_cache(maxsize=1)
-def written(made):
-    """Return what `notes_of_net` does, read once for each import of net.py, which makes `made`."""
+def digests_of_net(made):
+    """Do what `notes_of_net` does, once for each import of net.py, which makes its class `made`."""
     try:
         tree = ast.parse(inspect.getsource(net))
     except (OSError, SyntaxError):
@@ -70,17 +68,16 @@ def written(made):
     return digests | {OUTSIDE: digest(tree)}
 
 
-written(net.VAE)                # now, as long as the file says what was imported
-
-
 def notes_of_net():
-    """Return what tells an edited net.py from another: digests of its code by name.
+    """Return digests of net.py's code, by which an edited one is told from another.
 
-    Returns:
-        dict: Of each method, as `VAE.encode`, of the rest of each class, as `VAE`, and `OUTSIDE`,
-        the same in all versions of Python. Empty where there is no file.
+    These are of each method, as `VAE.encode`, of the rest of each class, as `VAE`, and `OUTSIDE`,
+    the same in all versions of Python. Where there is no file, there are none.
     """
-    return dict(written(net.VAE))
+    return dict(digests_of_net(net.VAE))
+
+
+notes_of_net()                  # now, as long as the file says what was imported
 
 
 def closure_of(function):
@@ -90,11 +87,9 @@ def closure_of(function):
 
 
 def given_to_loss(function, model):
-    """Return the arguments by name, where a function is what `model.get_loss_func` returns.
+    """Return `self`, and `C` and `k` if used, of a function that `model.get_loss_func` returned.
 
-    Returns:
-        dict: `self`, and `C` and `k` as far as the function uses them. Empty where it is another,
-        which may keep count of its calls, say.
+    Of any other function, which may keep count of its calls, say, the dict is empty.
     """
     code = getattr(function, '__code__', None)
     maker = getattr(getattr(model, 'get_loss_func', None), '__code__', None)
@@ -106,17 +101,21 @@ def given_to_loss(function, model):
 
 
 def describe_loss(function, model):
-    """Return in words which loss of a model a function is: `negative ELBO, beta = 4, k = 2`."""
+    """Return in words which loss of a model a function is, and its weight C of the KL divergence.
+
+    The words are as `negative ELBO, beta = 4, k = 2`. C (float) is None for any other loss, and
+    where it is no plain number, and so may change.
+    """
     words = [words for made, words in LOSSES.items()
              if original.is_same(model.get_loss_func, made.get_loss_func)]
-    if not words:
-        return 'of an edited get_loss_func'
     given = given_to_loss(function, model)
-    if not given:
-        return 'of an edited train_vae.py'
+    if not words or not given:
+        return 'of an edited ' + ('train_vae.py' if words else 'get_loss_func'), None
     C, k = (given.get(name, 1) for name in 'Ck')
-    weight = f'{C:g}' if isinstance(C, (int, float)) else 'what train_vae.py says'
-    return words[0] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1)
+    is_number = isinstance(C, numbers.Real)
+    weight = f'{C:g}' if is_number else 'what train_vae.py says'
+    return (words[0] + f', beta = {weight}' * (weight != '1') + f', k = {k}' * (k != 1),
+            float(C) if is_number and words[0] == ELBO else None)
 
 
 def shapes_of(model):
@@ -133,10 +132,7 @@ def sizes_of(model):
 
 
 def describe_layers(model):
-    """Return the sizes of a model's layers in words, as 784-500-500-20-500-500-784.
-
-    Where it has others than a VAE and an autoencoder have, only the number of its weights.
-    """
+    """Return the sizes of layers, as 784-500-500-20-500-500-784, or the number of weights."""
     shapes, links = shapes_of(model), {name.split('/')[1] for name, _ in model.namedparams()}
     if (not shapes or links - {'le3_ln_var'} not in map(set, PATHS)
             or any(before[0] != after[1] for before, after in itertools.pairwise(shapes))):
@@ -150,11 +146,7 @@ def without_ranks(optimizer):
 
 
 def describe_optimizer(optimizer):
-    """Return in words which optimizer this is: `Adam`, `Adam(alpha=0.01)`, `Adam with WeightDecay`.
-
-    Args:
-        optimizer (chainer.Optimizer): Before its first step; or the multi-node one around it.
-    """
+    """Return in words which optimizer this is, as `Adam(alpha=0.01) with WeightDecay`."""
     optimizer = without_ranks(optimizer)
     own = getattr(optimizer, 'hyperparam', None)
     try:
@@ -170,7 +162,7 @@ def describe_optimizer(optimizer):
 
 
 def check_activation(had, model, path, mend='use it with the net.py that trained it'):
-    """Make sure that a model has the activation of a run, by the settings in its snapshot."""
+    """Raise a SnapshotError if a run, by its settings, had another activation than a model."""
     now = activation_of(model, had.activation)
     if now != had.activation:
         lacks = '' if had.activation in net.ACTIVATIONS else ', whose ACTIVATIONS lack it'
@@ -179,7 +171,7 @@ def check_activation(had, model, path, mend='use it with the net.py that trained
 
 
 def check_optimizer(had, now, path):
-    """Make sure that a run has the optimizer, by its class, whose state is in a snapshot."""
+    """Raise a SnapshotError if the settings of a run now have an optimizer of another class."""
     names = [re.findall(r'^\w+|\w+=True', run.optimizer) for run in (had, now)]
     if names[0] and names[0] != names[1]:
         raise snapshot.SnapshotError(
@@ -205,14 +197,10 @@ def joined(noted):
 
 
 def load_weights(path, model):
-    """Start `model` from the weights in a snapshot, or in an npz of a model alone.
-
-    Args:
-        path (str): The file.
-        model (VAE): The model to fill.
+    """Start `model` from a snapshot, or from an npz of a model alone.
 
     Raises:
-        snapshot.SnapshotError: If it cannot be read, or has those of another model.
+        snapshot.SnapshotError: If it cannot be read, or holds another model.
     """
     arrays = snapshot.read(path)
     snapshot.load_model(arrays, model, path, 'give --dim-z and --dim-h as that model was trained, '

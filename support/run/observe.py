@@ -13,11 +13,7 @@ import numpy as np
 def same_noise(xp):
     """Within a `with` block, draw random numbers; afterwards the generators are as before.
 
-    Args:
-        xp: NumPy, or CuPy for a GPU.
-
-    Yields:
-        callable: Brings the generators back to where they are at the start of the block.
+    It yields a function that brings those of NumPy, and of `xp`, back to the start of the block.
     """
     state = np.random.get_state()
     generator = None if xp is np else xp.random.get_random_state()
@@ -40,18 +36,15 @@ def same_noise(xp):
 def unchanged(model):
     """Within a `with` block, call a model; afterwards the model and the generators are as before.
 
-    A call may draw random numbers, count, or set an attribute such as `model.loss`, and in training
-    it moves running statistics. So the block works on copies of each link's attributes. Parameters,
-    which no call changes, are not copied, nor what cannot be, such as an open file.
-
-    Args:
-        model: A chainer.Link; of anything else, the generators alone are kept.
+    A call may count, or set an attribute such as `model.loss`, and in training it moves running
+    statistics. So the block works on copies of each link's attributes. Parameters, which no call
+    changes, are not copied, nor what cannot be. Of what is no Link, the generators alone are kept.
     """
     links = list(model.links()) if isinstance(model, chainer.Link) else []
     own = [(vars(link), dict(vars(link))) for link in links]
-    same = [*links, *(value for _, before in own for value in before.values()
-                      if isinstance(value, chainer.Variable))]
-    copied = {id(each): each for each in same}          # deepcopy takes these for copied
+    copied = {id(each): each for each in [*links, *(        # deepcopy takes these for copied
+        value for _, before in own for value in before.values()
+        if isinstance(value, chainer.Variable))]}
     with same_noise(getattr(model, 'xp', np)):
         try:
             for now, before in own:
@@ -78,12 +71,7 @@ def as_tested(model):
 
 
 def reported(function, x, model):
-    """Call a loss or evaluation function on a minibatch; no reporter of the training sees it.
-
-    Args:
-        function (callable): Of x.
-        x (array): Digits, (N, D) float32.
-        model (VAE): The model whose losses it reports.
+    """Call a loss or evaluation function of a model on digits (N, D); no other reporter sees it.
 
     Returns:
         tuple: The function's result, and what it reports by name, as float32.

@@ -35,10 +35,6 @@ def add_further(parser):
 def parsed(parser, argv):
     """Parse the command line, and hold the folder OUT for this run within a `with` block.
 
-    Args:
-        parser (argparse.ArgumentParser): Of the command line.
-        argv (list of str): The command line, or None for the program's own.
-
     Yields:
         argparse.Namespace: As from `parse`; besides `comm`, as from `ranks.start`, and `device`
         (chainer.backend.Device), where to train.
@@ -57,29 +53,25 @@ def parsed(parser, argv):
 def parse(parser, argv):
     """Parse the command line; where it resumes, settings not given are the snapshot's own.
 
-    Args:
-        parser, argv: As for `parsed`.
-
-    Returns:
-        argparse.Namespace: The arguments; `resumed` has the arrays of the snapshot to go on from,
-        or None, `resume` its path, and `is_newest` tells whether that was looked for.
-
-    Raises:
-        snapshot.SnapshotError: If that snapshot cannot be used.
+    `resumed` then has the arrays of that snapshot, `resume` its path, and `is_newest` tells whether
+    it was looked for.
     """
     args = parser.parse_args(argv)
     args.resumed, args.is_newest = None, False
-    if args.data_dir is not None and args.dataset == 'digits':
-        parser.error('--dataset digits and --data-dir exclude each other; leave one out')
-    if args.communicator is not None and (args.communicator == 'naive') != (args.gpu < 0):
-        parser.error('--communicator naive is for CPUs, and pure_nccl for GPUs, with --gpu 0; '
-                     'take the one that fits')
-    if args.autoencoder and (args.beta, args.k) != (1, 1):
-        parser.error('--autoencoder has neither a latent loss nor noise; leave out --beta and --k')
+    for is_wrong, message in (
+            (args.data_dir is not None and args.dataset == 'digits',
+             '--dataset digits and --data-dir exclude each other; leave one out'),
+            (args.communicator is not None and (args.communicator == 'naive') != (args.gpu < 0),
+             '--communicator naive is for CPUs, and pure_nccl for GPUs, with --gpu 0; take the one '
+             'that fits'),
+            (args.autoencoder and (args.beta, args.k) != (1, 1),
+             '--autoencoder has neither a latent loss nor noise; leave out --beta and --k'),
+            (args.resume is not None and (args.initmodel is not None or args.overwrite),
+             '--resume excludes --initmodel and --overwrite; leave them out')):
+        if is_wrong:
+            parser.error(message)
     if args.resume is None:
         return args
-    if args.initmodel is not None or args.overwrite:
-        parser.error('--resume excludes --initmodel and --overwrite; leave them out')
 
     is_newest = args.resume is NEWEST
     path, arrays = (snapshot.read_newest(args.out) if is_newest else
@@ -93,14 +85,12 @@ def parse(parser, argv):
         name: getattr(had, name) for name in same + settings.names_of(settings.TAKEN)})
     args = parser.parse_args(argv)
     args.resume, args.resumed, args.is_newest = path, arrays, is_newest
+    same += ['dataset'] * (args.data_dir is None and args.dataset != 'auto')
     wrong = [name for name in same if getattr(args, name) != getattr(had, name)]
-    if args.data_dir is None and args.dataset not in ('auto', had.dataset):
-        wrong.append('dataset')
     if wrong:
-        flags = [f'--{name.replace("_", "-")}' + ('' if value is True else f' {value}')
-                 for name, value in ((name, getattr(args, name)) for name in wrong)]
-        values = ['without it' if value is False else f'with {value}'
-                  for value in (getattr(had, name) for name in wrong)]
-        parser.error(f'{path} contradicts {", ".join(flags)}, as it was trained '
-                     f'{", ".join(values)}; leave that out, or train anew with another -o')
+        flags = ', '.join(f'--{name.replace("_", "-")} {getattr(args, name)}' for name in wrong)
+        values = ', '.join(f'with {getattr(had, name)}' for name in wrong)
+        parser.error(f'{path} contradicts {flags.replace(" True", "")}, as it was trained '
+                     f'{values.replace("with False", "without it")}; leave that out, or train anew '
+                     'with another -o')
     return args

@@ -1,8 +1,7 @@
 """net.py's code as it came, and whether the code that runs is another.
 
-Who edits net.py must see that edit run. So what mirrors net.py, as the fast step and explorer.html
-do, asks here first. The functions that run are compared with those below, which the same Python
-compiled. No file is read, as net.py may have changed since it was imported.
+What mirrors net.py, as the fast step and explorer.html do, asks here first. The functions that run
+are compared with those below. No file is read, as net.py may have changed since it was imported.
 """
 
 import dis
@@ -17,6 +16,7 @@ import chainer.functions as F
 import six
 
 FLAGS = 0xfff           # of a code object: how it is called, not whether it has a docstring
+GLOBALS = {'chainer': chainer, 'F': F, 'six': six, 'snapshot': snapshot}
 
 
 class VAE:
@@ -121,14 +121,7 @@ def is_same(function, original):
             and essence(function.__code__) == essence(original.__code__)
             and repr((function.__defaults__, function.__kwdefaults__)) == repr(
                 (original.__defaults__, original.__kwdefaults__))
-            and all(function.__globals__.get(name) is globals()[name] for name in (
-                'chainer', 'F', 'six', 'snapshot') if name in names_of(original.__code__)))
-
-
-def names_of(code):
-    """Return the names that a code object looks up, with those of the functions in it."""
-    inner = (names_of(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    return {*code.co_names}.union(*inner)
+            and all(function.__globals__.get(name, ours) is ours for name, ours in GLOBALS.items()))
 
 
 def edited(model):

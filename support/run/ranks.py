@@ -1,13 +1,12 @@
 """Many processes that train one model, by ChainerMN; one process is the plain case of them.
 
-`start` returns what the script calls `comm`: an `Alone`, or with --communicator the `Ranks` that
-mpiexec started. Both have the same methods. Each rank takes minibatches from its own share of the
-digits, and all take the same step, by the mean of their gradients. Rank 0 alone reads, prints and
-writes.
+Each rank takes minibatches from its own share of the digits, and all take the same step, by the
+mean of their gradients. Rank 0 alone reads, prints and writes.
 """
 
 import argparse
 import contextlib
+import functools
 import os
 import tempfile
 import warnings
@@ -27,15 +26,11 @@ REPORTS = {                 # extensions of rank 0 alone, by name or class
 def start(argv):
     """Return the `Ranks` that mpiexec started, or an `Alone` without --communicator.
 
-    Args:
-        argv (list of str): The command line, or None for the program's own.
-
     Raises:
         UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or it started several
             processes without that flag.
     """
     started = set_by_mpiexec('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE') or 1
-    place = set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK')
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument('--communicator', nargs='?', const='')
     wanted = scan.parse_known_args(argv)[0].communicator is not None
@@ -47,7 +42,7 @@ def start(argv):
                                    'naive, or pure_nccl for GPUs')
         return Ranks(connect(started))
     except command.UserError:
-        if place > 0:
+        if set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK') > 0:
             raise SystemExit(2) from None           # the first process tells
         raise
 
@@ -68,21 +63,16 @@ def connect(started):
             comm = chainermn.create_communicator('naive')
         if comm.size >= started:
             return comm
-        why = f'mpiexec, which started {started} processes, is of another MPI than mpi4py'
+        cause = f'mpiexec, which started {started} processes, is of another MPI than mpi4py'
     except (ImportError, RuntimeError) as error:
         cause = str(error).splitlines()[0].partition(': ChainerMN')[0]
-        why = f'it needs mpi4py and an MPI ({cause})'
-    raise command.UserError(f'--communicator: {why}; pip install mpi4py mpich, and use its mpiexec')
+        cause = f'it needs mpi4py and an MPI ({cause})'
+    raise command.UserError(f'--communicator: {cause}; pip install mpi4py mpich, and use its '
+                            'mpiexec')
 
 
 class Alone:
-    """One process: it has all digits, and nobody to ask.
-
-    Attributes:
-        rank (int): Place of this process among all.
-        size (int): Number of processes.
-        description (str): Of the processes, for the header.
-    """
+    """One process: it has all digits, and nobody to ask. Its methods are explained in `Ranks`."""
 
     rank, size, description = 0, 1, ''
 
@@ -97,7 +87,7 @@ class Alone:
     on_root = together
 
     def get_device(self, gpu, communicator):
-        """Return the device for `--gpu N`, as `devices.get_device` does."""
+        """Return the device for `--gpu N`."""
         return devices.get_device(gpu)
 
     def scatter(self, optimizer, train, test, args):
@@ -115,7 +105,8 @@ class Ranks:
         comm (chainermn.CommunicatorBase): The communicator of all.
 
     Attributes:
-        rank, size, description: As of `Alone`.
+        rank, size (int): Place of this process, and number of processes.
+        description (str): Of the processes, for the header.
     """
 
     def __init__(self, comm):
@@ -128,7 +119,7 @@ class Ranks:
         try:
             yield
         except BaseException as error:
-            if self.size > 1 and not getattr(error, 'agreed', False):
+            if self.size > 1 and not getattr(error, 'is_agreed', False):
                 import mpi4py.run
 
                 status = command.exit_status(error)
@@ -153,33 +144,23 @@ class Ranks:
             return result
         if self.rank != failed[0]:
             error = SystemExit(*statuses[failed[0]])
-        error.agreed = True
+        error.is_agreed = True
         raise error
 
     def on_root(self, function, *args):
         """Call a function on rank 0 only, as `together` does, and return its result on all."""
-        result = self.together(bool) if self.rank > 0 else self.together(function, *args)
-        return self.of_root((result,))[0] if self.size > 1 else result
-
-    def gather(self, value):
-        """Return the values of all ranks as a list, on rank 0; an empty one elsewhere."""
-        return self.comm.gather_obj(value) or []
+        result = self.together(function if self.rank == 0 else lambda *args: None, *args)
+        return result if self.size == 1 else self.comm.bcast_obj(
+            None if self.rank > 0 else (result,))[0]
 
     def of_all(self, value):
         """Return the values of all ranks as a list, on each of them."""
         return self.comm.mpi_comm.allgather(value)
 
-    def of_root(self, value):
-        """Return the value of rank 0, on all."""
-        return self.comm.bcast_obj(None if self.rank > 0 else value)
-
     def get_device(self, gpu, communicator):
-        """Return this rank's device, and choose the communicator for it.
+        """Return this rank's device, and choose the communicator for it, by its name.
 
-        Args:
-            gpu (int): GPU of the first rank on a host, which has the next ones for the others;
-                negative for the CPU.
-            communicator (str): 'naive' or 'pure_nccl'.
+        Ranks of one host have the GPUs from `gpu` on; if it is negative, the CPU.
         """
         device = self.together(devices.get_device, gpu + self.comm.intra_rank if gpu >= 0 else gpu)
         self.comm = self.together(self.choose, communicator)
@@ -205,54 +186,40 @@ class Ranks:
     def scatter(self, optimizer, train, test, args):
         """Give this rank an optimizer that all share, and its share of the digits.
 
-        Args:
-            optimizer (chainer.Optimizer): Set up with the model, which takes rank 0's weights.
-            train, test (ndarray): All digits, (N, D) and (M, D).
-            args (argparse.Namespace): With the rank, its `seed` decides noise and shuffling; one
-                rank alone takes the same steps as one process without MPI.
+        The model takes rank 0's weights. Noise and shuffling follow from the rank and `args.seed`;
+        one rank alone takes the same steps as one process without MPI.
 
         Returns:
             tuple: The multi-node optimizer, and views of this rank's share of train and test;
             shares of train are of one size, so that all ranks come to the end of an epoch together.
-
-        Raises:
-            UserError: If there are fewer test digits than ranks.
         """
         import chainermn
 
-        self.on_root(check_shares, len(test), self.size)
         self.comm.bcast_data(optimizer.target)
         optimizer = chainermn.create_multi_node_optimizer(optimizer, self.comm)
         optimizer.is_changed(optimizer.target)      # else the first update would only do that bcast
         if self.size > 1:
             np.random.seed([args.seed, self.rank])
-        self.share_cores()
+        pinned = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
+        ours = self.comm.inter_rank, pinned
+        devices.limit_blas(self.of_all(ours).count(ours))       # ranks on the same cores
         first, last = chainermn.scatter_index(len(train), self.comm)
         first_test, last_test = chainermn.scatter_index(len(test), self.comm,
                                                         force_equal_length=False)
         return optimizer, train[first:last], test[first_test:last_test]
 
-    def share_cores(self):
-        """Limit BLAS to this rank's part of the cores that it shares with other ranks."""
-        pinned = os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else None
-        ours = self.comm.inter_rank, pinned
-        devices.limit_blas(self.of_all(ours).count(ours))
-
     def join(self, trainer):
-        """Connect a trainer with those of the other ranks.
+        """Connect a trainer, with all its extensions, with those of the other ranks.
 
         Its observations become those of all ranks. A signal to one rank stops all. Rank 0 alone
         has the extensions that report, and writes.
-
-        Args:
-            trainer (Trainer): That of this rank, with all its extensions.
         """
         stop, entries = stopping.until_stopped(trainer), trainer._extensions
-        stop.rank, stop.is_agreed, stop.agree = self.rank, True, self.of_root
+        stop.ranks = self
         for name, entry in list(entries.items()):
             extension = entry.extension
-            kinds = {name, *(kind.__name__ for kind in type(extension).__mro__)}
-            if self.rank > 0 and kinds & REPORTS:
+            names = {name, *(each.__name__ for each in type(extension).__mro__)}
+            if self.rank > 0 and names & REPORTS:
                 del entries[name]           # Chainer has no other way to take one out
             elif hasattr(extension, 'condition'):       # a snapshot's
                 self.gather_before(extension, trainer)
@@ -263,21 +230,22 @@ class Ranks:
         if self.rank > 0:
             self.scratch = tempfile.TemporaryDirectory()            # for other files
             trainer.out = self.scratch.name
-        trainer.extend(self.agree_on(stop), 'agree', (1, 'iteration'), training.PRIORITY_EDITOR + 1)
+        trainer.extend(functools.partial(self.agree), 'agree',
+                       priority=training.PRIORITY_EDITOR + 1)
 
     def share(self, evaluator):
         """Let an evaluator return the mean over all test digits, whatever this rank's share."""
         import chainermn
 
         evaluate, share = evaluator.evaluate, len(evaluator.get_iterator('main').dataset)
-        weight = self.size * share / self.comm.allreduce_obj(share)
+        weight = self.size * share / sum(self.of_all(share))
         evaluator.evaluate = lambda: {key: mean * weight for key, mean in evaluate().items()}
         chainermn.create_multi_node_evaluator(evaluator, self.comm)
 
     def gather_before(self, extension, trainer):
         """Let a snapshot extension gather the states of all ranks, and write on rank 0 alone."""
         def is_due():
-            trainer.get_extension('run').gather(trainer)
+            trainer.get_extension('run').gather()
             return self.rank == 0 and condition()
 
         condition, extension.condition = extension.condition, is_due
@@ -285,29 +253,21 @@ class Ranks:
     def agreed(self, trigger):
         """Return a trigger that fires on all ranks when that of rank 0 does."""
         def fires(trainer):
-            return self.of_root(bool(trigger(trainer)))
+            return self.of_all(bool(trigger(trainer)))[0]
 
         fires.serialize = trigger.serialize
         return fires
 
-    def agree_on(self, stop):
-        """Make the extension by which all ranks observe the same losses and the same signal.
+    def agree(self, trainer):
+        """Extension: make the model's reports their means over all ranks, and a signal that of all.
 
-        Each iteration's reports of the model become their means over all ranks.
+        So all ranks observe the same losses, and stop in the same iteration.
         """
-        def agree(trainer):
-            here = {key: float(array) for key, array in stopping.scalars_of(
-                trainer.observation).items() if key.startswith('main/')}
-            losses, signums = zip(*self.of_all((here, stop.caught)), strict=True)
-            trainer.observation.update({
-                key: sum(of[key] for of in losses) / self.size
-                for key in here if all(key in of for of in losses)})
-            stop.signum = next(filter(None, signums), stop.signum)
-
-        return agree
-
-
-def check_shares(n_test, ranks):
-    """Raise a UserError unless each rank gets a test digit."""
-    if ranks > n_test:
-        raise command.UserError(f'{n_test} test digits are too few for {ranks} ranks; start fewer')
+        stop = trainer.stop_trigger
+        here = {key: float(array) for key, array in stopping.scalars_of(
+            trainer.observation).items() if key.startswith('main/')}
+        losses, signums = zip(*self.of_all((here, stop.caught)), strict=True)
+        trainer.observation.update({
+            key: sum(of[key] for of in losses) / self.size
+            for key in here if all(key in of for of in losses)})
+        stop.signum = next(filter(None, signums), stop.signum)

@@ -7,8 +7,10 @@ several ranks. `make_exact` gives it to a Trainer, and brings that to where a sn
 import dataclasses
 import inspect
 import sys
+import zlib
 
-from support.run import losses, models, settings, snapshot, state, stopping, watch  # chainer, too
+from support.base import command  # lets chainer import
+from support.run import models, settings, snapshot, state, stopping
 
 import chainer
 from chainer import serializers, training
@@ -16,7 +18,7 @@ from chainer.iterators import MultiprocessIterator
 import numpy as np
 
 RUN_PREFIX = 'extensions/run/'              # of RunState in a Trainer snapshot
-RANK_PREFIX = 'rank{}/'                     # there, of what another rank has for itself:
+RANK_PREFIX = RUN_PREFIX + 'rank'           # there, with a number: of what another rank has
 AFTER_ALL = -150            # priority of snapshots; only PlotReport, which has no state, is later
 OWN_KEYS = (*state.ORDER_KEYS, *(state.RANDOM_PREFIX + name for name in (
     'keys', 'position', 'has_gauss', 'cached')))
@@ -27,9 +29,10 @@ class RunState(training.Extension):
 
     That is the settings of the run, and the state of NumPy's generator. CuPy's state cannot be
     saved: before each iteration it is seeded anew, from the seed of the run and the iteration.
+    At the first snapshot a warning names what that lacks of the model.
 
     Args:
-        settings (settings.Settings): Those of the run.
+        settings (settings.Settings): Those of the run; `kl_weight` becomes None where it changes.
         updater (Updater): That of the run.
         comm: As from `ranks.start`.
     """
@@ -37,37 +40,47 @@ class RunState(training.Extension):
     default_name = 'run'
 
     def __init__(self, settings, updater, comm):
-        self.settings = settings
-        self.updater = updater
-        self.comm = comm
+        self.settings, self.updater, self.comm = settings, updater, comm
         self.first = {}         # what `varied` returned at the start
         self.others = []        # what the snapshot needs of the ranks 1, 2, ...
+        self.trainer = self.at_start = self.loss_func = None
 
     def trigger(self, trainer):
-        """Fire after each iteration where CuPy makes the noise."""
-        return self.settings.device == 'GPU'
+        """Fire after each iteration; a trigger without a state adds nothing to snapshots."""
+        return True
 
     def initialize(self, trainer):
-        """Seed the noise of the first iteration of a run, or of the first after a snapshot."""
-        if self.trigger(trainer):
-            self(trainer)
+        """Remember what the model is like at the start, and seed the noise that comes now."""
+        self.trainer, self.at_start = trainer, unsaved(model_of(self.updater))
+        self.loss_func = getattr(self.updater, 'loss_func', None)
+        self(trainer)
 
     def __call__(self, trainer):
-        """Seed the noise of the next iteration."""
-        seed = (self.settings.seed << 32) + trainer.updater.iteration
-        if self.comm.rank > 0:
-            mixed = np.random.SeedSequence([seed, self.comm.rank])
-            seed = int(mixed.generate_state(1, np.uint64)[0])
-        self.updater.device.xp.random.seed(seed)
+        """Look whether the loss function is another; seed the noise of the next iteration."""
+        now = getattr(self.updater, 'loss_func', None)
+        if now is not self.loss_func and self.settings.kl_weight is not None:
+            self.loss_func = now
+            if models.describe_loss(now, model_of(self.updater))[1] != self.settings.kl_weight:
+                self.settings.kl_weight = None
+        if self.settings.device == 'GPU':
+            seed = (self.settings.seed << 32) + trainer.updater.iteration
+            if self.comm.rank > 0:
+                mixed = np.random.SeedSequence([seed, self.comm.rank])
+                seed = int(mixed.generate_state(1, np.uint64)[0])
+            self.updater.device.xp.random.seed(seed)
 
-    def gather(self, trainer):
-        """Bring what each rank has for itself to rank 0, for its snapshot; all ranks call this."""
+    def gather(self):
+        """Bring each rank's order of digits, and its noise, to rank 0; all ranks call this."""
         if self.comm.size > 1:
-            self.others = self.comm.gather(state_of_rank(trainer))[1:]
+            serializer = serializers.DictionarySerializer()
+            self.updater.get_iterator('main').serialize(serializer[state.ITERATOR_PREFIX])
+            self.serialize_noise(serializer[RUN_PREFIX])
+            own = {key: serializer.target[key] for key in OWN_KEYS if key in serializer.target}
+            self.others = self.comm.of_all(own)[1:]
 
     def now(self):
         """Return the settings of the run as they are at this moment."""
-        trained_by = kind_of(self.updater).split()[0]
+        trained_by = getattr(self.updater, 'kind', 'standard').split()[0]
         trained_on = getattr(self.updater, 'on', '') if trained_by == 'fast' else ''
         now = varied(self.updater) if self.first else {}
         changed = {name: [self.first[name], number] for name, number in now.items()
@@ -81,21 +94,64 @@ class RunState(training.Extension):
         serializer('settings', self.now().to_json() if is_saved else None)
         for rank, own in enumerate(self.others, 1):
             for key, array in own.items():
-                serializer(RANK_PREFIX.format(rank) + key, array)
+                serializer(f'rank{rank}/{key}', array)
+        self.serialize_noise(serializer)
+        if is_saved and self.at_start is not None:
+            self.warn_of_unsaved()
+
+    def serialize_noise(self, serializer):
+        """Save or restore NumPy's generator."""
         _, keys, position, has_gauss, cached = np.random.get_state()
         np.random.set_state((
             'MT19937', serializer('random_keys', keys), serializer('random_position', position),
             serializer('random_has_gauss', has_gauss), serializer('random_cached', cached)))
+
+    def warn_of_unsaved(self):
+        """Warn of what training changes on the model, but snapshots lack, such as a counter."""
+        at_start, self.at_start = self.at_start, None
+        reported = {*snapshot.LOSSES, *(key.split('/')[-1] for key in self.trainer.observation)}
+        changed = [name for name, value in unsaved(model_of(self.updater)).items()
+                   if name.split('/')[-1] not in reported and value != at_start.get(name)]
+        if changed:
+            print(command.printable(
+                f'warning: training changes {", ".join(changed)} of the model, which snapshots '
+                'lack and a resumed run does not get back; self.add_persistent(NAME, START) in '
+                '__init__, in the place of self.NAME = START, keeps it'), file=sys.stderr)
+
+
+def model_of(updater):
+    """Return the model that an updater trains."""
+    return updater.get_optimizer('main').target
+
+
+def unsaved(model):
+    """Return what stands for the plain attributes of a model and its links, as `le1/steps`.
+
+    Of a number that is its text, of an array its shape, type and checksum; all else is left out.
+    """
+    found = {}
+    for path, link in model.namedlinks():
+        for name, value in vars(link).items():
+            key = f'{path}/{name}'.lstrip('/')
+            if name in link._persistent:
+                continue
+            if isinstance(value, (int, float, np.number, np.bool_)):
+                found[key] = repr(np.asarray(value).item())
+            elif isinstance(value, chainer.get_array_types()):
+                array = np.ascontiguousarray(chainer.get_device('@numpy').send(value))
+                found[key] = None if array.dtype.hasobject else (
+                    value.shape, array.dtype.str, zlib.crc32(array.reshape(-1).view(np.uint8)))
+    return found
 
 
 # What extensions vary in mid-run ----------------------------------------------------------------
 
 
 def varied(updater):
-    """Return by name what extensions may vary in mid-run, as numbers.
+    """Return by name the numbers that extensions may vary in mid-run.
 
-    These are Adam's numbers, C of the loss, the batch size, and for each parameter, by its path, 1,
-    or 0 where it is frozen.
+    These are Adam's, C of the loss, the batch size, and for each parameter, by its path, 1, or 0
+    where it is frozen.
     """
     optimizer = updater.get_optimizer('main')
     hyperparam = getattr(models.without_ranks(optimizer), 'hyperparam', None)
@@ -109,13 +165,9 @@ def varied(updater):
 
 
 def vary(updater, had):
-    """Give an updater the numbers that a run had when a snapshot was taken.
+    """Give an updater the numbers of a snapshot: by name the one at the start, and the one then.
 
     If the script was edited to start with another number, that number stays.
-
-    Args:
-        updater (Updater): As the script made it.
-        had (dict): By name [the number at the start, the number in the snapshot].
     """
     optimizer, first = updater.get_optimizer('main'), varied(updater)
     for name, (before, number) in had.items():
@@ -131,34 +183,6 @@ def vary(updater, had):
         elif {'C', 'k'} <= inspect.signature(optimizer.target.get_loss_func).parameters.keys():
             given = models.given_to_loss(updater.loss_func, optimizer.target)
             updater.loss_func = optimizer.target.get_loss_func(number, given.get('k', 1))
-
-
-def kind_of(updater):
-    """Say how it trains: `fast (how)`, `compiled parts (why)`, `standard (why)` or `standard`."""
-    return getattr(updater, 'kind', 'standard')
-
-
-# What each rank has for itself ------------------------------------------------------------------
-
-
-def state_of_rank(trainer):
-    """Return the arrays of `OWN_KEYS` that a rank has for itself: order of digits, and noise.
-
-    All ranks are at the same place in their order.
-    """
-    serializer = serializers.DictionarySerializer()
-    trainer.updater.get_iterator('main').serialize(serializer[state.ITERATOR_PREFIX])
-    trainer.get_extension('run').serialize(serializer[RUN_PREFIX])
-    return {key: serializer.target[key] for key in OWN_KEYS if key in serializer.target}
-
-
-def of_rank(arrays, rank):
-    """Return the arrays of a snapshot, which rank 0 wrote, as if this rank had written it."""
-    prefix = RUN_PREFIX + RANK_PREFIX.format(rank)
-    own = {key: arrays[prefix + key] for key in OWN_KEYS if prefix + key in arrays}
-    others = RUN_PREFIX + RANK_PREFIX.partition('{')[0]
-    return {key: array for key, array in arrays.items() if not key.startswith(others)
-            and (rank == 0 or key not in OWN_KEYS)} | own
 
 
 # Resuming ---------------------------------------------------------------------------------------
@@ -188,7 +212,6 @@ def make_exact(trainer, args, digits):
     run = RunState(settings_of(updater, args, digits), updater, comm)
     run.first = varied(updater)
     trainer.extend(run)
-    trainer.extend(watch.Watch(run.settings))
     if args.resumed is not None:
         had = comm.together(restore, trainer, digits, args.resumed, args.resume)
     if hasattr(updater, 'prove') and not stop.is_past(trainer):
@@ -203,21 +226,21 @@ def make_exact(trainer, args, digits):
 
 def settings_of(updater, args, digits):
     """Return the settings of a run, of what the script made, and else of its command line."""
-    model, iterator = updater.get_optimizer('main').target, updater.get_iterator('main')
+    model, iterator = model_of(updater), updater.get_iterator('main')
+    loss, kl_weight = models.describe_loss(updater.loss_func, model)
     return settings.Settings(**{
         name: getattr(args, name) for name in settings.FIELDS if hasattr(args, name)} | {
         'activation': models.activation_of(model, args.activation), 'n_in': digits.train.shape[1],
         'batch_size': getattr(iterator, 'batch_size', args.batch_size),
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'device': 'CPU' if model.xp is np else 'GPU', 'ranks': args.comm.size,
-        'methods': models.notes_of_net(), 'loss': models.describe_loss(updater.loss_func, model),
-        'kl_weight': losses.kl_weight(updater.loss_func, model),
+        'methods': models.notes_of_net(), 'loss': loss, 'kl_weight': kl_weight,
         'optimizer': models.describe_optimizer(updater.get_optimizer('main'))})
 
 
 def restore(trainer, digits, arrays, path):
     """Bring the trainer of this rank to where a snapshot was taken; return the settings in that."""
-    run, model = trainer.get_extension('run'), trainer.updater.get_optimizer('main').target
+    run, model = trainer.get_extension('run'), model_of(trainer.updater)
     had, ranks = snapshot.read_settings(arrays, path), run.settings.ranks
     snapshot.check_digits(had, digits, path)
     models.check_activation(had, model, path)
@@ -230,6 +253,14 @@ def restore(trainer, digits, arrays, path):
     state.load(of_rank(arrays, run.comm.rank), trainer, path)
     vary(trainer.updater, had.varied)
     return had
+
+
+def of_rank(arrays, rank):
+    """Return the arrays of a snapshot, which rank 0 wrote, as if this rank had written it."""
+    prefix = f'{RANK_PREFIX}{rank}/'
+    own = {key: arrays[prefix + key] for key in OWN_KEYS if prefix + key in arrays}
+    return {key: array for key, array in arrays.items() if not key.startswith(RANK_PREFIX)
+            and (rank == 0 or key not in OWN_KEYS)} | own
 
 
 def warn_of_changes(had, now, path):

@@ -28,12 +28,25 @@ def make_again(out):
         print(f'warning: {out} was moved or deleted; the run goes on in a new one', file=sys.stderr)
 
 
-def find_snapshots(out):
-    """Return the paths of all snapshots in the folder `out`, by their numbers.
+def series_of(path):
+    """Return the name of a snapshot without its number, and the number: `(str, int)`.
 
-    Raises:
-        files.FileError: If the folder cannot be read.
+    Such names are `snapshot_epoch_3`, Chainer's `snapshot_iter_600`, and the usual
+    `snapshot_epoch-3` and `snapshot_600.npz`. For any other it is `('', -1)`.
     """
+    match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
+                         os.path.basename(path))
+    return (match[1] + match[3], int(match[2])) if match else ('', -1)
+
+
+def folder_of(path):
+    """Return the folder that a snapshot is in; None if it is not named like a snapshot."""
+    is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
+    return (os.path.dirname(path) or '.') if is_snapshot else None
+
+
+def find_snapshots(out):
+    """Return the paths of all snapshots in the folder `out`, by their numbers; or a FileError."""
     try:
         paths = [entry.path for entry in os.scandir(out)
                  if entry.is_file() and folder_of(entry.path)]
@@ -43,23 +56,12 @@ def find_snapshots(out):
     return sorted(paths, key=lambda path: series_of(path)[::-1])
 
 
-def folder_of(path):
-    """Return the folder that a snapshot is in; None if it is not named like a snapshot."""
-    is_snapshot = path and (os.path.basename(path) == INTERRUPTED or series_of(path)[1] >= 0)
-    return (os.path.dirname(path) or '.') if is_snapshot else None
-
-
 @contextlib.contextmanager
 def claim(out, overwrite=False, resumed=None):
-    """Hold a folder for a run, so that no second run writes there meanwhile.
+    """Hold a folder for a run within a `with` block, so that no second run writes there meanwhile.
 
-    Args:
-        out (str): The folder. It is made if need be, and deleted again if it stays empty.
-        overwrite (bool): Whether another run's snapshots in it may be lost.
-        resumed (str): The snapshot that the run goes on from, or None.
-
-    Raises:
-        files.FileError: If it cannot be written, is in use, or holds another run's snapshots.
+    It is made if need be, and deleted again if it stays empty. Another run's snapshots are refused,
+    unless `overwrite`, or that run goes on from the one of this path.
     """
     is_new = not os.path.exists(out)
     files.make_folder(out, '' if resumed is None else f'--resume {shlex.quote(resumed)} and ')
@@ -93,30 +95,21 @@ def claim(out, overwrite=False, resumed=None):
         lock.release()
 
 
-def check_room(out, size, keep, overwrite, more):
-    """Make sure that the snapshots of a run have room on the disk.
+def check_room(args, size, epochs):
+    """Raise a FileError unless there is room for a run of so many epochs, with so large snapshots.
 
-    Args:
-        out (str): The folder of the run.
-        size (int): Bytes of a snapshot.
-        keep (int): How many are kept, besides the one that is being written.
-        overwrite (bool): Whether those that are there will be deleted.
-        more (int): How many will be written.
-
-    Raises:
-        files.FileError: If there is not enough.
+    Those that are there count, as `args.keep` deletes the oldest, and `args.overwrite` all.
     """
-    old = find_snapshots(out)
-    free = shutil.disk_usage(out).free
-    if overwrite:
+    old, free = find_snapshots(args.out), shutil.disk_usage(args.out).free
+    if args.overwrite:
         free += sum(os.path.getsize(path) for path in old)
         old = []
-    new = max(1, min(keep + 1, len(old) + more) - len(old))
-    needed = new * size
-    if free < needed:
+    more = -(-epochs // args.snapshot_every)
+    new = max(1, min(args.keep + 1, len(old) + more) - len(old))    # one while it is written
+    if free < new * size:
         raise files.FileError(
-            f'{out} has {free / 1e6:.1f} MB free, and {new} new snapshots take '
-            f'{needed / 1e6:.1f} MB; make room there, give a smaller --keep, or name another '
+            f'{args.out} has {free / 1e6:.1f} MB free, and {new} new snapshots take '
+            f'{new * size / 1e6:.1f} MB; make room there, give a smaller --keep, or name another '
             'folder with -o')
 
 
@@ -127,14 +120,3 @@ def clear(out):
                  *(os.path.join(out, name) for name in ('log', 'loss.png'))]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
-
-
-def series_of(path):
-    """Return the name of a snapshot without its number, and the number: `(str, int)`.
-
-    Such names are `snapshot_epoch_3`, Chainer's `snapshot_iter_600`, and the usual
-    `snapshot_epoch-3` and `snapshot_600.npz`. For any other it is `('', -1)`.
-    """
-    match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
-                         os.path.basename(path))
-    return (match[1] + match[3], int(match[2])) if match else ('', -1)

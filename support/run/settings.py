@@ -1,7 +1,4 @@
-"""The settings of a run: name, type, default and limits of each, in one place.
-
-Flags, snapshots, args.json, the header, the figures and explorer.html take them from here.
-"""
+"""The settings of a run: name, type, default and limits of each, for flags, snapshots, figures."""
 
 import argparse
 import contextlib
@@ -18,14 +15,7 @@ SAME, TAKEN = 'same', 'taken'
 
 
 def setting(default=dataclasses.MISSING, resumed=None, least=1, most=MOST_COUNTED, choices=None):
-    """Return the field of a setting.
-
-    Args:
-        default: Its value where neither a flag nor a snapshot tells; by default there is none.
-        resumed (str): `SAME` or `TAKEN`; None for what is no flag.
-        least, most (int or float): Limits of a number.
-        choices (tuple): Of a text.
-    """
+    """Return the field of a setting; `resumed` is `SAME`, `TAKEN`, or None for what is no flag."""
     return dataclasses.field(default=default, metadata={
         'resumed': resumed, 'least': least, 'most': most, 'choices': choices})
 
@@ -59,15 +49,14 @@ class Settings:
     methods: dict = dataclasses.field(default_factory=dict)     # as from models.notes_of_net
     optimizer: str = setting('')                        # as from models.describe_optimizer
     loss: str = setting('')                             # as from models.describe_loss
-    kl_weight: float | None = setting(None, least=-LARGEST, most=LARGEST)   # as from losses
+    kl_weight: float | None = setting(None, least=-LARGEST, most=LARGEST)   # from there, too
     varied: dict = dataclasses.field(default_factory=dict)      # as from resume.RunState
 
     @classmethod
     def from_json(cls, text):
-        """Return the settings in a text of JSON; what earlier commits did not note has its default.
+        """Return the settings in a text of JSON, or raise a ValueError that says what is wrong.
 
-        Raises:
-            ValueError: If there are none, or one does not fit; a line says which.
+        What earlier commits did not note has its default.
         """
         try:
             found = dict(json.loads(text))
@@ -106,22 +95,16 @@ def fits(field, value):
                 value.isprintable() or field.type is not str)
     if isinstance(value, (int, float)):
         return limits['least'] <= value <= limits['most'] or field.type is bool
-    return field.name != 'varied' or all(map(is_pair, value.values()))
-
-
-def is_pair(value):
-    """Tell whether this is a list of two finite numbers."""
-    return isinstance(value, list) and len(value) == 2 and all(
-        type(number) in (int, float) and abs(number) <= LARGEST for number in value)
+    return field.name != 'varied' or all(       # else pairs of finite numbers
+        isinstance(pair, list) and len(pair) == 2 and all(
+            type(number) in (int, float) and abs(number) <= LARGEST for number in pair)
+        for pair in value.values())
 
 
 def flag(name, words, **options):
-    """Return what `add_argument` needs for the flag of a setting: type, default, choices, help.
+    """Return what `add_argument` needs for the flag of a setting; `options` replace some of that.
 
-    Args:
-        name (str): The setting.
-        words (str): What it is, for --help; the default is added.
-        **options: Further arguments of `add_argument`; they replace those made here.
+    `words` say in --help what it is; the default is added.
     """
     field = FIELDS[name]
     if field.type is bool:
@@ -133,11 +116,7 @@ def flag(name, words, **options):
 
 
 def parse(field, text):
-    """Return the number in a text of the command line.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is none, or beyond the limits of the setting.
-    """
+    """Return the number in a text of the command line, or raise an ArgumentTypeError."""
     with contextlib.suppress(ValueError):
         value = field.type(text)
         if fits(field, value):

@@ -1,7 +1,7 @@
 """A snapshot: what a run leaves, how its reader finds the newest, its settings and its weights.
 
-It is a Trainer snapshot of Chainer's, an npz of the model, Adam, the iterators and the extensions,
-with the settings of the run as JSON beside them. Nothing in it is believed before it is checked.
+It is a Trainer snapshot of Chainer's, an npz, with the settings of the run as JSON. Nothing in it
+is believed before it is checked.
 """
 
 import contextlib
@@ -51,16 +51,11 @@ class Writer(snapshot_writers.Writer):
 
     def __init__(self, keep, resumed=None):
         super().__init__()
-        self.keep = keep
-        self.resumed = resumed
+        self.keep, self.resumed = keep, resumed
         self.path = self.iteration = None
 
     def __call__(self, filename, outdir, target):
-        """Write the arrays `target` as OUT/filename.
-
-        Raises:
-            FloatingPointError: If a weight of the model is not finite; nothing is written then.
-        """
+        """Write the arrays `target` as OUT/filename, or raise a FloatingPointError for a weight."""
         arrays = {key: np.asarray(array) for key, array in target.items()}
         for key, array in arrays.items():
             if key.startswith(MODEL_PREFIX) and array.dtype.kind == 'f' and (
@@ -75,10 +70,6 @@ class Writer(snapshot_writers.Writer):
                                     if not array.dtype.hasobject}, run_folder.MEND)
         self.iteration = int(arrays[ITERATION_KEY])
         self.clean(outdir, filename)
-
-    def save(self, filename, trainer):
-        """Write a snapshot of a trainer as OUT/filename."""
-        self(filename, trainer.out, serializers.npz.serialize(trainer))
 
     def clean(self, outdir, path):
         """Delete the snapshots that the one at `path`, now whole, replaces."""
@@ -99,11 +90,7 @@ class Writer(snapshot_writers.Writer):
 def not_finite(what, epoch, iteration, out, resumed):
     """Return the FloatingPointError that ends a run, which names its last good snapshot.
 
-    Args:
-        what (str): What is not finite.
-        epoch, iteration (int): Where; epochs count from 1.
-        out (str): The folder of the run.
-        resumed (str): The snapshot that it went on from, or None.
+    That is one in its folder `out`, or the one that the run went on from.
     """
     last = resumed or 'none'
     with contextlib.suppress(files.FileError):
@@ -171,11 +158,7 @@ def read_first(paths):
 
 
 def read_iteration(path):
-    """Read from a snapshot just the iteration at which it was taken.
-
-    Raises:
-        SnapshotError: If it does not tell.
-    """
+    """Read from a snapshot just the iteration at which it was taken, or raise a SnapshotError."""
     iteration = count_of(read(path, only=ITERATION_KEY), ITERATION_KEY)
     if iteration is None:
         raise SnapshotError(f'{path} is not a snapshot of a run; use another, or move it away')
@@ -190,14 +173,7 @@ def count_of(arrays, key):
 
 
 def read(path, only=None):
-    """Read an npz of arrays, as `npz.read` does.
-
-    Args:
-        path (str): A snapshot, or a model saved by `chainer.serializers.save_npz`.
-        only (str): The one array to read; by default all are read.
-
-    Returns:
-        dict: The arrays by name.
+    """Read the arrays of a snapshot, or of a model that `save_npz` wrote; or `only` that one.
 
     Raises:
         SnapshotError: If it is missing, damaged, or something else.
@@ -231,14 +207,7 @@ def of_another_network(arrays, lacking, path):
 
 
 def read_settings(arrays, path):
-    """Return the settings of the run that wrote a snapshot.
-
-    Args:
-        arrays (dict): As from `read`.
-        path (str): The file, for the message.
-
-    Returns:
-        settings.Settings: Each of its type and within its limits.
+    """Return the `settings.Settings` of the run that wrote a snapshot, the file `path`.
 
     Raises:
         SnapshotError: If there are none, or they do not fit the arrays beside them.
@@ -273,9 +242,9 @@ def rows_of(array):
 
 
 def check_memory(arrays, prefix, n_in, dim_h, dim_z, path):
-    """Make sure that a VAE of these sizes is not much larger than the weights that a file holds.
+    """Raise a SnapshotError if a VAE of these sizes is much larger than the weights in a file.
 
-    A model is made before its weights are looked at. An edited net.py may have layers of other
+    A model is made before its weights are looked at. Those of an edited net.py may have other
     sizes than the settings say, so `SMALL` weights are always allowed.
     """
     there = sum(array.size for key, array in arrays.items()
@@ -287,7 +256,7 @@ def check_memory(arrays, prefix, n_in, dim_h, dim_z, path):
 
 
 def check_digits(had, digits, path):
-    """Make sure that the run of a snapshot, by its settings, was trained on these digits."""
+    """Raise a SnapshotError if a run, by its settings, was trained on other digits."""
     if had.checksum != digits.checksum:
         raise SnapshotError(f'{path} was trained on other digits than {digits.title}; '
                             'leave out --dataset and --data-dir, or name the folder of its own')
@@ -313,16 +282,7 @@ def is_float32(array, shape):
 
 
 def check_model(arrays, model, path, mend='use it with the net.py that trained it'):
-    """Make sure that arrays hold the weights of such a model.
-
-    Args:
-        arrays (dict): As from `read`: of a snapshot, or of a model alone.
-        model (VAE): The model.
-        path (str), mend (str): For the message: the file, and what helps with another model.
-
-    Raises:
-        SnapshotError: If they are the weights of another model, or not finite.
-    """
+    """Raise a SnapshotError if arrays, as from `read`, are of another model, or not finite."""
     def another(why):
         return SnapshotError(f'{path} is of another model: {why}; {mend}')
 
@@ -347,14 +307,12 @@ def check_model(arrays, model, path, mend='use it with the net.py that trained i
     model.serialize(serializer)
     # a file of weights may hold more than these; a number that was made persistent later keeps
     # the model's value
-    lacking = [key for key, value in serializer.target.items()
-               if prefix + key not in arrays and value is not None and np.ndim(value)]
-    if lacking:
-        raise another(f'it has no {lacking[0]}')
-    surplus = [key[len(prefix):] for key in arrays if prefix and key.startswith(prefix)
-               and key[len(prefix):] not in serializer.target]
-    if surplus:
-        raise another(f'it has {surplus[0]} besides')
+    wrong = [f'it has no {key}' for key, value in serializer.target.items()
+             if prefix + key not in arrays and value is not None and np.ndim(value)]
+    wrong += [f'it has {key[len(prefix):]} besides' for key in arrays if prefix
+              and key.startswith(prefix) and key[len(prefix):] not in serializer.target]
+    if wrong:
+        raise another(wrong[0])
 
 
 def load_model(arrays, model, path, mend='use it with the net.py that trained it'):

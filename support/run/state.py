@@ -32,12 +32,7 @@ RANDOM_WORDS = 624                          # of NumPy's generator; beyond them 
 
 
 def load(arrays, trainer, path):
-    """Load a Trainer from the arrays of a snapshot.
-
-    Args:
-        arrays (dict): As from `snapshot.read`, of this rank; `snapshot.check_model` has seen them.
-        trainer (Trainer): Fresh.
-        path (str): The file, for the message.
+    """Load a fresh Trainer from the arrays of a snapshot, which `snapshot.check_model` has seen.
 
     Raises:
         SnapshotError: If they would do harm, or do not fit a part of it.
@@ -77,26 +72,26 @@ def check(arrays, updater, path):
     NumPy and Chainer would take them as they are, and then never end, read other memory, divide by
     zero, or compute with what is not finite.
     """
-    n = digits_of(updater.get_iterator('main'))
+    n = count_digits(updater)
     last = {POSITION_KEY: n, **dict.fromkeys(ORDER_KEYS, n - 1),
             RANDOM_PREFIX + 'position': RANDOM_WORDS}
     shapes = {OPTIMIZER_PREFIX + name[1:]: param.shape
               for name, param in updater.get_optimizer('main').target.namedparams()}
     for key, array in arrays.items():
-        kind, (of, _, name) = array.dtype.kind, key.rpartition('/')
+        code, (of, _, name) = array.dtype.kind, key.rpartition('/')
         has_shape = shapes.get(of) is None or name == 't' or snapshot.is_float32(array, shapes[of])
         if not has_shape or (key in ORDER_KEYS and array.shape != (n,) and n < LAST_COUNT):
             raise unfit(path, key, f'{array.dtype} of shape {array.shape}')
         is_damaged = False
-        if kind in 'iu' and array.size and key.startswith(COUNTED):
+        if code in 'iu' and array.size and key.startswith(COUNTED):
             is_damaged = not 0 <= array.min() <= array.max() <= last.get(key, LAST_COUNT)
             if is_damaged and key.startswith(ITERATOR_PREFIX):
                 raise unfit(path, key, f'not of {n} digits')
-        if kind == 'f' and key.startswith(FINITE):
+        if code == 'f' and key.startswith(FINITE):
             is_damaged = not np.isfinite(array).all()
-        if kind in 'iu' and key == RANDOM_PREFIX + 'keys':      # zeros never come to a number
+        if code in 'iu' and key == RANDOM_PREFIX + 'keys':      # zeros never come to a number
             is_damaged = not array.ravel()[1:].any()
-        if kind in 'fiu' and '/_summaries/' in key and name == '_n':    # a mean divides by it
+        if code in 'fiu' and '/_summaries/' in key and name == '_n':    # a mean divides by it
             is_damaged = not (array > 0).all()
         if key.startswith('extensions/') and name == '_log':
             is_damaged = snapshot.rows_of(array) is None
@@ -105,8 +100,9 @@ def check(arrays, updater, path):
                 f'{path} is damaged: its {key} cannot be; use another snapshot')
 
 
-def digits_of(iterator):
-    """Return how many digits an iterator has; the largest count where it does not tell."""
+def count_digits(updater):
+    """Return how many digits an updater goes through; the largest count where that is not told."""
+    iterator = updater.get_iterator('main')
     return len(iterator.dataset) if hasattr(iterator, 'dataset') else LAST_COUNT
 
 
@@ -116,14 +112,13 @@ def completed(arrays, trainer, path):
     These are extensions and triggers, and numbers that somebody has just made persistent: they
     start anew where the snapshot was taken. A warning names those that a run may miss.
     """
-    serializer, iterator = serializers.DictionarySerializer(), trainer.updater.get_iterator('main')
+    serializer, now = serializers.DictionarySerializer(), {}
     with contextlib.suppress(RuntimeError):     # the elapsed time, its last, needs a started run
         trainer.serialize(serializer)
-    now = {}                                    # what triggers remember
     if {snapshot.ITERATION_KEY, snapshot.EPOCH_KEY, POSITION_KEY} <= arrays.keys():
-        now = {'previous_iteration': arrays[snapshot.ITERATION_KEY],
-               'previous_epoch_detail':
-                   arrays[snapshot.EPOCH_KEY] + arrays[POSITION_KEY] / digits_of(iterator)}
+        now = {'previous_iteration': arrays[snapshot.ITERATION_KEY],    # what triggers remember
+               'previous_epoch_detail': arrays[snapshot.EPOCH_KEY]
+               + arrays[POSITION_KEY] / count_digits(trainer.updater)}
     extensions = {key.split('/')[1] for key in arrays if key.startswith('extensions/')}
     anew, named = {}, {}
     for key, fresh in serializer.target.items():

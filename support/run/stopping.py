@@ -30,30 +30,25 @@ class UntilStopped:
         until (int or trigger): Epochs after which the run ends, or any trigger of Chainer's.
 
     Attributes:
-        caught (int): The signal that this process got, or None.
-        signum (int): The signal that stops the run, or None.
-        is_agreed (bool): Whether `ranks` sets `signum`, once all ranks know of it.
-        rank (int): This process's; rank 0 prints.
+        caught, signum (int): The signal that this process got, and the one that stops the run.
+        ranks (ranks.Ranks): Those who then have to agree on `signum`; None for one process.
         status (int): Exit status of the run.
-        is_over (bool): Whether the run has come to its end without a signal.
-        has_begun (bool): Whether there was an iteration to do.
-        trainer (Trainer): The one that has this trigger, as `until_stopped` sets it.
-        agree (callable): Makes the inner trigger's answer the same on all ranks.
+        is_over, has_begun (bool): Whether the run came to its end, and had an iteration to do.
         begin, end (callable): What to do before the first iteration and after the last, while the
             trainer can still be saved.
     """
 
     signals = command.ENDING
-    caught = signum = trainer = None
-    is_agreed = is_over = has_begun = False
-    rank = status = 0
+    caught = signum = trainer = ranks = None
+    is_over = has_begun = False
+    status = 0
 
     def __init__(self, until):
         is_count = isinstance(until, (int, float))
         self.inner = training.get_trigger((until, 'epoch') if is_count else until)
         self.is_plain = type(self.inner) is triggers.IntervalTrigger
         self.fresh, self.unasked = plain_state(self.inner), {}
-        self.agree, self.begin, self.end = bool, lambda: None, lambda: None
+        self.begin = self.end = lambda: None
         self.pid = os.getpid()
 
     def __getattr__(self, name):
@@ -69,9 +64,11 @@ class UntilStopped:
             serializer = chainer.serializers.DictionarySerializer()
             self.serialize_inner(serializer)
             self.unasked = serializer.target
-            is_said = self.agree(bool(self.inner(trainer)))
+            is_said = bool(self.inner(trainer))
+            if self.ranks is not None:
+                is_said = self.ranks.of_all(is_said)[0]
         self.is_over = is_said or self.is_past(trainer)
-        if not self.is_over and self.signum is None and not self.has_begun:
+        if not (self.is_over or self.signum is not None or self.has_begun):
             self.has_begun = True
             self.begin()
         stops = self.is_over or self.signum is not None
@@ -80,10 +77,7 @@ class UntilStopped:
         return stops
 
     def is_past(self, trainer):
-        """Tell whether a run has its full length, or more.
-
-        Chainer's own triggers would let a resumed run that is past their end go on to the next.
-        """
+        """Tell whether a run has its full length; past that, Chainer's own triggers go on."""
         length, unit = length_of(self)
         updater = trainer.updater
         return (updater.epoch_detail if unit == 'epoch' else updater.iteration) >= length
@@ -102,7 +96,7 @@ class UntilStopped:
                 for name, array in scalars_of(self.trainer.observation).items()}
         text = serializer('observation', json.dumps(seen))
         if isinstance(serializer, chainer.Deserializer):
-            self.trainer.observation = {name: np.dtype(kind).type(number) for name, (kind, number)
+            self.trainer.observation = {name: np.dtype(code).type(number) for name, (code, number)
                                         in dict(json.loads(text)).items()}
 
     def serialize_inner(self, serializer):
@@ -131,16 +125,16 @@ class UntilStopped:
         self.stop(signum)
         # a terminal that closes sends SIGHUP twice
         signal.signal(signum, signal.SIG_IGN if signum == SIGHUP else signal.SIG_DFL)
-        if self.rank > 0:
+        if self.ranks is not None and self.ranks.rank > 0:
             return
         more = b'' if signum == SIGHUP else b'; once more quits at once'
         with contextlib.suppress(OSError):          # the line break ends the terminal's ^C
             os.write(2, b'\n' * os.isatty(2) + b'stopping after this iteration' + more + b'\n')
 
     def stop(self, signum):
-        """End the run after this iteration, as this signal does."""
+        """End the run after this iteration, or the one in which all ranks know, by this signal."""
         self.caught = signum
-        if not self.is_agreed:
+        if self.ranks is None:
             self.signum = signum
 
 
@@ -159,12 +153,12 @@ def length_of(trigger):
 
 def every(epochs, last):
     """Make the trigger of snapshots: it fires every so many epochs, and in the last epoch."""
-    def due(trainer):
+    def is_due(trainer):
         epoch = trainer.updater.epoch
         before = int(trainer.updater.previous_epoch_detail)
         return before // epochs < epoch // epochs or before < last <= epoch
 
-    return due
+    return is_due
 
 
 def scalars_of(values):

@@ -16,10 +16,7 @@ RESUMED = 3             # earlier rows at the top of a resumed run's table
 
 
 def find(trainer, kind):
-    """Return the extension of a trainer that is of a class, whatever its name; None without one.
-
-    If several fit, our subclass is preferred to Chainer's class.
-    """
+    """Return a trainer's extension of a class, or None; of Chainer's own and ours, ours."""
     found = [entry.extension for entry in trainer._extensions.values()
              if isinstance(entry.extension, kind)]
     return max(found, key=lambda extension: len(type(extension).__mro__), default=None)
@@ -61,8 +58,7 @@ class PrintReport(training.Extension):
     priority = training.PRIORITY_READER - 1         # after the log, whichever stands first
 
     def __init__(self):
-        self.printed = 0                            # rows
-        self.rows_left = 0                          # until the headings come again
+        self.printed = self.rows_left = 0           # rows, and those until headings come again
         self.is_finer = False
 
     def initialize(self, trainer):
@@ -114,9 +110,7 @@ class PrintReport(training.Extension):
 
 
 class ProgressBar(training.Extension):
-    """A line below the table: the epoch, how much is done, how fast, and what time is left.
-
-    It is shown in a terminal alone.
+    """A line below the table in a terminal: the epoch, how much is done, how fast, time left.
 
     If the stop trigger does not tell the length of the run: the epoch and how fast.
     """
@@ -156,12 +150,7 @@ class ProgressBar(training.Extension):
 
 
 class Lasting:
-    """A stream that may be lost: what is written afterwards goes nowhere, and nothing fails.
-
-    Args:
-        stream (file): The stream.
-        on_loss (callable): What to do at its loss; it gets the OSError, once.
-    """
+    """A stream that may be lost: `on_loss` gets the OSError, and what is written goes nowhere."""
 
     def __init__(self, stream, on_loss):
         self.stream, self.on_loss, self.is_lost = stream, on_loss, False
@@ -194,9 +183,7 @@ class Lasting:
 def lasting(stop):
     """Within a `with` block, let no lost stdout or stderr make a run fail.
 
-    Args:
-        stop (UntilStopped): Ends the run quietly, as a signal does, when the reader of stdout
-            closes the pipe, as `head` does.
+    If the reader of stdout closes the pipe, as `head` does, `stop` ends the run quietly.
     """
     def on_loss(error):
         if isinstance(error, BrokenPipeError):
