@@ -106,12 +106,12 @@ def edit(monkeypatch):
                     monkeypatch.setattr(getattr(net, name), key, value, raising=False)
         monkeypatch.setattr(models.inspect, 'getsource', lambda of: (
             edited(text, old, new) if of is net else source(of)))
-        models.written.cache_clear()
+        models.digests_of_net.cache_clear()
 
     source, text = models.inspect.getsource, models.inspect.getsource(net)
     yield edit
     monkeypatch.undo()
-    models.written.cache_clear()
+    models.digests_of_net.cache_clear()
 
 
 def edited(text, old, new):

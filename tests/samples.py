@@ -29,10 +29,10 @@ def npy(array):
     return file.getvalue()
 
 
-def zipped(members):
+def zipped(members, compression=zipfile.ZIP_STORED):
     """Return a zip file of these members."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, 'w') as archive:
+    with zipfile.ZipFile(file, 'w', compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return file.getvalue()

@@ -1,8 +1,4 @@
-"""What the Trainer does besides: look at the losses, log, draw; the first and last words of a run.
-
-Each is an extension of Chainer's, or extends a class of Chainer's; `whole_run` stands around
-`trainer.run()`.
-"""
+"""What the Trainer does besides: look at losses, log, draw; the first and last words of a run."""
 
 import contextlib
 import json
@@ -23,8 +19,7 @@ import numpy as np
 def check_finite(resumed):
     """Make the extension that raises a FloatingPointError for a loss that is not finite.
 
-    It does so before anything is logged or saved. `resumed` is the snapshot that the run goes on
-    from, or None.
+    It comes before the log and the snapshot. `resumed` is that which the run goes on from, or None.
     """
     @training.make_extension(trigger=(1, 'iteration'), priority=training.PRIORITY_EDITOR,
                              default_name='check_finite')
@@ -66,14 +61,13 @@ class PlotReport(training.Extension):
     due = -math.inf
     drawn = 0               # rows of the log
 
-    def trigger(self, trainer):
-        """Fire after an epoch; a trigger with a state would come too late for the snapshot."""
-        return trainer.updater.is_new_epoch
+    # a trigger with a state would come too late for the snapshot
+    trigger = staticmethod(lambda trainer: trainer.updater.is_new_epoch)
 
     def __call__(self, trainer):
-        """Draw, if that is due; after a signal the work is saved first."""
+        """Draw, if that is due."""
         is_stopped = getattr(trainer.stop_trigger, 'signum', None) is not None
-        if time.monotonic() >= self.due and not is_stopped:
+        if time.monotonic() >= self.due and not is_stopped:     # else the work is saved first
             self.draw(trainer)
 
     def draw(self, trainer):
@@ -99,22 +93,13 @@ def plot_losses(trainer):
                 os.path.join(trainer.out, 'loss.png'))
 
 
-# First and last words ---------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def whole_run(trainer, args, digits, graph):
     """Stand around `trainer.run()`: what a run says and writes at its start and at its end.
 
     Within the `with` block the first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its
     iteration, and `snapshot_interrupted` keeps the work. A run with nothing left to do writes
-    nothing.
-
-    Args:
-        trainer (Trainer): That of this rank, which `resume.make_exact` has seen.
-        args (argparse.Namespace): The command line; as from `options.parsed`.
-        digits (mnist.Digits): Those that the run trains on.
-        graph (str): The text of `cg.dot`.
+    nothing. `args` are from `options.parsed`; `graph` is the text of `cg.dot`.
 
     Yields:
         stopping.UntilStopped: Its `status` is the exit status afterwards.
@@ -195,7 +180,7 @@ def print_header(trainer, args, digits):
     n_test = 'none' if evaluator is None else count_digits(
         evaluator.get_iterator('main'), digits.test, ranks.size)
     size, model = getattr(iterator, 'batch_size', args.batch_size), resume.model_of(updater)
-    batch = snapshot.describe_step(size, ranks.size)
+    batch = f'minibatches of {size}' + f' a rank, {ranks.size * size} in all' * (ranks.size > 1)
     batch += ' (more than an epoch)' * (size * ranks.size > n_train)
     z = models.sizes_of(model).get('dim_z', args.dim_z)
     start = '' if not args.resume else f', from {updater.epoch_detail:.4g} of {args.resume}'

@@ -9,7 +9,6 @@ import hashlib
 import inspect
 import itertools
 import numbers
-import re
 import sys
 
 from support.run import original, snapshot  # lets chainer import
@@ -168,15 +167,6 @@ def check_activation(had, model, path, mend='use it with the net.py that trained
         lacks = '' if had.activation in net.ACTIVATIONS else ', whose ACTIVATIONS lack it'
         raise snapshot.SnapshotError(f'{path} was trained with the activation {had.activation}, '
                                      f'and this net.py has {now}{lacks}; {mend}')
-
-
-def check_optimizer(had, now, path):
-    """Raise a SnapshotError if the settings of a run now have an optimizer of another class."""
-    names = [re.findall(r'^\w+|\w+=True', run.optimizer) for run in (had, now)]
-    if names[0] and names[0] != names[1]:
-        raise snapshot.SnapshotError(
-            f'{path} was trained by {had.optimizer}, and train_vae.py has {now.optimizer}; use it '
-            'with the train_vae.py that trained it, or start a run from its weights, with -m')
 
 
 def warn_of_edits(had, path):

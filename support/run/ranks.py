@@ -30,27 +30,22 @@ def start(argv):
         UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or it started several
             processes without that flag.
     """
-    started = set_by_mpiexec('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE') or 1
+    started, rank = (next((int(os.environ[name]) for name in names if name in os.environ), 0)
+                     for names in (('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'),        # by mpiexec
+                                   ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument('--communicator', nargs='?', const='')
-    wanted = scan.parse_known_args(argv)[0].communicator is not None
-    if not wanted and started == 1:
-        return Alone()
     try:
-        if not wanted:
-            raise command.UserError(f'mpiexec started {started} processes; add --communicator '
-                                   'naive, or pure_nccl for GPUs')
-        return Ranks(connect(started))
+        if scan.parse_known_args(argv)[0].communicator is not None:
+            return Ranks(connect(started))
+        if started < 2:
+            return Alone()
+        raise command.UserError(f'mpiexec started {started} processes; add --communicator naive, '
+                                'or pure_nccl for GPUs')
     except command.UserError:
-        if set_by_mpiexec('PMI_RANK', 'OMPI_COMM_WORLD_RANK') > 0:
+        if rank > 0:
             raise SystemExit(2) from None           # the first process tells
         raise
-
-
-def set_by_mpiexec(*names):
-    """Return the first number in these environment variables; 0 if there is none."""
-    values = [os.environ.get(name, '') for name in names]
-    return next((int(text) for text in values if text.isdecimal()), 0)
 
 
 def connect(started):
@@ -72,46 +67,24 @@ def connect(started):
 
 
 class Alone:
-    """One process: it has all digits, and nobody to ask. Its methods are explained in `Ranks`."""
+    """One process: it has all digits, and nobody to ask; `Ranks` explains its methods."""
 
     rank, size, description = 0, 1, ''
-
-    def ending_together(self):
-        """Return a context that does nothing."""
-        return contextlib.nullcontext()
-
-    def together(self, function, *args):
-        """Call a function."""
-        return function(*args)
-
-    on_root = together
-
-    def get_device(self, gpu, communicator):
-        """Return the device for `--gpu N`."""
-        return devices.get_device(gpu)
-
-    def scatter(self, optimizer, train, test, args):
-        """Return the optimizer and the digits as they are."""
-        return optimizer, train, test
-
-    def join(self, trainer):
-        """Leave a trainer as it is."""
+    ending_together = contextlib.nullcontext
+    together = on_root = staticmethod(lambda function, *args: function(*args))
+    get_device = staticmethod(lambda gpu, communicator: devices.get_device(gpu))
+    scatter = staticmethod(lambda optimizer, train, test, args: (optimizer, train, test))
+    join = staticmethod(lambda trainer: None)
 
 
 class Ranks:
     """Several processes, each of which calls these methods in the same order.
 
-    Args:
-        comm (chainermn.CommunicatorBase): The communicator of all.
-
-    Attributes:
-        rank, size (int): Place of this process, and number of processes.
-        description (str): Of the processes, for the header.
+    `rank` is the place of this process, `size` their number; `description` is for the header.
     """
 
-    def __init__(self, comm):
-        self.comm = comm
-        self.rank, self.size, self.description = comm.rank, comm.size, ''
+    def __init__(self, comm):               # a communicator of ChainerMN
+        self.comm, self.rank, self.size, self.description = comm, comm.rank, comm.size, ''
 
     @contextlib.contextmanager
     def ending_together(self):

@@ -1,11 +1,8 @@
-"""Exact resume: what a snapshot needs so that a resumed run ends as one that nothing stopped.
-
-`RunState` adds the settings and the state of the random generator to a Trainer snapshot, of each of
-several ranks. `make_exact` gives it to a Trainer, and brings that to where a snapshot was taken.
-"""
+"""Exact resume: what a snapshot needs so that a resumed run ends as one that nothing stopped."""
 
 import dataclasses
 import inspect
+import re
 import sys
 import zlib
 
@@ -29,25 +26,18 @@ class RunState(training.Extension):
 
     That is the settings of the run, and the state of NumPy's generator. CuPy's state cannot be
     saved: before each iteration it is seeded anew, from the seed of the run and the iteration.
-    At the first snapshot a warning names what that lacks of the model.
-
-    Args:
-        settings (settings.Settings): Those of the run; `kl_weight` becomes None where it changes.
-        updater (Updater): That of the run.
-        comm: As from `ranks.start`.
+    At the first snapshot a warning names what that lacks of the model. Where the loss function
+    changes, `settings.kl_weight` becomes None.
     """
 
     default_name = 'run'
+    trigger = staticmethod(lambda trainer: True)    # without a state, which snapshots would hold
 
     def __init__(self, settings, updater, comm):
         self.settings, self.updater, self.comm = settings, updater, comm
         self.first = {}         # what `varied` returned at the start
         self.others = []        # what the snapshot needs of the ranks 1, 2, ...
         self.trainer = self.at_start = self.loss_func = None
-
-    def trigger(self, trainer):
-        """Fire after each iteration; a trigger without a state adds nothing to snapshots."""
-        return True
 
     def initialize(self, trainer):
         """Remember what the model is like at the start, and seed the noise that comes now."""
@@ -144,9 +134,6 @@ def unsaved(model):
     return found
 
 
-# What extensions vary in mid-run ----------------------------------------------------------------
-
-
 def varied(updater):
     """Return by name the numbers that extensions may vary in mid-run.
 
@@ -185,16 +172,10 @@ def vary(updater, had):
             updater.loss_func = optimizer.target.get_loss_func(number, given.get('k', 1))
 
 
-# Resuming ---------------------------------------------------------------------------------------
-
-
 def make_exact(trainer, args, digits):
     """Let the snapshots of a trainer resume exactly; where it resumes, bring it to that point.
 
-    Args:
-        trainer (Trainer): That of this rank, with all its other extensions.
-        args (argparse.Namespace): The command line; as from `options.parsed`.
-        digits (mnist.Digits): Those that the run trains on.
+    It has all its other extensions by now; `args` are from `options.parsed`.
 
     Raises:
         SnapshotError: If the snapshot to resume from does not fit.
@@ -244,7 +225,12 @@ def restore(trainer, digits, arrays, path):
     had, ranks = snapshot.read_settings(arrays, path), run.settings.ranks
     snapshot.check_digits(had, digits, path)
     models.check_activation(had, model, path)
-    models.check_optimizer(had, run.settings, path)
+    names = [re.findall(r'^\w+|\w+=True', of.optimizer) for of in (had, run.settings)]
+    if names[0] and names[0] != names[1]:
+        raise snapshot.SnapshotError(
+            f'{path} was trained by {had.optimizer}, and train_vae.py has {run.settings.optimizer};'
+            ' use it with the train_vae.py that trained it, or start a run from its weights, '
+            'with -m')
     if had.ranks != ranks:
         raise snapshot.SnapshotError(
             f'{path} is of {had.ranks} rank{"s" * (had.ranks > 1)}, and this run has {ranks}; '
@@ -266,11 +252,10 @@ def of_rank(arrays, rank):
 def warn_of_changes(had, now, path):
     """Warn of each change from the settings `had` to `now` that makes a resumed run differ."""
     words = {'device': 'on a {}', 'trained_by': 'by the {} updater', 'trained_on': 'on {}',
-             'optimizer': 'by {}', 'loss': 'for the loss {}'}
-    changes = [[text.format(getattr(run, name)) for run in (had, now)]
-               for name, text in words.items() if getattr(had, name) and getattr(now, name)]
-    changes += [[f'with {snapshot.describe_step(run.batch_size, run.ranks)}' for run in (had, now)]]
-    for then, here in changes:
-        if then != here:
+             'optimizer': 'by {}', 'loss': 'for the loss {}',
+             'batch_size': 'with minibatches of {}'}
+    for name, text in words.items():
+        then, here = (text.format(getattr(run, name)) for run in (had, now))
+        if then != here and getattr(had, name) and getattr(now, name):
             print(f'warning: {path} was trained {then}; {here} the run goes on, but not to '
                   'exactly the same result', file=sys.stderr)

@@ -106,22 +106,21 @@ def flag(name, words, **options):
 
     `words` say in --help what it is; the default is added.
     """
+    def number(text):
+        with contextlib.suppress(ValueError):
+            value = field.type(text)
+            if fits(field, value):
+                return value
+        least, most = field.metadata['least'], field.metadata['most']
+        wanted = 'positive number' if field.type is float else (
+            f'positive whole number of at most {most}' if least else
+            f'whole number from 0 to {most}')
+        raise argparse.ArgumentTypeError(f'{text} is not a {wanted}')
+
     field = FIELDS[name]
     if field.type is bool:
         return {'action': 'store_true', 'help': words}
     limits = {'choices': field.metadata['choices']} if field.type is str else {
-        'type': lambda text: parse(field, text), 'metavar': 'N'}
+        'type': number, 'metavar': 'N'}
     options = limits | {'default': field.default} | options
     return options | {'help': f'{words} (default: {options["default"]})'}
-
-
-def parse(field, text):
-    """Return the number in a text of the command line, or raise an ArgumentTypeError."""
-    with contextlib.suppress(ValueError):
-        value = field.type(text)
-        if fits(field, value):
-            return value
-    least, most = field.metadata['least'], field.metadata['most']
-    wanted = 'positive number' if field.type is float else (
-        f'positive whole number of at most {most}' if least else f'whole number from 0 to {most}')
-    raise argparse.ArgumentTypeError(f'{text} is not a {wanted}')

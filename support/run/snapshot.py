@@ -262,12 +262,6 @@ def check_digits(had, digits, path):
                             'leave out --dataset and --data-dir, or name the folder of its own')
 
 
-def describe_step(batch_size, ranks):
-    """Return in words what so many ranks see in a step, with so many digits each."""
-    in_all = '' if ranks == 1 else f' a rank, {ranks * batch_size} in all'
-    return f'minibatches of {batch_size}{in_all}'
-
-
 # Its weights ------------------------------------------------------------------------------------
 
 

@@ -51,13 +51,11 @@ def load(arrays, trainer, path):
 
 def part_of(key):
     """Return in words which part of train_vae.py a key of a snapshot is of."""
-    for prefix, part in PARTS.items():
-        if key.startswith(prefix):
-            return part
-    room, _, rest = key.partition('/')
-    name = rest.partition('/')[0]
-    return {'extensions': f'the extension {name}',
-            'extension_triggers': f'the trigger of the extension {name}'}.get(room, 'the trainer')
+    room, name = f'{key}/'.split('/')[:2]
+    rooms = {'extensions': f'the extension {name}',
+             'extension_triggers': f'the trigger of the extension {name}'}
+    return next((part for prefix, part in PARTS.items() if key.startswith(prefix)),
+                rooms.get(room, 'the trainer'))
 
 
 def unfit(path, key, cause):

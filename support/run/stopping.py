@@ -52,7 +52,6 @@ class UntilStopped:
         self.pid = os.getpid()
 
     def __getattr__(self, name):
-        """Return an attribute of the inner trigger."""
         if name == 'inner':                         # while a copy is made
             raise AttributeError(name)
         return getattr(self.inner, name)

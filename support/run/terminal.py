@@ -1,6 +1,7 @@
 """What a run prints while it trains: its table and progress line, and streams that may be lost."""
 
 import contextlib
+import functools
 import math
 import shutil
 import sys
@@ -116,10 +117,7 @@ class ProgressBar(training.Extension):
     """
 
     bar = None
-
-    def trigger(self, trainer):
-        """Fire after each iteration; a trigger without a state adds nothing to snapshots."""
-        return True
+    trigger = staticmethod(lambda trainer: True)    # without a state, which snapshots would hold
 
     def __call__(self, trainer):
         """Count the iterations."""
@@ -137,10 +135,10 @@ class ProgressBar(training.Extension):
                 file=sys.stdout, disable=None, dynamic_ncols=True, mininterval=0.2, delay=0.2,
                 bar_format='epoch {desc}, ' + '{percentage:.0f} %, ' * is_known
                            + '{rate_fmt}' + ', {remaining} left' * is_known)
-        epoch, of = updater.epoch + 1, ''
+        epoch = updater.epoch + 1
         if is_known and unit == 'epoch':
-            epoch, of = min(epoch, math.ceil(length)), f'/{length:g}'
-        self.bar.set_description_str(f'{epoch}{of}', refresh=False)
+            epoch = f'{min(epoch, math.ceil(length))}/{length:g}'
+        self.bar.set_description_str(str(epoch), refresh=False)
         self.bar.update(updater.iteration - self.bar.n)
 
     def finalize(self):
@@ -156,16 +154,8 @@ class Lasting:
         self.stream, self.on_loss, self.is_lost = stream, on_loss, False
 
     def __getattr__(self, name):
-        """Return an attribute of the stream itself."""
-        return getattr(self.stream, name)
-
-    def write(self, text):
-        """Write, unless the stream is lost."""
-        self.attempt(self.stream.write, text)
-
-    def flush(self):
-        """Flush, unless the stream is lost."""
-        self.attempt(self.stream.flush)
+        found = getattr(self.stream, name)
+        return functools.partial(self.attempt, found) if name in ('write', 'flush') else found
 
     def attempt(self, function, *args):
         """Call a method of the stream, unless that is lost."""

@@ -7,6 +7,7 @@ from support.run import models, settings, snapshot  # lets chainer import
 from chainer import optimizer_hooks, optimizers
 import chainer.functions as F
 import chainer.links as L
+import numpy as np
 import pytest
 
 import net
@@ -70,10 +71,6 @@ def test_another_activation_is_refused(had, lacks):
 
 @pytest.mark.parametrize('old, new, told', [
     ('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)', 'VAE.encode'),
-    ('self.act_func = act_func', 'self.act_func = F.elu', 'VAE.__init__'),
-    ('mu, _ = self.encode(x)', 'mu, ln_var = self.encode(x)', 'VAE.__call__'),
-    ('    def decode(', '    @staticmethod\n    def decode(', 'VAE.decode'),
-    ('def draw_graph(', 'def draw_it(', 'code outside the classes'),
     ("'relu': F.relu", "'relu': F.elu", 'code outside the classes'),
     ('class VAE(chainer.Chain):', 'class VAE(chainer.Chain):\n    scale = 2\n', 'VAE'),
     ('return F.sigmoid(self.ld3(h2))', 'return self.ld3(h2)', 'Autoencoder.decode'),
@@ -112,26 +109,28 @@ def test_a_net_py_that_cannot_be_read_is_told_nothing_of(monkeypatch, capsys):
 
     run, model = run_of(methods=models.notes_of_net()), net.VAE(9, 2, 7)
     monkeypatch.setattr(models.inspect, 'getsource', fail)
-    models.written.cache_clear()
+    models.digests_of_net.cache_clear()
     models.warn_of_edits(run, 'FILE')
     assert capsys.readouterr().err == ''
     assert models.joined({'f': '1'}) == {'f': '1'}
-    assert models.describe_loss(model.get_loss_func(), model) == 'negative ELBO'
+    assert models.describe_loss(model.get_loss_func(), model) == ('negative ELBO', 1.0)
     monkeypatch.undo()
-    models.written.cache_clear()
+    models.digests_of_net.cache_clear()
 
 
-@pytest.mark.parametrize('made_for, given, words', [
-    (net.VAE, {}, 'negative ELBO'), (net.Autoencoder, {}, 'squared error'),
-    (net.VAE, {'C': 4.0, 'k': 2}, 'negative ELBO, beta = 4, k = 2'),
-    (net.VAE, {'C': lambda: 1}, 'negative ELBO, beta = what train_vae.py says')])
-def test_a_loss_is_known_by_its_text(monkeypatch, made_for, given, words):
-    model = made_for(9, 2, 7)
+@pytest.mark.parametrize('made_for, given, words, C', [
+    (net.VAE, {}, 'negative ELBO', 1.0), (net.Autoencoder, {}, 'squared error', None),
+    (net.VAE, {'C': 4.0, 'k': 2}, 'negative ELBO, beta = 4, k = 2', 4.0),
+    (net.VAE, {'C': np.float32(0.5)}, 'negative ELBO, beta = 0.5', 0.5),
+    (net.VAE, {'C': np.array(0.5)}, 'negative ELBO, beta = what train_vae.py says', None)])
+def test_a_loss_is_known_by_its_text(monkeypatch, made_for, given, words, C):
+    model, another = made_for(9, 2, 7), made_for(9, 2, 7)
     loss = model.get_loss_func(**given)
-    assert models.describe_loss(loss, model) == words
-    assert models.describe_loss(functools.partial(loss), model) == 'of an edited train_vae.py'
+    assert models.describe_loss(loss, model) == (words, C)
+    for function, of in ((functools.partial(loss), model), (loss, another)):
+        assert models.describe_loss(function, of) == ('of an edited train_vae.py', None)
     monkeypatch.setattr(made_for, 'get_loss_func', lambda self, C=1.0, k=1: loss)
-    assert models.describe_loss(loss, model) == 'of an edited get_loss_func'
+    assert models.describe_loss(loss, model) == ('of an edited get_loss_func', None)
 
 
 @pytest.mark.parametrize('make, words', [
@@ -143,10 +142,3 @@ def test_an_optimizer_in_words(make, words):
     assert models.describe_optimizer(optimizer) == words
     optimizer.add_hook(optimizer_hooks.WeightDecay(1e-4))
     assert models.describe_optimizer(optimizer) == f'{words} with WeightDecay'
-    now = run_of(optimizer=words)
-    models.check_optimizer(run_of(), now, 'FILE')
-    models.check_optimizer(run_of(optimizer=words + ' with X'), now, 'FILE')
-    for had in ('RMSprop(lr=1)', words.split('(')[0] + '(other=True)'):
-        with pytest.raises(snapshot.SnapshotError) as error:
-            models.check_optimizer(run_of(optimizer=had), now, 'FILE')
-        assert f'FILE was trained by {had}, and train_vae.py has {words}; ' in str(error.value)

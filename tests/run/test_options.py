@@ -18,12 +18,6 @@ def parse(*argv):
     return options.parse(train_vae.build_parser(), [str(arg) for arg in argv])
 
 
-def test_without_resume_nothing_is_resumed():
-    args = parse('-z', 3, '--dataset', 'digits', '-o', 'out')
-    assert (args.dim_z, args.dataset, args.out) == (3, 'digits', 'out')
-    assert (args.resume, args.resumed, args.is_newest) == (None, None, False)
-
-
 def test_resume_takes_settings_and_arrays_from_the_newest_snapshot(small_run):
     args = parse('--resume', '-o', small_run, '-e', 9)
     assert (args.resume, args.is_newest, args.out) == (last(small_run), True, str(small_run))
@@ -44,12 +38,6 @@ def test_resume_from_a_file_writes_beside_it_or_where_it_is_told(small_run, tmp_
         args = parse('--resume', path, *flags)
         assert (args.resume, args.is_newest, args.out) == (str(path), False, str(out))
         assert int(args.resumed['updater/iteration']) == 3
-
-
-def test_resume_may_take_other_minibatches(small_run):
-    command = ['--resume', '-o', small_run]
-    assert parse(*command).batch_size == 20
-    assert parse(*command, '-b', 5).batch_size == 5
 
 
 def test_the_folder_is_held_until_the_end(tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ CHAINERS = {                # what Chainer has in their places, if anything
     SNAPSHOT: 'extensions.snapshot()'}
 STOP = 'UntilStopped(args.epoch)'
 ITERATOR = 'iterators.SerialIterator(train, args.batch_size)'
+NO_SHUFFLE = 'iterators.SerialIterator(train, args.batch_size, shuffle=False)'
 EPOCHS, STOPPED_AT = 3, 5   # epochs of 3 iterations each
 
 
@@ -175,18 +176,12 @@ def runs(tmp_path, capsys, data):
     return make
 
 
-@pytest.fixture(scope='module')
-def memo():
-    """Return a dict that the tests of this module share."""
-    return {}
-
-
 @pytest.fixture
-def plain(runs, memo):
+def plain(runs, memo={}):                                           # noqa: B006  (made once)
     """Return the state and the log at the end of the script as it comes."""
     if not memo:
         run = runs()
-        memo['state'], memo['log'] = run.whole(), log_of(run.trainer)
+        memo |= {'state': run.whole(), 'log': log_of(run.trainer)}
     return memo
 
 
@@ -236,25 +231,6 @@ def test_a_trainer_without_any(runs, plain):
     assert (status, text.splitlines()[-1], err) == (0, 'finished at epoch 3', '')
     assert {path.name for path in (run.folder / 'other').iterdir()} == {
         '.lock', 'args.json', 'cg.dot'}
-
-
-MORE = {                    # of Chainer's, besides; some hold None until they are called
-    'best': "extensions.snapshot_object(model, 'best'), trigger=training.triggers.MinValueTrigger("
-            "'validation/main/loss', (2, 'epoch'))",
-    'falling rate': "extensions.ExponentialShift('alpha', 0.5), trigger=(2, 'epoch')",
-    'linear rate': "extensions.LinearShift('alpha', (1e-3, 1e-4), (2, 8))",
-    'once': "extensions.ParameterStatistics(model), trigger=training.triggers.OnceTrigger()",
-    'log': "extensions.LogReport(['main/loss'], (1, 'iteration'), filename='finer'), name='finer'"}
-
-
-@pytest.mark.parametrize('name', [name if name in ('best', 'falling rate') else pytest.param(
-    name, marks=pytest.mark.slow) for name in MORE])
-def test_an_extension_more(runs, name):
-    line = '    trainer.extend(LogReport())\n'
-    run = runs((line, f'    trainer.extend({MORE[name]})\n{line}'))
-    assert run.disturbed(4) == run.whole()
-    with np.load(run.folder / 'run' / 'snapshot_epoch_1', allow_pickle=False) as npz:
-        assert all(npz[key].dtype.kind != 'O' for key in npz.files)
 
 
 @pytest.mark.parametrize(('snapshot_of', 'last', 'kept', 'anew'), [
@@ -393,22 +369,8 @@ def test_a_stop_trigger_of_another_kind_starts_anew(runs, plain):
 # Iterators --------------------------------------------------------------------------------------
 
 
-ITERATORS = {
-    'no shuffle': 'iterators.SerialIterator(train, args.batch_size, shuffle=False)',
-    'processes': 'iterators.MultiprocessIterator(train, args.batch_size, shuffle=False, '
-                 'n_processes=1)',
-    'threads': 'iterators.MultithreadIterator(train, args.batch_size)'}
-
-
-@pytest.mark.parametrize('name', ITERATORS)
-def test_an_iterator_that_is_another(runs, name):
-    """Where threads fetch the last minibatch of an epoch already, Chainer draws its order twice."""
-    run = runs((ITERATOR, ITERATORS[name]))
-    assert run.disturbed(STOPPED_AT - (name == 'threads')) == run.whole()
-
-
 def test_an_iterator_that_is_another_on_resume(runs):
-    run, other = runs((ITERATOR, ITERATORS['no shuffle'])), runs()
+    run, other = runs((ITERATOR, NO_SHUFFLE)), runs()
     out = run.folder / 'run'
     assert run(*run.start, '-o', out)[0] == 0
     status, _, err = other('--resume', '-o', out, '-e', '4')
@@ -437,23 +399,48 @@ def test_another_batch_size_on_resume(runs):
     assert '\nfinished at epoch 3: ' in text
     assert run.trainer.updater.iteration == 5 + 12          # 80 digits were left of 180
     assert json.loads((out / 'args.json').read_text())['batch_size'] == 7
-VARIED = {              # what an extension does after each iteration
-    'C of the loss': 'trainer.updater.loss_func = model.get_loss_func('
-                     'trainer.updater.iteration / 9, args.k)',
-    "Adam's alpha": 'optimizer.alpha *= 0.9',
-    'a frozen layer': 'trainer.updater.iteration == 3 and model.le1.disable_update()',
-    'the batch size': 'if trainer.updater.iteration == 3: train_iter.batch_size = 10',
-}
 
 
-@pytest.mark.parametrize('what', VARIED)
-def test_what_an_extension_varies_goes_on_from_where_it_was(runs, what):
-    line = '    trainer.extend(LogReport())\n'
-    edit = (line, f"""\
-    @training.make_extension(trigger=(1, 'iteration'))
+# Edits of any line ------------------------------------------------------------------------------
+
+
+LOG, SETUP = f'    {EXTENDS["LogReport()"]}\n', '    optimizer.setup(model)\n'
+VARY = """    @training.make_extension(trigger=(1, 'iteration'))
     def vary(trainer):
-        {VARIED[what]}
+        {}
 
     trainer.extend(vary)
-{line}""")
-    assert runs(edit).disturbed() == runs(edit).whole()
+"""
+EDITS = {                   # the line, and what is put before it, or in its place
+    # some of Chainer's extensions hold None until they are called
+    'best': (LOG, "    trainer.extend(extensions.snapshot_object(model, 'best'), trigger="
+                  "training.triggers.MinValueTrigger('validation/main/loss', (2, 'epoch')))\n"),
+    'falling rate': (LOG, "    trainer.extend(extensions.ExponentialShift('alpha', 0.5), "
+                          "trigger=(2, 'epoch'))\n"),
+    'once': (LOG, '    trainer.extend(extensions.ParameterStatistics(model), '
+                  'trigger=training.triggers.OnceTrigger())\n'),
+    'two logs': (LOG, "    trainer.extend(extensions.LogReport(['main/loss'], (1, 'iteration'), "
+                      "filename='finer'), name='finer')\n"),
+    'varied C of the loss': (LOG, VARY.format(
+        'trainer.updater.loss_func = model.get_loss_func(trainer.updater.iteration / 9, args.k)')),
+    "varied Adam's alpha": (LOG, VARY.format('optimizer.alpha *= 0.9')),
+    'a layer frozen at last': (LOG, VARY.format(
+        'trainer.updater.iteration == 3 and model.le1.disable_update()')),
+    'a layer frozen at first': (SETUP, f'{SETUP}    model.le1.disable_update()\n'),
+    'varied batch size': (LOG, VARY.format(
+        'if trainer.updater.iteration == 3: train_iter.batch_size = 10')),
+    'no shuffle': (ITERATOR, NO_SHUFFLE),
+    'processes': (ITERATOR, 'iterators.MultiprocessIterator(train, args.batch_size, shuffle=False, '
+                            'n_processes=1)'),
+    'threads': (ITERATOR, 'iterators.MultithreadIterator(train, args.batch_size)')}
+
+
+@pytest.mark.parametrize('name', [pytest.param(
+    name, marks=pytest.mark.slow) if name in ('once', 'two logs') else name for name in EDITS])
+def test_an_edit_resumes_exactly(runs, name):
+    """Where threads fetch the last minibatch of an epoch already, Chainer draws its order twice."""
+    line, new = EDITS[name]
+    run = runs((line, new + line if line == LOG else new))
+    assert run.disturbed(STOPPED_AT - (name == 'threads')) == run.whole()
+    with np.load(run.folder / 'run' / 'snapshot_epoch_1', allow_pickle=False) as npz:
+        assert all(npz[key].dtype.kind != 'O' for key in npz.files)

@@ -4,14 +4,13 @@ import contextlib
 import gzip
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
 
-from support.base import command, files  # lets chainer import
+from support.base import files  # lets chainer import
 from support.data import mnist
-from support.run import ranks, snapshot
+from support.run import snapshot
 
 from chainer.backends import cuda
 from conftest import HAS_GPU, ROOT, SMALL, idx, make_digits, write_files
@@ -147,7 +146,7 @@ def whole(tmp_path_factory):
 
 @needs_mpi
 @pytest.mark.slow
-def test_one_rank_prints_and_logs(whole):
+def test_one_rank_prints_and_logs_and_noise_is_each_ranks_own(whole):
     _, out, text = whole
     assert text.count('device ') == text.count('finished at epoch 6') == 1
     assert 'device   CPU, 2 ranks on 1 host, by naive\n' in text
@@ -163,24 +162,11 @@ def test_one_rank_prints_and_logs(whole):
     means = [losses[:, a:b].mean() for a, b in itertools.pairwise(ends)]
     np.testing.assert_allclose([row['main/loss'] for row in log], means, rtol=1e-6)
     assert log[-1]['validation/main/loss'] < log[0]['validation/main/loss']
-    assert not list(out.glob('.*.part'))
-
-
-@needs_mpi
-@pytest.mark.slow
-def test_ranks_have_the_same_parameters_and_noise_of_their_own(whole, tmp_path):
-    _, out, _ = whole
-    finish(2, on_ranks.__file__, 'watched', tmp_path, *NAIVE, '--resume', '-o',
-           shutil.copytree(out, tmp_path / 'run'), '-e', '8')
-    for folder, epochs in ((out.parent, 6), (tmp_path, 2)):
-        one, other = results(folder)
-        assert one['params'].shape[0] == epochs
-        assert np.array_equal(one['params'], other['params'])
-        assert len(np.unique(one['params'], axis=0)) == epochs
-        # the graph is drawn before the ranks part ways, and a proof draws what it then rewinds
-        own, others = (np.unique(rank['noise'][1:]) for rank in (one, other))
-        assert not np.intersect1d(own, others).size
-        assert min(len(own), len(others)) > 5 * epochs
+    one, other = results(out.parent)
+    assert len(np.unique(one['params'], axis=0)) == 6
+    assert np.array_equal(one['params'], other['params'])
+    # the graph is drawn before the ranks part ways, and a proof draws what it then rewinds
+    assert not np.intersect1d(*(rank['noise'][1:] for rank in (one, other))).size
 
 
 @needs_mpi
@@ -215,15 +201,14 @@ def test_resumes_exactly(whole, tmp_path, how):
 @needs_mpi
 @needs_posix
 @pytest.mark.slow
-@pytest.mark.parametrize('rank', [0, 1])
-def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path, rank):
+def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path):
     data, _, _ = whole
     out = tmp_path / 'run'
     with started(2, on_ranks.__file__, 'running', tmp_path, *NAIVE, '--data-dir', data, *RUN,
                  '-o', out, '-e', 10**6) as process:
         wait_for(out / 'snapshot_epoch_2', process)
         pids = [int((tmp_path / f'pid{rank}').read_text()) for rank in (0, 1)]
-        os.kill(pids[rank], signal.SIGKILL)
+        os.kill(pids[1], signal.SIGKILL)
         _, err = process.communicate(timeout=60)    # else some would wait for ever
     assert process.returncode != 0
     assert ours(err) == []              # mpiexec tells
@@ -246,22 +231,6 @@ def test_a_failing_rank_ends_all_with_one_line(whole, tmp_path):
     assert ours(err) == [
         'train_vae.py: error: not enough memory; try smaller sizes (so many bytes)']
     assert epoch_of(snapshot.newest(str(tmp_path / 'run'))) == 2
-
-
-@needs_mpi
-@pytest.mark.slow
-def test_another_number_of_ranks_is_refused(whole, cli, small_run, tmp_path):
-    _, of_two, _ = whole
-    for out, result in ((of_two, cli('--resume', '-o', of_two, '-e', '8', '-b', '20')),
-                        (small_run, run(2, train_vae.__file__, *NAIVE, '--resume', '-o', small_run,
-                                        '-e', '3')[::-1])):
-        said, = ours(result[2] if out is of_two else result[1])
-        assert result[0] == 2
-        assert said.startswith(f'train_vae.py: error: {out}')
-        assert 'rank' in said
-        assert ' -m' in said
-    start = '--data-dir', whole[0], *RUN, '-e', '1', '-m', snapshot.newest(str(of_two))
-    assert cli(*start, '-o', tmp_path / 'anew')[0::2] == (0, '')
 
 
 @needs_mpi
@@ -308,12 +277,6 @@ def test_one_rank_says_what_is_wrong(tmp_path, flags, line):
     said, = ours(err)
     assert said.startswith(f'train_vae.py: error: {line}')
     assert not (tmp_path / 'run').exists()
-
-
-def test_more_ranks_than_test_digits():
-    ranks.check_shares(30, 30)
-    with pytest.raises(command.UserError, match='30 test digits are too few for 31 ranks'):
-        ranks.check_shares(30, 31)
 
 
 def test_without_mpi4py(cli, monkeypatch, tmp_path):

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from support.base import files  # lets chainer import
 from support.run import run_folder
 
+from conftest import SMALL
 import pytest
+from runs import check_refused
 
 
 def test_snapshots_are_known_by_the_names_that_scripts_give_them(tmp_path):
@@ -43,23 +45,18 @@ def test_a_claimed_folder_is_swept_and_free_again_after(small_run):
             with pytest.raises(files.FileError, match='in use by another run'), \
                     run_folder.claim(str(small_run)):
                 pass
-    with pytest.raises(RuntimeError), run_folder.claim(str(small_run), overwrite=True):
-        raise RuntimeError
-    with run_folder.claim(str(small_run), overwrite=True):
-        pass
+    for _ in range(2):
+        with pytest.raises(RuntimeError), run_folder.claim(str(small_run), overwrite=True):
+            raise RuntimeError
 
 
 def test_a_claimed_folder_that_stays_empty_goes_again_if_it_was_new(tmp_path):
-    with run_folder.claim(str(tmp_path / 'new')):
-        pass
-    assert not (tmp_path / 'new').exists()
     (tmp_path / 'old').mkdir()
-    with run_folder.claim(str(tmp_path / 'old')):
-        pass
-    assert (tmp_path / 'old').exists()
-    with run_folder.claim(str(tmp_path / 'used')):
-        files.write_text(str(tmp_path / 'used'), 'log', '[]')
-    assert (tmp_path / 'used' / 'log').exists()
+    for name in ('new', 'old', 'used'):
+        with run_folder.claim(str(tmp_path / name)):
+            if name == 'used':
+                (tmp_path / name / 'log').touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['old', 'used']
 
 
 def test_a_folder_that_cannot_be_locked(tmp_path):
@@ -73,16 +70,26 @@ def test_room_is_the_bytes_of_what_is_yet_to_be_written(tmp_path, monkeypatch):
     """Two snapshots, of 300 bytes each, are there; --overwrite takes them away."""
     for name in ('snapshot_epoch_1', 'snapshot_interrupted', 'snapshot_epoch_3.bak'):
         (tmp_path / name).write_bytes(bytes(300))
-    for keep, overwrite, more, needed in [
-            (5, False, 3, 3000), (5, False, 4, 4000), (5, False, 5, 4000), (2, False, 9, 1000),
-            (1, False, 9, 1000), (5, False, 0, 1000), (5, True, 9, 6000 - 600),
-            (2, True, 2, 2000 - 600)]:
+    for keep, overwrite, epochs, needed in [
+            (5, False, 5, 3000), (5, False, 7, 4000), (5, False, 10, 4000), (2, False, 9, 1000),
+            (1, False, 9, 1000), (5, False, 0, 1000), (5, True, 20, 6000 - 600),
+            (2, True, 4, 2000 - 600)]:
+        args = SimpleNamespace(out=str(tmp_path), keep=keep, overwrite=overwrite, snapshot_every=2)
         for free, fits in ((needed, True), (needed - 1, False)):
             monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out, free=free:
                                 SimpleNamespace(free=free))
             with contextlib.nullcontext() if fits else pytest.raises(
                     files.FileError, match=r'0\.0 MB free, and \d new .* take 0\.0 MB; make'):
-                run_folder.check_room(str(tmp_path), 1000, keep, overwrite, more)
+                run_folder.check_room(args, 1000, epochs)
+
+
+def test_a_run_that_sees_no_room_does_not_start(cli, data_dir, tmp_path, monkeypatch):
+    free = SimpleNamespace(free=10**5)                  # a snapshot has 0.3 MB
+    monkeypatch.setattr(run_folder.shutil, 'disk_usage', lambda out: free)
+    check_refused(cli('--data-dir', data_dir, *SMALL, '-o', tmp_path / 'run', '--keep', '1'),
+                  '0.1 MB free, and 2 new snapshots take 0.')
+    free.free = 10**6
+    assert cli('--data-dir', data_dir, *SMALL, '-o', tmp_path / 'run')[0] == 0
 
 
 @pytest.mark.parametrize('error', [OSError(errno.ENOLCK, 'no locks'), NotImplementedError('no')])

@@ -1,7 +1,6 @@
 """What a run leaves behind: readable by the article's class, found and checked, never unpickled."""
 
 import contextlib
-import errno
 import json
 import os
 
@@ -71,19 +70,14 @@ def test_newest_needs_a_snapshot(tmp_path, out):
 
 
 @pytest.mark.parametrize('damage', [
-    None, np.zeros(2), np.array('x'), np.array(1.5), 'no run', 'half', 'flipped', 'nothing'])
+    {'updater/iteration': None}, {'updater/iteration': np.array(1.5)},
+    {snapshot.SETTINGS_KEY: None}, {}])
 def test_newest_passes_over_what_is_damaged_with_a_warning(small_run, damage, capsys):
     path = small_run / 'snapshot_epoch_7'
-    if isinstance(damage, str):
-        rewrite(last(small_run), path, **{'updater/iteration': np.array(21), **(
-            {snapshot.SETTINGS_KEY: None} if damage == 'no run' else {})})
-        good = path.read_bytes()
-        middle = len(good) // 2
-        path.write_bytes({
-            'no run': good, 'half': good[:middle], 'nothing': b'',
-            'flipped': good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1:]}[damage])
-    else:
-        rewrite(last(small_run), path, **{'updater/iteration': damage})
+    rewrite(last(small_run), path, **{'updater/iteration': np.array(21)} | damage)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= not damage
+    path.write_bytes(content)
     assert snapshot.newest(str(small_run)) == last(small_run)
     err = capsys.readouterr().err
     assert err.startswith(f'warning: passed over: {path} ')
@@ -143,19 +137,7 @@ def test_writer_refuses_weights_that_are_not_finite(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_finite_is_told_where_the_folder_cannot_be_read_too(tmp_path, monkeypatch):
-    def fail(path):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(run_folder.os, 'scandir', fail)
-    for resumed, named in (('old', 'old'), (None, 'none')):
-        error = snapshot.not_finite('test loss', 3, 7, str(tmp_path), resumed)
-        assert str(error).startswith('the test loss is not finite in epoch 3, iteration 7; '
-                                     f'stopped, last good snapshot: {named}; ')
-
-
 OTHERS = {
-    'HDF5': (b'\x89HDF\r\n\x1a\n', 'an HDF5 file; .*save_npz'),
     'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'PyTorch.*save_npz'),
     'Git LFS': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
                 'a pointer of Git LFS, and not the file itself; fetch that by: git lfs pull'),
@@ -211,19 +193,15 @@ def test_settings_that_do_not_fit_are_refused(small_run):
         snapshot.read_settings(arrays, 'FILE')
 
 
-def test_weights_that_the_model_lacks_are_another_models(small_run):
-    arrays = snapshot.read(last(small_run))
-    arrays[snapshot.MODEL_PREFIX + 'ld4/W'] = np.ones((3, 3), np.float32)
-    with pytest.raises(snapshot.SnapshotError, match='is of another model: it has ld4/W besides'):
-        snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE')
-
-
 def test_other_values_of_a_model(small_run):
     arrays, model = snapshot.read(last(small_run)), net.VAE(784, 2, 16)
     model.add_persistent('scale', np.ones(1, np.float32))
     with pytest.raises(snapshot.SnapshotError, match='is of another model: it has no scale; '):
         snapshot.load_model(arrays, model, 'FILE')
+    surplus = {snapshot.MODEL_PREFIX + 'ld4/W': np.ones((3, 3), np.float32)}
     model = net.VAE(784, 2, 16)
+    with pytest.raises(snapshot.SnapshotError, match='is of another model: it has ld4/W besides'):
+        snapshot.load_model(arrays | surplus, model, 'FILE')
     del model.le1
     with model.init_scope():
         model.le1 = chainer.links.Linear(None, 16)              # whose size the weights tell

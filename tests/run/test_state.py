@@ -2,7 +2,7 @@
 
 import functools
 
-from support.run import snapshot, state  # lets chainer import
+from support.run import snapshot  # lets chainer import
 
 from chainer import optimizers
 import numpy as np
@@ -10,17 +10,6 @@ import pytest
 from runs import check_refused, last, rewrite
 
 import train_vae
-
-
-@pytest.mark.parametrize('key, part', [
-    ('updater/iterator:main/order', 'the iterator'), ('updater/optimizer:main/t', 'the optimizer'),
-    ('updater/model:main/le1/W', 'the model'), ('updater/iteration', 'the updater'),
-    ('stop_trigger/_summary/', 'the stop trigger'),
-    ('extensions/LogReport/_log', 'the extension LogReport'),
-    ('extension_triggers/val/next_time', 'the trigger of the extension val'),
-    ('_snapshot_elapsed_time', 'the trainer')])
-def test_the_part_of_a_key(key, part):
-    assert state.part_of(key) == part
 
 
 @pytest.mark.parametrize('key, change, part', [

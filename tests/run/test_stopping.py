@@ -17,20 +17,20 @@ from runs import STOPPING, needs_posix
 
 
 @needs_posix
-@pytest.mark.parametrize('is_agreed, rank', [(False, 0), (True, 0), (True, 1)])
-def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, is_agreed, rank):
+@pytest.mark.parametrize('rank', [None, 0, 1])
+def test_a_signal_stops_a_run_once_all_ranks_know_and_rank_0_says_so(capfd, rank):
     stop = stopping.UntilStopped(2)
     trainer = SimpleNamespace(updater=SimpleNamespace(epoch_detail=1.9))
-    stop.is_agreed, stop.rank = is_agreed, rank
+    stop.ranks = None if rank is None else SimpleNamespace(rank=rank)
     before = signal.getsignal(signal.SIGTERM)
     with command.handled(stop.signals, stop.on_signal):
         assert not stop(trainer)
         os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL      # once more quits at once
     assert signal.getsignal(signal.SIGTERM) == before
-    assert (stop.caught, stop.signum) == (signal.SIGTERM, None if is_agreed else signal.SIGTERM)
-    assert capfd.readouterr() == ('', STOPPING if rank == 0 else '')
-    assert stop(trainer) == (not is_agreed)
+    assert (stop.caught, stop.signum) == (signal.SIGTERM, signal.SIGTERM if rank is None else None)
+    assert capfd.readouterr() == ('', '' if rank == 1 else STOPPING)
+    assert stop(trainer) == (rank is None)
     trainer.updater.epoch_detail = 2
     assert stop(trainer)
 
@@ -134,7 +134,6 @@ def test_a_run_that_has_nothing_to_do_begins_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('make', [
-    lambda: triggers.EarlyStoppingTrigger(*EARLY),
     lambda: triggers.EarlyStoppingTrigger((2, 'iteration'), 'loss', 2),
     lambda: triggers.ManualScheduleTrigger([7], 'iteration'), lambda: Asked(9)])
 def test_what_a_trigger_has_seen_is_saved_and_restored(tmp_path, make):
