@@ -18,15 +18,6 @@ from support.run import extensions, run_folder
 
 import train_vae
 
-steps = itertools.count(1)
-
-
-def die_at(n, what):
-    """Count a step of writing; at the n-th, say which it was, and be killed."""
-    if next(steps) == n:
-        os.write(1, f'{what}\n'.encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-
 
 class Half(io.BufferedWriter):
     """A file whose writes may be hit in their middle."""
@@ -36,68 +27,61 @@ class Half(io.BufferedWriter):
         middle = len(content) // 2
         super().write(content[:middle])
         self.flush()
-        die_at(self.n, 'in a write')
+        self.die('in a write')
         super().write(content[middle:])
 
 
 def stand_in(n):
-    """Let all steps of writing count: around a call, and within a write of files.py."""
-    def counting(name):
-        def count(*args, **options):
-            die_at(n, f'before {name}')
-            call(*args, **options)
-            die_at(n, f'after {name}')
+    """Let all steps of writing count, around a call or within a write; be killed at the n-th."""
+    def die(what):
+        if next(steps) == n:
+            os.write(1, f'{what}\n'.encode())
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        call = getattr(os, name)
+    def counting(name, call):
+        def count(*args, **options):
+            die(f'before {name}')
+            call(*args, **options)
+            die(f'after {name}')
+
         return count
 
-    Half.n = n
+    steps, Half.die = itertools.count(1), staticmethod(die)
     for name in ('fsync', 'replace', 'remove'):
-        setattr(os, name, counting(name))
+        setattr(os, name, counting(name, getattr(os, name)))
     files.open = lambda path, mode='r': (
         Half(io.FileIO(path, 'w')) if 'w' in mode else open(path, mode))        # noqa: SIM115
 
 
-def forked(function):
-    """Call a function in a fork; return its exit status, negative for a signal."""
+def forked(argv, n=None):
+    """Train in a fork, and be killed at the n-th step of writing; return the exit status."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            status = function()
+            if n is not None:
+                stand_in(n)
+            sys.stdout = open(os.devnull, 'w')                  # noqa: SIM115
+            status = train_vae.cli(argv)
         finally:
-            sys.stdout.flush()
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def run(argv, n=None):
-    """Train, and be killed at the n-th step of writing, if there is one."""
-    if n is not None:
-        stand_in(n)
-    out, sys.stdout = sys.stdout, open(os.devnull, 'w')         # noqa: SIM115
-    try:
-        return train_vae.cli(argv)
-    finally:
-        sys.stdout = out
 
 
 def main(folder, *flags):
     """Run all; return the exit status."""
     extensions.plot_losses = lambda trainer: None               # which takes more than the run
-    n, status = 0, -signal.SIGKILL
-    while status == -signal.SIGKILL:
-        n += 1
+    for n in itertools.count(1):
         out = os.path.join(folder, str(n))
         start = [*flags, '-o', out]
-        status = forked(lambda start=start, n=n: run(start, n))
-        if status == 0:
+        status = forked(start, n)
+        is_killed = status == -signal.SIGKILL
+        if is_killed:
+            has_snapshot = os.path.isdir(out) and run_folder.find_snapshots(out)
+            status = forked(['--resume', '-o', out] if has_snapshot else start)
+        if status or not is_killed:
             break
-        has_snapshot = os.path.isdir(out) and run_folder.find_snapshots(out)
-        again = forked(lambda argv=['--resume', '-o', out] if has_snapshot else start: run(argv))
-        if again:
-            return 1
     return status
 
 

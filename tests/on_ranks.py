@@ -143,16 +143,8 @@ def evaluation(folder):
              loss=found['validation/main/loss'])
 
 
-def running(folder, *argv):
-    """Run train_vae.py; leave this rank's process id."""
-    rank = ranks.start(NAIVE).rank
-    with open(f'{folder}/pid{rank}', 'w') as file:
-        file.write(str(os.getpid()))
-    sys.exit(train_vae.cli(list(argv)))
-
-
 def watched(folder, *argv):
-    """Run train_vae.py; leave each epoch's parameters, and all iterations' noise and losses."""
+    """Run train_vae.py; leave the process id, each epoch's parameters, all noise and losses."""
     plain, noise, params, losses = np.random.standard_normal, [], [], []
 
     def standard_normal(shape):
@@ -174,11 +166,12 @@ def watched(folder, *argv):
         trainer.extend(watch, trigger=lambda trainer: trainer.updater.is_new_epoch)
 
     extended(extend)
+    rank = ranks.start(NAIVE).rank
+    with open(f'{folder}/pid{rank}', 'w') as file:
+        file.write(str(os.getpid()))
     np.random.standard_normal = standard_normal
     status = train_vae.cli(list(argv))
-    from mpi4py import MPI
-
-    np.savez(f'{folder}/rank{MPI.COMM_WORLD.rank}.npz', params=params,
+    np.savez(f'{folder}/rank{rank}.npz', params=params,
              noise=[array[0, 0] for array in noise], losses=losses)
     sys.exit(status)
 

@@ -227,8 +227,8 @@ def first_row(cli, data_dir, out, *flags):
 
 
 @pytest.mark.parametrize('flag, value', [
-    ('--dim-z', 3), ('--dim-h', 9), ('--activation', 'tanh'), ('-k', 3), ('--seed', 1),
-    ('--binary', True)])
+    ('--dim-z', 3), ('--dim-h', 9), ('--activation', 'tanh'), ('--beta', 4.0), ('-k', 3),
+    ('--seed', 1), ('--binary', True)])
 def test_flags_that_change_the_losses(cli, data_dir, tmp_path, finished, flag, value):
     row = first_row(cli, data_dir, tmp_path / 'run', flag, *([value] if value is not True else []))
     assert row['main/loss'] != log_of(finished)[0]['main/loss']
@@ -236,13 +236,6 @@ def test_flags_that_change_the_losses(cli, data_dir, tmp_path, finished, flag, v
     assert settings[flag.lstrip('-').replace('-', '_')] == value
     arrays = snapshot.read(snapshot.newest(str(tmp_path / 'run')))
     assert arrays['updater/model:main/ld1/W'].shape == (settings['dim_h'], settings['dim_z'])
-
-
-def test_beta_weighs_the_latent_loss(cli, data_dir, tmp_path):
-    one = first_row(cli, data_dir, tmp_path / 'one', '-b', '60')
-    four = first_row(cli, data_dir, tmp_path / 'four', '-b', '60', '--beta', '4')
-    assert four['main/latent_loss'] == pytest.approx(4 * one['main/latent_loss'], rel=1e-6)
-    assert four['main/rec_loss'] == one['main/rec_loss']
 
 
 def test_autoencoder_trains_logs_and_resumes_exactly(cli, data_dir, tmp_path):
@@ -282,11 +275,6 @@ def test_test_takes_a_hundred_digits_and_auto_falls_back_on_the_bundled_ones(cli
     assert json.loads((tmp_path / 'run' / 'args.json').read_text())['dataset'] == 'digits'
     assert cli('--dataset', 'digits', '--test', '-o', tmp_path / 'other', *SMALL)[0::2] == (0, '')
     assert log_of(tmp_path / 'other') == log_of(tmp_path / 'run')
-
-
-def test_seed_makes_runs_identical(cli, data_dir, tmp_path, finished):
-    cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL)
-    assert state_of(last(tmp_path / 'run')) == state_of(last(finished))
 
 
 def test_initmodel_starts_from_the_weights(cli, data_dir, tmp_path, finished, monkeypatch):
@@ -339,16 +327,6 @@ def test_overwrite_leaves_nothing_of_the_run_before(
         assert names == {'.lock', 'args.json', 'cg.dot', 'log', 'snapshot_epoch_1'}
 
 
-def test_a_larger_epoch_extends_a_finished_run(cli, data_dir, small_run, tmp_path):
-    cli('--data-dir', data_dir, '-o', tmp_path / 'whole', *SMALL, '-e', '4')
-    status, out, err = cli('--resume', '-o', small_run, '-e', '4')
-    assert (status, err) == (0, '')
-    assert f'epochs   4, from 2 of {last(small_run)}' in out
-    end = 'snapshot_epoch_4'
-    assert state_of(small_run / end) == state_of(tmp_path / 'whole' / end)
-    assert json.loads((small_run / 'args.json').read_text())['epoch'] == 4
-
-
 def test_resume_of_a_finished_run_says_so(cli, small_run, pictures):
     before = files_in(small_run)
     status, out, err = cli('--resume', '-o', small_run)
@@ -362,14 +340,6 @@ def test_resume_of_a_finished_run_says_so(cli, small_run, pictures):
     assert not (small_run / 'new').exists()
     assert cli('--resume', small_run / 'snapshot_epoch_1', '-e', '1')[0] == 0
     assert files_in(small_run) == before
-
-
-def test_resume_on_another_device_says_that_it_is_not_exact(cli, small_run):
-    path = with_settings(last(small_run), last(small_run), device='GPU')
-    status, _, err = cli('--resume', path, '-e', '3')
-    assert (status, err) == (0, f'warning: {path} was trained on a GPU; on a CPU the run goes on, '
-                                'but not to exactly the same result\n')
-    assert cli('--resume', '-o', small_run, '-e', '4')[2] == ''
 
 
 @pytest.mark.parametrize('flags, said', [
@@ -425,37 +395,33 @@ def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
 
 
 @needs_posix
-@pytest.mark.parametrize('command', [train_vae, visualize])
-@pytest.mark.parametrize('signum, status', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_before_there_is_work_to_keep(tmp_path, command, signum, status):
+@pytest.mark.parametrize('command, moment, signum, status', [
+    (train_vae, 'start', signal.SIGTERM, 143), (visualize, 'start', signal.SIGINT, 130),
+    (train_vae, 'imports', signal.SIGINT, -signal.SIGINT)])
+def test_a_signal_before_there_is_work_to_keep(tmp_path, command, moment, signum, status):
+    # xavier is the last of the imports
+    code = f"""
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)            # or it may be ignored
+class Finder:
+    def find_spec(self, name, *args):
+        if name == "xavier":
+            os.kill(os.getpid(), {signum})
+if {moment == 'start'}:
+    from support.base import devices
+    devices.get_device = lambda gpu: os.kill(os.getpid(), {signum})
+else:
+    sys.meta_path.insert(0, Finder())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
     name = os.path.basename(command.__file__)
-    code = (f'import os, signal, sys, {name[:-3]}\n'
-            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'   # or it may be ignored
-            'from support.base import devices\n'
-            f'devices.get_device = lambda gpu: os.kill(os.getpid(), {signum})\n'
-            f'sys.exit({name[:-3]}.cli(sys.argv[1:]))')
-    run = subprocess.run([sys.executable, '-c', code, '-o', tmp_path / 'run'], timeout=60,
-                         capture_output=True, text=True, check=False,
-                         cwd=os.path.dirname(command.__file__))
-    assert (run.returncode, run.stdout, run.stderr) == (status, '', f'{name}: error: interrupted\n')
+    run = subprocess.run(
+        [sys.executable, '-c', f'import sys; sys.argv[:] = sys.argv[1:]\n{code}', name, '-o',
+         tmp_path / 'run'], timeout=60, capture_output=True, text=True, check=False,
+        cwd=os.path.dirname(command.__file__))
+    said = 'interrupted\n' if moment == 'imports' else f'{name}: error: interrupted\n'
+    assert (run.returncode, run.stdout, run.stderr) == (status, '', said)
     assert not (tmp_path / 'run').exists()
-
-
-@needs_posix
-@pytest.mark.parametrize('command', [train_vae, visualize])
-def test_a_ctrl_c_among_the_imports_shows_no_traceback(command):
-    code = ('import os, runpy, signal, sys\n'
-            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-            'class Finder:\n'
-            '    def find_spec(self, name, *args):\n'
-            '        if name == "xavier":\n'           # the last of the imports
-            '            os.kill(os.getpid(), signal.SIGINT)\n'
-            'sys.meta_path.insert(0, Finder())\n'
-            'sys.path.insert(0, os.path.dirname(sys.argv[1]))\n'
-            'runpy.run_path(sys.argv[1], run_name="__main__")')
-    run = subprocess.run([sys.executable, '-c', code, command.__file__], capture_output=True,
-                         text=True, timeout=60, check=False)
-    assert (run.returncode, run.stdout, run.stderr) == (-signal.SIGINT, '', 'interrupted\n')
 
 
 # What bad input gets ----------------------------------------------------------------------------

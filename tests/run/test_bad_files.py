@@ -47,41 +47,29 @@ def damaged(draw, good):
         end = len(content)
         at = draw(st.integers(0, end) | st.integers(0, min(end, 300))
                   | st.integers(max(0, end - 300), end))
-        kind = draw(st.sampled_from(['truncate', 'flip', 'flip', 'flip', 'write', 'insert', 'cut']))
-        if kind == 'truncate':
+        damage = draw(st.sampled_from(['truncate', 'flip', 'flip', 'flip', 'replace']))
+        if damage == 'truncate':
             del content[at:]
-        elif kind == 'flip' and at < end:
+        elif damage == 'flip' and at < end:
             content[at] ^= 1 << draw(st.integers(0, 7))
-        elif kind == 'write':
-            new = draw(st.binary(min_size=1, max_size=40))
-            content[at:at + len(new)] = new
-        elif kind == 'insert':
-            content[at:at] = draw(st.binary(min_size=1, max_size=40))
-        elif kind == 'cut':
-            del content[at:at + draw(st.integers(1, 1000))]
+        elif damage == 'replace':
+            content[at:at + draw(st.integers(0, 1000))] = draw(st.binary(max_size=40))
     return bytes(content)
 
 
-DTYPES = ['f8', 'f2', '>f4', '>f8', 'i4', 'i8', '>i8', 'u1', 'c8', 'U5', 'S3', '?', 'M8[s]', 'O']
+DTYPES = ['f8', 'f2', '>f4', 'i4', '>i8', 'u1', 'c8', 'U5', 'S3', '?', 'M8[s]', 'O']
 SHAPES = {
-    'rank + 1': lambda array: array[np.newaxis],
     'rank 0': lambda array: array.reshape(-1)[:1].reshape(()),
     'rank 1': np.ravel,
     'transposed': lambda array: array.T if array.shape != array.T.shape else array,
     'twice': lambda array: np.stack([array, array]),
     'empty': lambda array: array.reshape(-1)[:0],
-    'one less': lambda array: array.reshape(-1)[:-1],
 }
 
 
-def forged(arrays, key, kind):
-    """Return the arrays of a snapshot with one of another dtype or shape, or without it."""
-    array = arrays[key]
-    if kind == 'missing':
-        return {name: value for name, value in arrays.items() if name != key}
-    with contextlib.suppress(ValueError, TypeError), np.errstate(all='ignore'):
-        array = SHAPES[kind](array) if kind in SHAPES else array.astype(kind)
-    return arrays | {key: array}
+def without(arrays, key):
+    """Return the arrays of a snapshot without one."""
+    return {name: array for name, array in arrays.items() if name != key}
 
 
 ODD = st.recursive(
@@ -224,8 +212,10 @@ def test_damaged_snapshots(ways, way, data):
 @given(way=st.sampled_from(WAYS), data=st.data())
 def test_forged_snapshots(ways, way, data):
     key = data.draw(st.sampled_from(sorted(ways.arrays)))
-    kind = data.draw(st.sampled_from([*DTYPES, *SHAPES, 'missing']))
-    ways.check(way, npz(forged(ways.arrays, key, kind)))
+    other, array = data.draw(st.sampled_from([*DTYPES, *SHAPES, None])), ways.arrays[key]
+    with contextlib.suppress(ValueError, TypeError), np.errstate(all='ignore'):
+        array = SHAPES[other](array) if other in SHAPES else array.astype(other)
+    ways.check(way, npz(without(ways.arrays, key) | ({} if other is None else {key: array})))
 
 
 @given(way=st.sampled_from(WAYS), data=st.data())
@@ -288,7 +278,7 @@ def test_what_cannot_be_is_refused(ways, pictures, key):
 def test_a_missing_array_is_refused_or_does_not_matter(ways):
     """Only what Chainer can do without may be missing: the state of a trigger."""
     for key in ways.arrays:
-        status, _, err, result = ways.use('resume', npz(forged(ways.arrays, key, 'missing')))
+        status, _, err, result = ways.use('resume', npz(without(ways.arrays, key)))
         if status == 2:
             check_line(err)
         else:

@@ -204,7 +204,7 @@ def test_resumes_exactly(whole, tmp_path, how):
 def test_a_killed_rank_ends_all_and_the_run_goes_on(whole, tmp_path):
     data, _, _ = whole
     out = tmp_path / 'run'
-    with started(2, on_ranks.__file__, 'running', tmp_path, *NAIVE, '--data-dir', data, *RUN,
+    with started(2, on_ranks.__file__, 'watched', tmp_path, *NAIVE, '--data-dir', data, *RUN,
                  '-o', out, '-e', 10**6) as process:
         wait_for(out / 'snapshot_epoch_2', process)
         pids = [int((tmp_path / f'pid{rank}').read_text()) for rank in (0, 1)]

@@ -169,12 +169,3 @@ def test_what_the_script_sets_is_not_what_a_snapshot_has(tmp_path):
     assert (stop.inner.patience, stop.inner.count, stop.inner.best) == (4, 2, 2.0)
     assert callable(stop.inner._compare)            # of a stranger's file
     assert not hasattr(stop.inner, 'more')
-
-
-def test_the_numbers_of_an_observation():
-    found = stopping.scalars_of({
-        'a': 1, 'b': np.float32(2), 'c': chainer.Variable(np.array(3, 'f')), 'd': np.array(True),
-        'e': 'text', 'f': np.zeros(2), 'g': None, 'h': (1.0, 2)})
-    assert {name: (array.item(), array.shape) for name, array in found.items()} == {
-        'a': (1, ()), 'b': (2, ()), 'c': (3, ()), 'd': (True, ())}
-    assert found['b'].dtype == found['c'].dtype == np.float32
