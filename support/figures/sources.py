@@ -67,7 +67,7 @@ def read_run(args):
     return model, digits, vars(run) | sizes | {
         'dataset': digits.dataset, 'data_dir': digits.data_dir, 'checksum': digits.checksum,
         'path': path, 'epochs_done': snapshot.count_of(arrays, snapshot.EPOCH_KEY) or 0,
-        'log': snapshot.read_log(arrays) if is_run else []}
+        'log': snapshot.rows_of(arrays.get(snapshot.LOG_KEY) if is_run else None) or []}
 
 
 def guess(arrays, args, path):

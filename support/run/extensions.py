@@ -99,13 +99,11 @@ def whole_run(trainer, args, digits, graph):
 
     Within the `with` block the first Ctrl-C, SIGTERM or SIGHUP stops the trainer after its
     iteration, and `snapshot_interrupted` keeps the work. A run with nothing left to do writes
-    nothing. `args` are from `options.parsed`; `graph` is the text of `cg.dot`.
-
-    Yields:
-        stopping.UntilStopped: Its `status` is the exit status afterwards.
+    nothing. It yields the `stopping.UntilStopped`, whose `status` is the exit status afterwards.
 
     Raises:
         FileError: If OUT has no room for the results, or cannot be written.
+
     """
     stop, comm = stopping.until_stopped(trainer), args.comm
 

@@ -1,7 +1,6 @@
 """The losses in a log as curves over the epochs, training beside test; loss.png.
 
-A log has the losses as they trained: those of training have a weight C of the KL divergence, those
-of the test digits have none.
+A log has the losses as they trained: only in training does a weight C multiply the KL divergence.
 """
 
 import itertools
@@ -22,14 +21,11 @@ def column(log, key):
 
 
 def curves(log, C):
-    """Return the losses of a log as curves that compare training with test.
+    """Return the losses of a log by key, each (rows,), so that training compares with test.
 
-    If the weight C of the KL divergence is known, the curves are those of C = 1: losses are the
-    negative ELBO, latent losses the KL divergence. If C is 0, the log does not tell these of
-    training, so they are NaN. If C is None, all are as logged.
+    If C is known, they are those of C = 1: the negative ELBO, its terms. If C is 0, the log does
+    not tell these of training, so they are NaN. If C is None, all are as logged.
 
-    Returns:
-        dict: By key of the log, such as `main/loss`, (rows,) float; NaN where it is not known.
     """
     found = {of + name: column(log, of + name)
              for of in (TRAINING, TEST) for name in snapshot.LOSSES}

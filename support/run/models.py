@@ -1,7 +1,4 @@
-"""Model, loss and optimizer of a run in words, and where its net.py differs from today's.
-
-A snapshot holds weights and settings, not code; so it notes these, and digests of net.py.
-"""
+"""Model, loss and optimizer of a run in words, and where its net.py, by digests, is not today's."""
 
 import ast
 import functools
@@ -43,7 +40,7 @@ def digest(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and (
                 ast.get_docstring(node) is not None):
             del node.body[0]
-        # empty fields are left out, as newer Pythons have more of them
+        # empty fields are left out, as newer Pythons have more of them, and digests must not differ
         return [type(node).__name__, *((name, plain(value)) for name, value in
                                        ast.iter_fields(node) if value not in (None, []))]
 
@@ -68,11 +65,7 @@ def digests_of_net(made):
 
 
 def notes_of_net():
-    """Return digests of net.py's code, by which an edited one is told from another.
-
-    These are of each method, as `VAE.encode`, of the rest of each class, as `VAE`, and `OUTSIDE`,
-    the same in all versions of Python. Where there is no file, there are none.
-    """
+    """Return digests of net.py's code by name: of methods, of the rest of classes, `OUTSIDE`."""
     return dict(digests_of_net(net.VAE))
 
 
@@ -100,11 +93,7 @@ def given_to_loss(function, model):
 
 
 def describe_loss(function, model):
-    """Return in words which loss of a model a function is, and its weight C of the KL divergence.
-
-    The words are as `negative ELBO, beta = 4, k = 2`. C (float) is None for any other loss, and
-    where it is no plain number, and so may change.
-    """
+    """Return which loss of a model a function is, in words, and its C if that is a number."""
     words = [words for made, words in LOSSES.items()
              if original.is_same(model.get_loss_func, made.get_loss_func)]
     given = given_to_loss(function, model)

@@ -35,12 +35,11 @@ def add_further(parser):
 def parsed(parser, argv):
     """Parse the command line, and hold the folder OUT for this run within a `with` block.
 
-    Yields:
-        argparse.Namespace: As from `parse`; besides `comm`, as from `ranks.start`, and `device`
-        (chainer.backend.Device), where to train.
+    It yields what `parse` returns, with `comm`, as from `ranks.start`, and `device` to train on.
 
     Raises:
         UserError: If what it asks for cannot be had.
+
     """
     comm = ranks.start(argv)
     with comm.ending_together(), contextlib.ExitStack() as stack:
@@ -51,11 +50,7 @@ def parsed(parser, argv):
 
 
 def parse(parser, argv):
-    """Parse the command line; where it resumes, settings not given are the snapshot's own.
-
-    `resumed` then has the arrays of that snapshot, `resume` its path, and `is_newest` tells whether
-    it was looked for.
-    """
+    """Parse the command line; where it resumes, settings not given are those of that snapshot."""
     args = parser.parse_args(argv)
     args.resumed, args.is_newest = None, False
     for is_wrong, message in (

@@ -1,7 +1,6 @@
-"""net.py's code as it came, and whether the code that runs is another.
+"""net.py's code as it came, and whether the code that runs is another; who mirrors it asks here.
 
-What mirrors net.py, as the fast step and explorer.html do, asks here first. The functions that run
-are compared with those below. No file is read, as net.py may have changed since it was imported.
+Code objects are compared; no file is read, as net.py may have changed since it was imported.
 """
 
 import dis

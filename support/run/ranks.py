@@ -1,7 +1,6 @@
 """Many processes that train one model, by ChainerMN; one process is the plain case of them.
 
-Each rank takes minibatches from its own share of the digits, and all take the same step, by the
-mean of their gradients. Rank 0 alone reads, prints and writes.
+Each has its share of the digits, and all take the same step. Rank 0 alone reads, prints and writes.
 """
 
 import argparse
@@ -24,12 +23,7 @@ REPORTS = {                 # extensions of rank 0 alone, by name or class
 
 
 def start(argv):
-    """Return the `Ranks` that mpiexec started, or an `Alone` without --communicator.
-
-    Raises:
-        UserError: If mpi4py or an MPI is missing, mpiexec is of another MPI, or it started several
-            processes without that flag.
-    """
+    """Return the `Ranks` that mpiexec started, or an `Alone` without --communicator."""
     started, rank = (next((int(os.environ[name]) for name in names if name in os.environ), 0)
                      for names in (('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'),        # by mpiexec
                                    ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
@@ -102,10 +96,7 @@ class Ranks:
             raise
 
     def together(self, function, *args):
-        """Call a function on every rank; if it fails on any, end all.
-
-        The first rank that fails raises the function's error, and the others SystemExit.
-        """
+        """Call a function on every rank. If it fails on any, the first of these tells; all end."""
         result = error = status = None
         try:
             result = function(*args)
@@ -131,40 +122,33 @@ class Ranks:
         return self.comm.mpi_comm.allgather(value)
 
     def get_device(self, gpu, communicator):
-        """Return this rank's device, and choose the communicator for it, by its name.
+        """Return this rank's device, one of the GPUs from `gpu` on; choose the communicator."""
+        def choose():
+            if communicator == 'naive':
+                return self.comm
+            import chainermn
 
-        Ranks of one host have the GPUs from `gpu` on; if it is negative, the CPU.
-        """
+            try:
+                return chainermn.create_communicator(communicator)
+            except RuntimeError as error:
+                raise command.UserError(
+                    f'--communicator {communicator}: {error} pip install nvidia-nccl-cu13, or '
+                    'nvidia-nccl-cu12 for a driver of CUDA 12') from None
+
         device = self.together(devices.get_device, gpu + self.comm.intra_rank if gpu >= 0 else gpu)
-        self.comm = self.together(self.choose, communicator)
+        self.comm = self.together(choose)
         hosts = f'{self.comm.inter_size} host{"s" * (self.comm.inter_size > 1)}'
         self.description = (
             f', 1 rank of {communicator} (mpiexec -n N starts more)' if self.size == 1 else
             f', {self.size} ranks on {hosts}, by {communicator}')
         return device
 
-    def choose(self, name):
-        """Return the ChainerMN communicator of this name, or raise a UserError without NCCL."""
-        if name == 'naive':
-            return self.comm
-        import chainermn
-
-        try:
-            return chainermn.create_communicator(name)
-        except RuntimeError as error:
-            raise command.UserError(
-                f'--communicator {name}: {error} pip install nvidia-nccl-cu13, or '
-                'nvidia-nccl-cu12 for a driver of CUDA 12') from None
-
     def scatter(self, optimizer, train, test, args):
-        """Give this rank an optimizer that all share, and its share of the digits.
+        """Give this rank rank 0's weights, an optimizer that all share, and its share of digits.
 
-        The model takes rank 0's weights. Noise and shuffling follow from the rank and `args.seed`;
-        one rank alone takes the same steps as one process without MPI.
+        These are views of train and test; of train all have as many, so that all come to the end of
+        an epoch together. One rank alone takes the same steps as one process without MPI.
 
-        Returns:
-            tuple: The multi-node optimizer, and views of this rank's share of train and test;
-            shares of train are of one size, so that all ranks come to the end of an epoch together.
         """
         import chainermn
 
@@ -184,8 +168,8 @@ class Ranks:
     def join(self, trainer):
         """Connect a trainer, with all its extensions, with those of the other ranks.
 
-        Its observations become those of all ranks. A signal to one rank stops all. Rank 0 alone
-        has the extensions that report, and writes.
+        Rank 0 alone then has the extensions that report, and writes.
+
         """
         stop, entries = stopping.until_stopped(trainer), trainer._extensions
         stop.ranks = self
@@ -232,10 +216,7 @@ class Ranks:
         return fires
 
     def agree(self, trainer):
-        """Extension: make the model's reports their means over all ranks, and a signal that of all.
-
-        So all ranks observe the same losses, and stop in the same iteration.
-        """
+        """Extension: let all observe the means of their losses, and stop in the same iteration."""
         stop = trainer.stop_trigger
         here = {key: float(array) for key, array in stopping.scalars_of(
             trainer.observation).items() if key.startswith('main/')}

@@ -115,10 +115,7 @@ def model_of(updater):
 
 
 def unsaved(model):
-    """Return what stands for the plain attributes of a model and its links, as `le1/steps`.
-
-    Of a number that is its text, of an array its shape, type and checksum; all else is left out.
-    """
+    """Return the numbers and arrays that are plain attributes of a model, to be compared."""
     found = {}
     for path, link in model.namedlinks():
         for name, value in vars(link).items():
@@ -135,11 +132,7 @@ def unsaved(model):
 
 
 def varied(updater):
-    """Return by name the numbers that extensions may vary in mid-run.
-
-    These are Adam's, C of the loss, the batch size, and for each parameter, by its path, 1, or 0
-    where it is frozen.
-    """
+    """Return by name the numbers that extensions may vary in mid-run; of a parameter, 1 or 0."""
     optimizer = updater.get_optimizer('main')
     hyperparam = getattr(models.without_ranks(optimizer), 'hyperparam', None)
     found = hyperparam.get_dict() if hyperparam else {}
@@ -152,13 +145,10 @@ def varied(updater):
 
 
 def vary(updater, had):
-    """Give an updater the numbers of a snapshot: by name the one at the start, and the one then.
-
-    If the script was edited to start with another number, that number stays.
-    """
+    """Give an updater the numbers of a snapshot; by name, that at the start, and that then."""
     optimizer, first = updater.get_optimizer('main'), varied(updater)
     for name, (before, number) in had.items():
-        if first.get(name) != before:
+        if first.get(name) != before:           # the script was edited, and that counts
             continue
         if name == 'batch_size':
             updater.get_iterator('main').batch_size = min(

@@ -19,21 +19,15 @@ MEND = 'put that right, then go on with --resume, or start it again'    # where 
 
 
 def make_again(out):
-    """Make the folder of a run anew, with a warning, where somebody moved or deleted it meanwhile.
-
-    The folders above it are not made: their disk may be gone.
-    """
+    """Make the folder of a run anew, with a warning, where somebody moved or deleted it."""
     with contextlib.suppress(OSError):      # writing there will tell of it
-        os.mkdir(out)
+        os.mkdir(out)                       # not those above it: their disk may be gone
         print(f'warning: {out} was moved or deleted; the run goes on in a new one', file=sys.stderr)
 
 
 def series_of(path):
-    """Return the name of a snapshot without its number, and the number: `(str, int)`.
-
-    Such names are `snapshot_epoch_3`, Chainer's `snapshot_iter_600`, and the usual
-    `snapshot_epoch-3` and `snapshot_600.npz`. For any other it is `('', -1)`.
-    """
+    """Return the name of a snapshot without its number, and the number; or `('', -1)`."""
+    # Chainer's `snapshot_iter_600`, the usual `snapshot_epoch-3` and `snapshot_600.npz`, and ours
     match = re.fullmatch(r'(snapshot(?:_epoch|_iter|_iteration)?[_-])([0-9]+)((?:\.npz)?)',
                          os.path.basename(path))
     return (match[1] + match[3], int(match[2])) if match else ('', -1)
@@ -96,10 +90,7 @@ def claim(out, overwrite=False, resumed=None):
 
 
 def check_room(args, size, epochs):
-    """Raise a FileError unless there is room for a run of so many epochs, with so large snapshots.
-
-    Those that are there count, as `args.keep` deletes the oldest, and `args.overwrite` all.
-    """
+    """Raise a FileError unless OUT has room for a run of so many epochs, by bytes a snapshot."""
     old, free = find_snapshots(args.out), shutil.disk_usage(args.out).free
     if args.overwrite:
         free += sum(os.path.getsize(path) for path in old)

@@ -54,10 +54,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, text):
-        """Return the settings in a text of JSON, or raise a ValueError that says what is wrong.
-
-        What earlier commits did not note has its default.
-        """
+        """Return the settings in a text of JSON, or raise a ValueError that says what is wrong."""
         try:
             found = dict(json.loads(text))
             settings = cls(**{'updater': 'standard'} | {

@@ -1,7 +1,6 @@
-"""A snapshot: what a run leaves, how its reader finds the newest, its settings and its weights.
+"""A snapshot, Chainer's npz of a Trainer: how it is written, found and read, and what it must hold.
 
-It is a Trainer snapshot of Chainer's, an npz, with the settings of the run as JSON. Nothing in it
-is believed before it is checked.
+Nothing in it is believed before it is checked.
 """
 
 import contextlib
@@ -32,21 +31,12 @@ class SnapshotError(files.FileError):
     """A snapshot cannot be used."""
 
 
-# Writing ----------------------------------------------------------------------------------------
-
-
 class Writer(snapshot_writers.Writer):
     """Writer for `chainer.training.extensions.snapshot`: whole files of finite weights only.
 
-    After each it deletes older snapshots with the same kind of name, and a `snapshot_interrupted`
-    of no more iterations.
+    After each it deletes older ones but `keep`, and a `snapshot_interrupted` of no more iterations.
+    `path` and `iteration` are of the last; `resumed` is the one that the run goes on from, or None.
 
-    Args:
-        keep (int): How many snapshots to keep.
-        resumed (str): The snapshot that the run goes on from, or None.
-
-    Attributes:
-        path (str), iteration (int): Of the last snapshot, or None.
     """
 
     def __init__(self, keep, resumed=None):
@@ -88,10 +78,7 @@ class Writer(snapshot_writers.Writer):
 
 
 def not_finite(what, epoch, iteration, out, resumed):
-    """Return the FloatingPointError that ends a run, which names its last good snapshot.
-
-    That is one in its folder `out`, or the one that the run went on from.
-    """
+    """Return the FloatingPointError that ends a run, and names its last good snapshot."""
     last = resumed or 'none'
     with contextlib.suppress(files.FileError):
         last = newest(out)
@@ -100,25 +87,19 @@ def not_finite(what, epoch, iteration, out, resumed):
         f'snapshot: {last}; try a smaller --beta, or other weights')
 
 
-# Reading ----------------------------------------------------------------------------------------
-
-
 def newest(out):
     """Return the path of the snapshot that `read_newest` reads."""
     return read_newest(out)[0]
 
 
 def read_newest(out):
-    """Read the whole snapshot with the most iterations in the folder `out`.
+    """Return path and arrays of the whole snapshot with the most iterations in the folder `out`.
 
-    It warns on stderr of each damaged one that it passes over. A run may write there meanwhile, and
-    delete older ones.
-
-    Returns:
-        tuple: Its path, and its arrays, as from `read`.
+    It warns of each damaged one that it passes over. A run may write there and delete meanwhile.
 
     Raises:
         SnapshotError: If there is none.
+
     """
     for _ in range(ATTEMPTS):
         paths = run_folder.find_snapshots(out) if os.path.isdir(out) else []
@@ -203,9 +184,6 @@ def of_another_network(arrays, lacking, path):
                          f'{lacking}; {kinds.OURS}')
 
 
-# Its settings and its log -----------------------------------------------------------------------
-
-
 def read_settings(arrays, path):
     """Return the `settings.Settings` of the run that wrote a snapshot, the file `path`.
 
@@ -225,11 +203,6 @@ def read_settings(arrays, path):
                             'snapshot') from None
     check_memory(arrays, MODEL_PREFIX, found.n_in, found.dim_h, found.dim_z, path)
     return found
-
-
-def read_log(arrays):
-    """Return the rows of a snapshot's log, a list of dicts; an empty one where it holds none."""
-    return rows_of(arrays.get(LOG_KEY)) or []
 
 
 def rows_of(array):
@@ -260,9 +233,6 @@ def check_digits(had, digits, path):
     if had.checksum != digits.checksum:
         raise SnapshotError(f'{path} was trained on other digits than {digits.title}; '
                             'leave out --dataset and --data-dir, or name the folder of its own')
-
-
-# Its weights ------------------------------------------------------------------------------------
 
 
 def prefix_of(arrays):

@@ -1,7 +1,6 @@
 """The state of a Trainer in a snapshot: whether it is safe, what it lacks, and how it is loaded.
 
-Whatever Chainer can load into the trainer of train_vae.py is loaded. If that fails, the message
-names the part that is another now. Only a file that would do harm is called damaged.
+All that Chainer can load is loaded. Only what would do harm is called damaged.
 """
 
 import contextlib
@@ -32,11 +31,7 @@ RANDOM_WORDS = 624                          # of NumPy's generator; beyond them 
 
 
 def load(arrays, trainer, path):
-    """Load a fresh Trainer from the arrays of a snapshot, which `snapshot.check_model` has seen.
-
-    Raises:
-        SnapshotError: If they would do harm, or do not fit a part of it.
-    """
+    """Load a fresh Trainer from a snapshot, whose model `snapshot.check_model` has seen."""
     check(arrays, trainer.updater, path)
     try:
         with warnings.catch_warnings():
@@ -65,11 +60,7 @@ def unfit(path, key, cause):
 
 
 def check(arrays, updater, path):
-    """Raise a SnapshotError if numbers in a snapshot would do harm.
-
-    NumPy and Chainer would take them as they are, and then never end, read other memory, divide by
-    zero, or compute with what is not finite.
-    """
+    """Raise a SnapshotError if NumPy or Chainer would take numbers that do harm."""
     n = count_digits(updater)
     last = {POSITION_KEY: n, **dict.fromkeys(ORDER_KEYS, n - 1),
             RANDOM_PREFIX + 'position': RANDOM_WORDS}
@@ -105,11 +96,7 @@ def count_digits(updater):
 
 
 def completed(arrays, trainer, path):
-    """Return the arrays of a snapshot, with what it lacks of the parts that train_vae.py has now.
-
-    These are extensions and triggers, and numbers that somebody has just made persistent: they
-    start anew where the snapshot was taken. A warning names those that a run may miss.
-    """
+    """Return the arrays of a snapshot, and what train_vae.py has now besides, which starts anew."""
     serializer, now = serializers.DictionarySerializer(), {}
     with contextlib.suppress(RuntimeError):     # the elapsed time, its last, needs a started run
         trainer.serialize(serializer)

@@ -26,9 +26,6 @@ class UntilStopped:
     It asks the inner trigger as often as a Trainer would. After a signal it leaves that question
     to the resumed run. Attributes that it lacks, such as `period`, are the inner trigger's.
 
-    Args:
-        until (int or trigger): Epochs after which the run ends, or any trigger of Chainer's.
-
     Attributes:
         caught, signum (int): The signal that this process got, and the one that stops the run.
         ranks (ranks.Ranks): Those who then have to agree on `signum`; None for one process.
@@ -36,6 +33,7 @@ class UntilStopped:
         is_over, has_begun (bool): Whether the run came to its end, and had an iteration to do.
         begin, end (callable): What to do before the first iteration and after the last, while the
             trainer can still be saved.
+
     """
 
     signals = command.ENDING
@@ -99,12 +97,10 @@ class UntilStopped:
                                         in dict(json.loads(text)).items()}
 
     def serialize_inner(self, serializer):
-        """Save or restore the inner trigger; one that cannot do that, by the numbers that change.
-
-        A TimeTrigger is not restored, so that a time edited in the script counts.
-        """
+        """Save or restore the inner trigger; without a `serialize`, the numbers that changed."""
         is_loaded = isinstance(serializer, chainer.Deserializer)
         if hasattr(self.inner, 'serialize'):
+            # a time that was edited in the script counts
             if not (is_loaded and isinstance(self.inner, triggers.TimeTrigger)):
                 self.inner.serialize(serializer)
             return

@@ -232,12 +232,12 @@ def test_no_memory_is_not_taken_for_damage(small_run, monkeypatch):
         snapshot.newest(str(small_run))
 
 
-def test_a_log_that_is_none_is_read_as_empty():
+def test_a_log_that_is_none_has_no_rows():
     row = {'epoch': 1, 'main/loss': 3.0}
     for log in ('[1]', '{}', 'x', '[' * 100000):
-        assert snapshot.read_log({snapshot.LOG_KEY: np.array(log)}) == []
-    assert snapshot.read_log({}) == []
-    assert snapshot.read_log({snapshot.LOG_KEY: np.array(json.dumps([row]))}) == [row]
+        assert snapshot.rows_of(np.array(log)) is None
+    assert snapshot.rows_of(None) is None
+    assert snapshot.rows_of(np.array(json.dumps([row]))) == [row]
 
 
 def test_the_newest_is_found_while_a_run_deletes_older_ones(small_run, monkeypatch, capsys):
