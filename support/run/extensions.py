@@ -103,7 +103,6 @@ def whole_run(trainer, args, digits, graph):
 
     Raises:
         FileError: If OUT has no room for the results, or cannot be written.
-
     """
     stop, comm = stopping.until_stopped(trainer), args.comm
 

@@ -25,7 +25,6 @@ def curves(log, C):
 
     If C is known, they are those of C = 1: the negative ELBO, its terms. If C is 0, the log does
     not tell these of training, so they are NaN. If C is None, all are as logged.
-
     """
     found = {of + name: column(log, of + name)
              for of in (TRAINING, TEST) for name in snapshot.LOSSES}

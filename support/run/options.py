@@ -39,7 +39,6 @@ def parsed(parser, argv):
 
     Raises:
         UserError: If what it asks for cannot be had.
-
     """
     comm = ranks.start(argv)
     with comm.ending_together(), contextlib.ExitStack() as stack:

@@ -148,7 +148,6 @@ class Ranks:
 
         These are views of train and test; of train all have as many, so that all come to the end of
         an epoch together. One rank alone takes the same steps as one process without MPI.
-
         """
         import chainermn
 
@@ -169,7 +168,6 @@ class Ranks:
         """Connect a trainer, with all its extensions, with those of the other ranks.
 
         Rank 0 alone then has the extensions that report, and writes.
-
         """
         stop, entries = stopping.until_stopped(trainer), trainer._extensions
         stop.ranks = self

@@ -116,18 +116,14 @@ def model_of(updater):
 
 def unsaved(model):
     """Return the numbers and arrays that are plain attributes of a model, to be compared."""
-    found = {}
+    found, send = {}, chainer.get_device('@numpy').send
+    numeric = int, float, np.number, np.bool_, *chainer.get_array_types()
     for path, link in model.namedlinks():
         for name, value in vars(link).items():
-            key = f'{path}/{name}'.lstrip('/')
-            if name in link._persistent:
-                continue
-            if isinstance(value, (int, float, np.number, np.bool_)):
-                found[key] = repr(np.asarray(value).item())
-            elif isinstance(value, chainer.get_array_types()):
-                array = np.ascontiguousarray(chainer.get_device('@numpy').send(value))
-                found[key] = None if array.dtype.hasobject else (
-                    value.shape, array.dtype.str, zlib.crc32(array.reshape(-1).view(np.uint8)))
+            if name not in link._persistent and isinstance(value, numeric):
+                array = np.ascontiguousarray(value if np.isscalar(value) else send(value))
+                found[f'{path}/{name}'.lstrip('/')] = None if array.dtype.hasobject else (
+                    np.shape(value), array.dtype.str, zlib.crc32(array.reshape(-1).view(np.uint8)))
     return found
 
 

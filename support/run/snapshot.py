@@ -36,7 +36,6 @@ class Writer(snapshot_writers.Writer):
 
     After each it deletes older ones but `keep`, and a `snapshot_interrupted` of no more iterations.
     `path` and `iteration` are of the last; `resumed` is the one that the run goes on from, or None.
-
     """
 
     def __init__(self, keep, resumed=None):
@@ -99,7 +98,6 @@ def read_newest(out):
 
     Raises:
         SnapshotError: If there is none.
-
     """
     for _ in range(ATTEMPTS):
         paths = run_folder.find_snapshots(out) if os.path.isdir(out) else []

@@ -33,7 +33,6 @@ class UntilStopped:
         is_over, has_begun (bool): Whether the run came to its end, and had an iteration to do.
         begin, end (callable): What to do before the first iteration and after the last, while the
             trainer can still be saved.
-
     """
 
     signals = command.ENDING
