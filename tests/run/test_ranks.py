@@ -18,7 +18,7 @@ import numpy as np
 import on_ranks
 from on_ranks import MPIEXEC, NAIVE, needs_mpi
 import pytest
-from runs import check_same, epoch_of, log_of, needs_posix, state_of, wait_for
+from runs import check_same, epoch_of, log_of, needs_posix, wait_for
 
 import train_vae
 
@@ -113,18 +113,6 @@ def test_shares_of_different_sizes_give_the_mean_over_all_digits(tmp_path):
     np.testing.assert_allclose([one['loss'], other['loss']], expected, rtol=1e-6)
 
 
-@needs_mpi
-@pytest.mark.slow
-def test_one_rank_trains_as_one_process_does(data_dir, tmp_path, cli):
-    flags = ['--data-dir', data_dir, *SMALL, '--updater', 'standard']
-    train(1, *flags, '-o', tmp_path / 'rank')
-    assert cli(*flags, '-o', tmp_path / 'alone')[0] == 0
-    rank, alone = (state_of(tmp_path / name / 'snapshot_epoch_2') for name in ('rank', 'alone'))
-    assert {key for key in alone if alone[key] != rank[key]} <= {'log'}
-    for row, own in zip(log_of(tmp_path / 'rank'), log_of(tmp_path / 'alone'), strict=True):
-        assert row == pytest.approx(own, rel=1e-6)
-
-
 # Runs -----------------------------------------------------------------------------------------
 
 
@@ -172,30 +160,24 @@ def test_one_rank_prints_and_logs_and_noise_is_each_ranks_own(whole):
 @needs_mpi
 @needs_posix
 @pytest.mark.slow
-@pytest.mark.parametrize('how', ['snapshot', 'signal'])
-def test_resumes_exactly(whole, tmp_path, how):
-    data, undisturbed, _ = whole
+def test_a_signal_stops_all_and_the_run_resumes_exactly(whole, tmp_path):
+    data, _, _ = whole
     out = tmp_path / 'run'
-    if how == 'snapshot':
-        train(2, '--data-dir', data, *RUN, '-e', '3', '-o', out)
-    else:
-        with started(2, train_vae.__file__, *NAIVE, '--data-dir', data, *RUN, '-o', out,
-                     '-e', 10**6) as process:
-            wait_for(out / 'snapshot_epoch_2', process)
-            process.send_signal(signal.SIGINT)
-            text, _ = process.communicate(timeout=60)
-        if process.returncode != 130:
-            pytest.skip('this mpiexec kills its ranks at Ctrl-C')
-        said = text.splitlines()[-1]
-        assert said.endswith(f'mpiexec -n 2 python train_vae.py --resume -o {out} '
-                             '--communicator naive')
-        at = snapshot.read_iteration(snapshot.newest(str(out)))
-        assert f', iteration {at}; go on with: ' in said
-        epochs = epoch_of(max(out.glob('snapshot_epoch_*'), key=epoch_of)) + 2
-        undisturbed = tmp_path / 'undisturbed'
-        train(2, '--data-dir', data, *RUN, '-o', undisturbed, '-e', epochs)
-    train(2, '--resume', '-o', out, '-e', '6' if how == 'snapshot' else epochs)
-    check_same(out, undisturbed)
+    with started(2, train_vae.__file__, *NAIVE, '--data-dir', data, *RUN, '-o', out,
+                 '-e', 10**6) as process:
+        wait_for(out / 'snapshot_epoch_2', process)
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=60)
+    if process.returncode != 130:
+        pytest.skip('this mpiexec kills its ranks at Ctrl-C')
+    at = snapshot.read_iteration(snapshot.newest(str(out)))
+    assert text.splitlines()[-1].endswith(
+        f', iteration {at}; go on with: mpiexec -n 2 python train_vae.py --resume -o {out} '
+        '--communicator naive')
+    epochs = epoch_of(max(out.glob('snapshot_epoch_*'), key=epoch_of)) + 2
+    train(2, '--data-dir', data, *RUN, '-o', tmp_path / 'undisturbed', '-e', epochs)
+    train(2, '--resume', '-o', out, '-e', epochs)
+    check_same(out, tmp_path / 'undisturbed')
 
 
 @needs_mpi

@@ -1,5 +1,6 @@
 """A run that is stopped, killed or denied room goes on to the result that it would have had."""
 
+import functools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from support.run import ranks, resume, run_folder, settings, snapshot  # lets chainer import
 
 import chainer
+from chainer import optimizers
 import chainer.functions as F
 import chainer.links as L
 from chainer.serializers import DictionarySerializer
@@ -88,26 +90,30 @@ def test_a_folder_that_is_moved_away_meanwhile_is_made_anew(cli, data_dir, tmp_p
     assert anew == whole
 
 
-@pytest.mark.parametrize('name', ['MomentumSGD', pytest.param('SGD', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('make, name', [
+    (optimizers.MomentumSGD, 'MomentumSGD(lr=0.001)'), (optimizers.SMORMS3, 'SMORMS3'),
+    (optimizers.AdaDelta, 'AdaDelta(rho=0.001)'),
+    (functools.partial(optimizers.Adam, amsgrad=True), 'Adam(amsgrad=True)')])
 def test_another_optimizer_resumes_exactly_and_is_not_taken_for_adam(
-        cli, data_dir, tmp_path, monkeypatch, name):
-    adam, other = chainer.optimizers.Adam, getattr(chainer.optimizers, name)
+        cli, data_dir, tmp_path, monkeypatch, make, name):
+    adam = optimizers.Adam
     flags = ('--data-dir', data_dir, *SMALL)
-    monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: other(0.001))
+    monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: make(0.001))
     status, text, err = cli(*flags, '-e', '3', '-o', tmp_path / 'whole')
     assert (status, err) == (0, '')
     assert 'updater  compiled parts (optimizer is not plain Adam)\n' in text
-    assert f', {name}' in text
+    assert f', {name}, seed' in text
     assert cli(*flags, '-o', tmp_path / 'run')[::2] == (0, '')
     assert cli('--resume', '-e', '3', '-o', tmp_path / 'run')[::2] == (0, '')
-    resumed, whole = (state_of(tmp_path / run / 'snapshot_epoch_3') for run in ('run', 'whole'))
-    assert {key for key in whole if whole[key] != resumed[key]} == set()
+    check_same(tmp_path / 'run', tmp_path / 'whole')
     monkeypatch.setattr(train_vae.optimizers, 'Adam', adam)
     check_refused(cli('--resume', '-e', '4', '-o', tmp_path / 'run'),
-                  f'was trained by {name}', ', and train_vae.py has Adam; ')
-    assert cli(*flags, '-o', tmp_path / 'adam')[0] == 0
-    monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda: adam(alpha=0.01))
-    status, _, err = cli('--resume', '-e', '3', '-o', tmp_path / 'adam')
+                  f'was trained by {name}, and train_vae.py has Adam; ')
+
+
+def test_another_step_size_than_that_of_the_snapshot_is_told(cli, small_run, monkeypatch):
+    monkeypatch.setattr(train_vae.optimizers, 'Adam', lambda make=optimizers.Adam: make(0.01))
+    status, _, err = cli('--resume', '-e', '3', '-o', small_run)
     assert (status, err.count('\n')) == (0, 1)
     assert 'was trained by Adam; by Adam(alpha=0.01) the run goes on, but not to exactly' in err
 

@@ -1,15 +1,10 @@
 """The state of a Trainer in a snapshot: believed, completed, or refused by the name of its part."""
 
-import functools
-
 from support.run import snapshot  # lets chainer import
 
-from chainer import optimizers
 import numpy as np
 import pytest
 from runs import check_refused, last, rewrite
-
-import train_vae
 
 
 @pytest.mark.parametrize('key, change, part', [
@@ -30,15 +25,6 @@ def test_what_cannot_be_loaded_is_told(cli, small_run):
     key = 'updater/iterator:main/is_new_epoch'
     path = rewrite(last(small_run), small_run / 'copy', **{key: np.zeros(3)})
     check_refused(cli('--resume', path, '-e', '3'), f'{path} does not fit train_vae.py (')
-
-
-@pytest.mark.parametrize('make', [
-    optimizers.SMORMS3, functools.partial(optimizers.Adam, amsgrad=True), optimizers.AdaDelta])
-def test_moments_of_any_optimizer(cli, data_dir, tmp_path, monkeypatch, make):
-    monkeypatch.setattr(train_vae.optimizers, 'Adam', make)
-    flags = '--dim-h', 4, '-z', 2, '-e', 1, '-o', tmp_path / 'run'
-    assert cli('--data-dir', data_dir, *flags)[0] == 0
-    assert cli('--resume', '-e', 2, '-o', tmp_path / 'run')[::2] == (0, '')
 
 
 def test_a_count_of_losses_that_would_divide_by_nothing(cli, small_run):
