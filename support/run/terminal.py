@@ -16,10 +16,10 @@ from tqdm import tqdm
 RESUMED = 3             # earlier rows at the top of a resumed run's table
 
 
-def find(trainer, kind):
+def find(trainer, wanted):
     """Return a trainer's extension of a class, or None; of Chainer's own and ours, ours."""
     found = [entry.extension for entry in trainer._extensions.values()
-             if isinstance(entry.extension, kind)]
+             if isinstance(entry.extension, wanted)]
     return max(found, key=lambda extension: len(type(extension).__mro__), default=None)
 
 
