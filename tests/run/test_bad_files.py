@@ -32,6 +32,7 @@ from samples import Marker, npy, zipped
 import train_vae
 import visualize
 
+pytestmark = pytest.mark.skipif(os.name != 'posix', reason='needs SIGALRM')
 MEMORY = 8 * 2**20      # bytes that a bad file may take beyond a good one; theirs have 0.4 MB
 
 
@@ -175,9 +176,6 @@ def running_on():
     def stop(signum, frame):
         raise AssertionError('it hangs')
 
-    if os.name != 'posix':
-        yield
-        return
     earlier = signal.signal(signal.SIGALRM, stop)
     signal.alarm(60)
     try:
@@ -312,7 +310,6 @@ def test_bombs(tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='needs named pipes')
 def test_a_pipe_is_not_waited_for(cli, draw, tmp_path, data_dir):
     os.mkfifo(tmp_path / 'snapshot_epoch_1')
     with running_on():

@@ -285,6 +285,7 @@ STOPS = {
              'patience=2)',         # the loss falls, so that the first is the best
     'in mid-epoch': "training.triggers.EarlyStoppingTrigger((2, 'iteration'), "
                     "monitor='main/rec_loss', mode='max', patience=3)",
+    'a list': "training.triggers.ManualScheduleTrigger([9], 'iteration')",
     'lambda': 'lambda trainer: trainer.updater.epoch >= args.epoch',
     "one's own": 'Countdown(10)',   # at iterations 0 to 9
 }
