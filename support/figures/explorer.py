@@ -101,7 +101,7 @@ def curves(log, C):
     """Return [epoch, training loss, test loss] of each row of a log that has them.
 
     Both are the negative ELBO, whatever weight C the KL had in training. If C is None, see
-    `losses.kl_weight`, the training loss cannot be brought to that: no curves.
+    `models.describe_loss`, the training loss cannot be brought to that: no curves.
     """
     found = losses.curves(log, C)
     rows = np.stack([losses.column(log, 'epoch'), found['main/loss'],

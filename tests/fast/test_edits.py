@@ -189,7 +189,8 @@ def test_what_was_imported_trains_whatever_the_file_says_by_now(data_dir, tmp_pa
         assert '\nloss     negative ELBO, ' in out
     fast, standard = (snapshot.read(str(tmp_path / kind / 'snapshot_epoch_2'))
                       for kind in ('fast', 'standard'))
-    logs = [snapshot.read_log(arrays)[-1]['main/loss'] for arrays in (fast, standard)]
+    logs = [snapshot.rows_of(arrays[snapshot.LOG_KEY])[-1]['main/loss']
+            for arrays in (fast, standard)]
     assert logs[0] == pytest.approx(logs[1], rel=1e-5)
     noted = snapshot.read_settings(fast, '').methods['VAE.get_loss_func']
     assert (noted == models.notes_of_net()['VAE.get_loss_func']) == (not edited_first)

@@ -28,7 +28,7 @@ def run(tmp_path_factory, idx_files):
     path, arrays = snapshot.read_newest(str(base / 'run'))
     settings = vars(snapshot.read_settings(arrays, path))
     return mnist.get_digits(data_dir=str(base / 'data')), settings | {
-        'path': path, 'epochs_done': 4, 'log': snapshot.read_log(arrays)}
+        'path': path, 'epochs_done': 4, 'log': snapshot.rows_of(arrays[snapshot.LOG_KEY])}
 
 
 @pytest.mark.parametrize('n, most', [(3, 60), (60, 60), (101, 60), (2001, 60), (1001, 30)])
