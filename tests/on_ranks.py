@@ -69,6 +69,13 @@ def step(updater):
             for name, param in updater.get_optimizer('main').target.namedparams()}
 
 
+def updater_of(optimizer, digits, n):
+    """Return an updater on minibatches of n digits in order."""
+    return training.StandardUpdater(
+        iterators.SerialIterator(digits, n, shuffle=False), optimizer, device='@numpy',
+        loss_func=optimizer.target.get_loss_func(2.0, 2))
+
+
 def steps(folder, kind):
     """Train by this kind of updater, on this rank's parts of minibatches and of their noise."""
     comm = ranks.start(NAIVE)
@@ -79,44 +86,33 @@ def steps(folder, kind):
     # weights of its own, until it hears from rank 0
     optimizer, train, _ = scattered(comm, comm.rank, of_ranks, digits[:10])
     np.random.standard_normal = noise_of(slice(comm.rank * part, (comm.rank + 1) * part))
-    standard = training.StandardUpdater(
-        iterators.SerialIterator(train, part, shuffle=False), optimizer, device='@numpy',
-        loss_func=optimizer.target.get_loss_func(2.0, 2))
-    updater = fast(standard, None) if kind == 'fast' else standard
-    if kind == 'fast':                  # as that noise cannot be drawn again
+    updater = updater_of(optimizer, train, part)
+    if kind == 'fast':
+        updater = fast(updater, None)
         updater.look()
-        updater.proved_in = 0
+        updater.proved_in = 0           # as that noise cannot be drawn again
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))
 
 
-def disagreeing(folder, when):
-    """Train, where only rank 1 finds that the fast step differs from net.py."""
+def disagreeing(folder, name):
+    """Train, where this function finds on rank 1 alone that the fast step differs from net.py."""
     comm = ranks.start(NAIVE)
     digits = digits_of(STEPS * BATCH)
     optimizer, train, _ = scattered(comm, 0, digits, digits[:10])
-    standard = training.StandardUpdater(
-        iterators.SerialIterator(train, BATCH), optimizer, device='@numpy',
-        loss_func=optimizer.target.get_loss_func())
-    name, result = {'at the start': ('obstacle', 'rank 1 says obstacle'),
-                    'in an epoch': ('compare', 'rank 1 says compare')}[when]
     if comm.rank == 1:
-        setattr(proof, name, lambda *args: result)
+        setattr(proof, name, lambda *args: f'rank 1 says {name}')
+    standard = updater_of(optimizer, train, BATCH)
     updater = fast(standard, None)
-    assert (updater is standard) == (when == 'at the start')
+    assert (updater is standard) == (name == 'obstacle')
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater), kind=updater.kind)
 
 
 def steps_alone():
     """Return the parameters after the same steps of one process, on whole minibatches."""
-    plain = np.random.standard_normal
     optimizer = make(0)
-    try:
-        np.random.standard_normal = noise_of(slice(None))
-        return step(training.StandardUpdater(
-            iterators.SerialIterator(digits_of(STEPS * BATCH), BATCH, shuffle=False), optimizer,
-            loss_func=optimizer.target.get_loss_func(2.0, 2)))
-    finally:
-        np.random.standard_normal = plain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, 'standard_normal', noise_of(slice(None)))
+        return step(updater_of(optimizer, digits_of(STEPS * BATCH), BATCH))
 
 
 def evaluation(folder):

@@ -91,11 +91,11 @@ def test_two_ranks_take_the_steps_of_one_process(tmp_path, kind):
 
 
 @needs_mpi
-@pytest.mark.parametrize('when', ['at the start', 'in an epoch'])
-def test_what_one_rank_finds_keeps_all_from_the_fast_step(tmp_path, when):
-    _, err, status = run(2, on_ranks.__file__, 'disagreeing', tmp_path, when)
+@pytest.mark.parametrize('found_by', ['obstacle', 'compare'])   # at the start, in an epoch
+def test_what_one_rank_finds_keeps_all_from_the_fast_step(tmp_path, found_by):
+    _, err, status = run(2, on_ranks.__file__, 'disagreeing', tmp_path, found_by)
     assert status == 0
-    assert len(ours(err)) == (when == 'in an epoch')            # one warning, of rank 0
+    assert len(ours(err)) == (found_by == 'compare')            # one warning, of rank 0
     one, other = results(tmp_path)
     assert str(one['kind']) == str(other['kind'])
     assert str(one['kind']).startswith('compiled parts (')
