@@ -13,7 +13,7 @@ from support.data import mnist
 from support.run import extensions, options, run_folder, snapshot
 
 import chainer
-from conftest import SMALL, needs_gpu
+from conftest import ROOT, SMALL, needs_gpu
 import numpy as np
 import pytest
 import runs
@@ -30,7 +30,6 @@ from runs import (
 
 import net
 import train_vae
-import visualize
 
 KEYS = {'epoch', 'iteration', 'elapsed_time',
         *(f'{set_}main/{name}' for set_ in ('', 'validation/')
@@ -344,10 +343,8 @@ def test_resume_of_a_finished_run_says_so(cli, small_run, pictures):
 
 
 @pytest.mark.parametrize('flags, said', [
-    ('-z 3', '--dim-z 3, as it was trained with 2'),
     ('--activation tanh', '--activation tanh, as it was trained with softplus'),
     ('--beta 2', '--beta 2.0, as it was trained with 1.0'),
-    ('--test', '--test, as it was trained without it'),
     ('--binary --seed 4 --dataset digits',
      '--binary, --seed 4, --dataset digits, as it was trained without it, with 0, with mnist')])
 def test_resume_against_its_settings_is_refused(cli, small_run, flags, said):
@@ -374,16 +371,16 @@ def test_resume_finds_its_digits_where_they_moved(cli, small_run, data_dir):
 @needs_posix
 def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
     out = tmp_path / 'run'
-    code = ('import sys, time, train_vae\n'
-            'def update(self):\n'
-            '    print("iterating", flush=True)\n'
-            '    time.sleep(60)\n'
-            'train_vae.training.StandardUpdater.update_core = update\n'
-            f'sys.exit(train_vae.cli(["--data-dir", {str(data_dir)!r}, "-o", {str(out)!r}, '
-            '"--updater", "standard"]))')
+    code = f"""
+import sys, time, train_vae
+def update(self):
+    print('iterating', flush=True)
+    time.sleep(60)
+train_vae.training.StandardUpdater.update_core = update
+train_vae.cli(['--data-dir', {str(data_dir)!r}, '-o', {str(out)!r}, '--updater', 'standard'])
+"""
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True,
-                               cwd=os.path.dirname(train_vae.__file__))
+                               stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while process.stdout.readline() != 'iterating\n':
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
@@ -396,31 +393,25 @@ def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
 
 
 @needs_posix
-@pytest.mark.parametrize('command, moment, signum, status', [
-    (train_vae, 'start', signal.SIGTERM, 143), (visualize, 'start', signal.SIGINT, 130),
-    (train_vae, 'imports', signal.SIGINT, -signal.SIGINT)])
-def test_a_signal_before_there_is_work_to_keep(tmp_path, command, moment, signum, status):
-    # xavier is the last of the imports
+@pytest.mark.parametrize('script, module, signum, status, said', [
+    ('train_vae.py', 'xavier', signal.SIGINT, -signal.SIGINT, 'interrupted\n'),     # imported last
+    ('visualize.py', 'xavier', signal.SIGINT, -signal.SIGINT, 'interrupted\n'),
+    ('train_vae.py', 'support.fast.updater', signal.SIGTERM, 143,
+     'train_vae.py: error: interrupted\n')])
+def test_a_signal_before_there_is_work_to_keep(tmp_path, script, module, signum, status, said):
     code = f"""
 import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)            # or it may be ignored
 class Finder:
     def find_spec(self, name, *args):
-        if name == "xavier":
-            os.kill(os.getpid(), {signum})
-if {moment == 'start'}:
-    from support.base import devices
-    devices.get_device = lambda gpu: os.kill(os.getpid(), {signum})
-else:
-    sys.meta_path.insert(0, Finder())
-runpy.run_path(sys.argv[0], run_name="__main__")
+        if name == {module!r}:
+            os.kill(os.getpid(), {signum:d})
+sys.meta_path.insert(0, Finder())
+sys.argv = [{script!r}, '--dataset', 'digits', '-o', {str(tmp_path / 'run')!r}]
+runpy.run_path({script!r}, run_name='__main__')
 """
-    name = os.path.basename(command.__file__)
-    run = subprocess.run(
-        [sys.executable, '-c', f'import sys; sys.argv[:] = sys.argv[1:]\n{code}', name, '-o',
-         tmp_path / 'run'], timeout=60, capture_output=True, text=True, check=False,
-        cwd=os.path.dirname(command.__file__))
-    said = 'interrupted\n' if moment == 'imports' else f'{name}: error: interrupted\n'
+    run = subprocess.run([sys.executable, '-c', code], timeout=60, capture_output=True, text=True,
+                         check=False, cwd=ROOT)
     assert (run.returncode, run.stdout, run.stderr) == (status, '', said)
     assert not (tmp_path / 'run').exists()
 
