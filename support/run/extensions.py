@@ -123,7 +123,8 @@ def whole_run(trainer, args, digits, graph):
                 write(name, trainer.out, serializers.npz.serialize(trainer))
 
     stop.begin, stop.end = begin, end
-    with terminal.lasting(stop):
+    with (contextlib.redirect_stderr(terminal.Lasting(sys.stderr)),
+          contextlib.redirect_stdout(terminal.Lasting(sys.stdout, stop))):
         with (command.handled(stop.signals, stop.on_signal),
               np.errstate(all='ignore')):               # check_finite looks for itself
             yield stop

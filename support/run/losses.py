@@ -50,14 +50,6 @@ def is_finer(log):
     return any(after in (before, None) for before, after in itertools.pairwise(epochs))
 
 
-def epochs_of(log, per_iteration):
-    """Return the time of each row of a log in epochs, of which an iteration takes so many."""
-    epochs = column(log, 'epoch')
-    if not is_finer(log):
-        return epochs
-    return np.fmin(np.fmax(column(log, 'iteration') * per_iteration, epochs), epochs + 1)
-
-
 def plot(log, loss, C, per_iteration, path):
     """Draw loss.png from a log: the loss in words (`models.describe_loss`) and its two terms.
 
@@ -69,7 +61,9 @@ def plot(log, loss, C, per_iteration, path):
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    epochs, xlabel = epochs_of(log, per_iteration), 'epoch'
+    epochs, xlabel = column(log, 'epoch'), 'epoch'
+    if is_finer(log):
+        epochs = np.fmin(np.fmax(column(log, 'iteration') * per_iteration, epochs), epochs + 1)
     if len(log) > 3 and epochs[-1] > 3:
         log, epochs = (of[max(1, np.sum(epochs <= 1)):] for of in (log, epochs))
         xlabel = 'epoch (the first is left out)'

@@ -177,7 +177,7 @@ class Ranks:
             if self.rank > 0 and names & REPORTS:
                 del entries[name]           # Chainer has no other way to take one out
             elif hasattr(extension, 'condition'):       # a snapshot's
-                self.gather_before(extension, trainer)
+                extension.condition = functools.partial(self.writes, extension.condition, trainer)
             elif isinstance(extension, extensions.Evaluator):
                 self.share(extension)
             if isinstance(entry.trigger, triggers.TimeTrigger):     # clocks differ
@@ -197,13 +197,10 @@ class Ranks:
         evaluator.evaluate = lambda: {key: mean * weight for key, mean in evaluate().items()}
         chainermn.create_multi_node_evaluator(evaluator, self.comm)
 
-    def gather_before(self, extension, trainer):
-        """Let a snapshot extension gather the states of all ranks, and write on rank 0 alone."""
-        def is_due():
-            trainer.get_extension('run').gather()
-            return self.rank == 0 and condition()
-
-        condition, extension.condition = extension.condition, is_due
+    def writes(self, condition, trainer):
+        """Gather the states of all ranks for a snapshot; tell whether this rank writes it."""
+        trainer.get_extension('run').gather()
+        return self.rank == 0 and condition()
 
     def agreed(self, trigger):
         """Return a trigger that fires on all ranks when that of rank 0 does."""

@@ -222,17 +222,13 @@ def restore(trainer, digits, arrays, path):
             f'{path} is of {had.ranks} rank{"s" * (had.ranks > 1)}, and this run has {ranks}; '
             'start as many, or start a run from its weights, with -m')
     snapshot.check_model(arrays, model, path)
-    state.load(of_rank(arrays, run.comm.rank), trainer, path)
+    rank = run.comm.rank                        # rank 0 wrote what each has for itself
+    own = {key: arrays[f'{RANK_PREFIX}{rank}/{key}'] for key in OWN_KEYS
+           if f'{RANK_PREFIX}{rank}/{key}' in arrays}
+    state.load({key: array for key, array in arrays.items() if not key.startswith(RANK_PREFIX)
+                and (rank == 0 or key not in OWN_KEYS)} | own, trainer, path)
     vary(trainer.updater, had.varied)
     return had
-
-
-def of_rank(arrays, rank):
-    """Return the arrays of a snapshot, which rank 0 wrote, as if this rank had written it."""
-    prefix = f'{RANK_PREFIX}{rank}/'
-    own = {key: arrays[prefix + key] for key in OWN_KEYS if prefix + key in arrays}
-    return {key: array for key, array in arrays.items() if not key.startswith(RANK_PREFIX)
-            and (rank == 0 or key not in OWN_KEYS)} | own
 
 
 def warn_of_changes(had, now, path):

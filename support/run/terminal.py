@@ -1,6 +1,5 @@
 """What a run prints while it trains: its table and progress line, and streams that may be lost."""
 
-import contextlib
 import functools
 import math
 import shutil
@@ -148,10 +147,14 @@ class ProgressBar(training.Extension):
 
 
 class Lasting:
-    """A stream that may be lost: `on_loss` gets the OSError, and what is written goes nowhere."""
+    """A stream that may be lost; what is written then goes nowhere, and nothing fails.
 
-    def __init__(self, stream, on_loss):
-        self.stream, self.on_loss, self.is_lost = stream, on_loss, False
+    Of stdout there is a warning, or if its reader closed the pipe, as `head` does, `stop` ends the
+    run as a signal would.
+    """
+
+    def __init__(self, stream, stop=None):
+        self.stream, self.stop, self.is_lost = stream, stop, False
 
     def __getattr__(self, name):
         found = getattr(self.stream, name)
@@ -159,29 +162,14 @@ class Lasting:
 
     def attempt(self, function, *args):
         """Call a method of the stream, unless that is lost."""
-        if self.is_lost:
-            return
         try:
-            function(*args)
+            if not self.is_lost:
+                function(*args)
         except OSError as error:
             self.is_lost = True
             command.hush(self.stream)
-            self.on_loss(error)
-
-
-@contextlib.contextmanager
-def lasting(stop):
-    """Within a `with` block, let no lost stdout or stderr make a run fail.
-
-    If the reader of stdout closes the pipe, as `head` does, `stop` ends the run quietly.
-    """
-    def on_loss(error):
-        if isinstance(error, BrokenPipeError):
-            stop.stop(command.SIGPIPE)
-        else:
-            print(f'warning: stdout is lost ({error.strerror}); training goes on',
-                  file=sys.stderr, flush=True)
-
-    with (contextlib.redirect_stderr(Lasting(sys.stderr, lambda error: None)),
-          contextlib.redirect_stdout(Lasting(sys.stdout, on_loss))):
-        yield
+            if self.stop is not None and isinstance(error, BrokenPipeError):
+                self.stop.stop(command.SIGPIPE)
+            elif self.stop is not None:
+                print(f'warning: stdout is lost ({error.strerror}); training goes on',
+                      file=sys.stderr, flush=True)

@@ -80,15 +80,6 @@ def test_the_curve_of_an_autoencoder_is_one_of_squared_errors(draw, loss, title,
     assert (axes.get_title(), axes.get_ylabel()) == (title, unit)
 
 
-@pytest.mark.parametrize(('epochs', 'at'), [
-    ([1, 2, 3, 4], [1, 2, 3, 4]),                   # a row an epoch, of one iteration now
-    ([0, 1, 1, 2], [1 / 3, 1, 1, 2]),               # at another batch size
-    ([None] * 4, [1 / 3, 2 / 3, 1, 4 / 3])])
-def test_rows_within_an_epoch_stand_where_they_are(epochs, at):
-    log = [{'epoch': epoch, 'iteration': i} for i, epoch in enumerate(epochs, 1)]
-    np.testing.assert_allclose(losses.epochs_of(log, 1 / 3), at)
-
-
 def test_a_finer_log_is_drawn_at_fractions_of_an_epoch_and_test_losses_where_they_are(draw):
     log = [{'epoch': i // 3, 'iteration': i, 'main/loss': 100.0 - i} | (
         {'validation/main/loss': 90.0 - i} if i % 3 == 0 else {}) for i in range(1, 8)]
