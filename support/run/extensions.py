@@ -174,8 +174,8 @@ def print_header(trainer, args, digits):
     settings, updater, ranks = trainer.get_extension('run').settings, trainer.updater, args.comm
     device = 'CPU' if args.gpu < 0 else f'GPU {args.gpu}'
     iterator, evaluator = updater.get_iterator('main'), terminal.find(trainer, extensions.Evaluator)
-    n_train = count_digits(iterator, digits.train, ranks.size)
-    n_test = 'none' if evaluator is None else count_digits(
+    n_train = count_shares(iterator, digits.train, ranks.size)
+    n_test = 'none' if evaluator is None else count_shares(
         evaluator.get_iterator('main'), digits.test, ranks.size)
     size, model = getattr(iterator, 'batch_size', args.batch_size), resume.model_of(updater)
     batch = f'minibatches of {size}' + f' a rank, {ranks.size * size} in all' * (ranks.size > 1)
@@ -197,7 +197,7 @@ results  {args.out}
               file=sys.stderr)
 
 
-def count_digits(iterator, digits, ranks):
+def count_shares(iterator, digits, ranks):
     """Return how many of all `digits` the iterators of all ranks have; shares may differ by one."""
     share = len(getattr(iterator, 'dataset', digits))
     return len(digits) if abs(share * ranks - len(digits)) < ranks else share * ranks

@@ -128,14 +128,9 @@ def describe_layers(model):
     return '-'.join(str(size) for size in [*(shape[1] for shape in shapes), shapes[-1][0]])
 
 
-def without_ranks(optimizer):
-    """Return the optimizer that ChainerMN's multi-node one has inside; any other as it is."""
-    return getattr(optimizer, 'actual_optimizer', optimizer)
-
-
 def describe_optimizer(optimizer):
     """Return in words which optimizer this is, as `Adam(alpha=0.01) with WeightDecay`."""
-    optimizer = without_ranks(optimizer)
+    optimizer = getattr(optimizer, 'actual_optimizer', optimizer)       # in ChainerMN's
     own = getattr(optimizer, 'hyperparam', None)
     try:
         usual = type(optimizer)().hyperparam.get_dict()

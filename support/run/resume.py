@@ -26,8 +26,6 @@ class RunState(training.Extension):
 
     That is the settings of the run, and the state of NumPy's generator. CuPy's state cannot be
     saved: before each iteration it is seeded anew, from the seed of the run and the iteration.
-    At the first snapshot a warning names what that lacks of the model. Where the loss function
-    changes, `settings.kl_weight` becomes None.
     """
 
     default_name = 'run'
@@ -130,7 +128,7 @@ def unsaved(model):
 def varied(updater):
     """Return by name the numbers that extensions may vary in mid-run; of a parameter, 1 or 0."""
     optimizer = updater.get_optimizer('main')
-    hyperparam = getattr(models.without_ranks(optimizer), 'hyperparam', None)
+    hyperparam = getattr(optimizer, 'hyperparam', None)
     found = hyperparam.get_dict() if hyperparam else {}
     given = models.given_to_loss(updater.loss_func, optimizer.target)
     found |= {'C': given.get('C'),
@@ -152,7 +150,7 @@ def vary(updater, had):
         elif name.startswith('/'):
             dict(optimizer.target.namedparams())[name].update_rule.enabled = bool(number)
         elif name != 'C':
-            setattr(models.without_ranks(optimizer).hyperparam, name, number)
+            setattr(optimizer.hyperparam, name, number)
         elif {'C', 'k'} <= inspect.signature(optimizer.target.get_loss_func).parameters.keys():
             given = models.given_to_loss(updater.loss_func, optimizer.target)
             updater.loss_func = optimizer.target.get_loss_func(number, given.get('k', 1))

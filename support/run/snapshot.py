@@ -146,9 +146,8 @@ def read_iteration(path):
 
 def count_of(arrays, key):
     """Return the whole number under a key of a snapshot's arrays; None if there is none."""
-    array = arrays.get(key)
-    is_count = array is not None and array.shape == () and array.dtype.kind in 'iu'
-    return int(array) if is_count else None
+    array = np.asarray(arrays.get(key))
+    return int(array) if array.shape == () and array.dtype.kind in 'iu' else None
 
 
 def read(path, only=None):
@@ -213,11 +212,8 @@ def rows_of(array):
 
 
 def check_memory(arrays, prefix, n_in, dim_h, dim_z, path):
-    """Raise a SnapshotError if a VAE of these sizes is much larger than the weights in a file.
-
-    A model is made before its weights are looked at. Those of an edited net.py may have other
-    sizes than the settings say, so `SMALL` weights are always allowed.
-    """
+    """Raise a SnapshotError if a VAE of these sizes is much larger than the weights in a file."""
+    # as a model is made before its weights are looked at, where net.py may say other sizes
     there = sum(array.size for key, array in arrays.items()
                 if key.startswith(prefix) and array.dtype.type is np.float32)
     asked = 2 * dim_h * (n_in + dim_h + 2 * dim_z)

@@ -25,20 +25,14 @@ class UntilStopped:
 
     It asks the inner trigger as often as a Trainer would. After a signal it leaves that question
     to the resumed run. Attributes that it lacks, such as `period`, are the inner trigger's.
-
-    Attributes:
-        caught, signum (int): The signal that this process got, and the one that stops the run.
-        ranks (ranks.Ranks): Those who then have to agree on `signum`; None for one process.
-        status (int): Exit status of the run.
-        is_over, has_begun (bool): Whether the run came to its end, and had an iteration to do.
-        begin, end (callable): What to do before the first iteration and after the last, while the
-            trainer can still be saved.
+    `begin` and `end` are called before the first iteration, and after the last.
     """
 
     signals = command.ENDING
-    caught = signum = trainer = ranks = None
-    is_over = has_begun = False
-    status = 0
+    caught = signum = None          # the signal that this process got, and that which stops the run
+    trainer = ranks = None          # ranks.Ranks, if they have to agree on `signum`
+    is_over = has_begun = False     # whether the run came to its end, and had an iteration to do
+    status = 0                      # exit status of the run
 
     def __init__(self, until):
         is_count = isinstance(until, (int, float))

@@ -144,8 +144,8 @@ def test_the_header_counts_what_trains_and_what_is_scored(cli, data_dir, tmp_pat
     (60, 1, 60, 60), (33, 3, 100, 100), (2, 3, 60, 6)])
 def test_the_header_counts_for_all_ranks(share, ranks, n, counted):
     iterator = SimpleNamespace(dataset=range(share))
-    assert extensions.count_digits(iterator, range(n), ranks) == counted
-    assert extensions.count_digits(object(), range(n), 1) == n
+    assert extensions.count_shares(iterator, range(n), ranks) == counted
+    assert extensions.count_shares(object(), range(n), 1) == n
 
 
 @pytest.mark.parametrize('name', ['mine', 'LogReport'])

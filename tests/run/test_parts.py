@@ -14,7 +14,7 @@ from support.run import snapshot  # lets chainer import
 
 import chainer
 from chainer import training
-from conftest import SMALL, in_process, write_files
+from conftest import SMALL, in_process, train, write_files
 import numpy as np
 import pytest
 from runs import stopping_at
@@ -172,13 +172,12 @@ def runs(tmp_path, capsys, data):
     return make
 
 
-@pytest.fixture
-def plain(runs, made={}):                                           # noqa: B006  (made once)
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory, data):
     """Return the state and the log at the end of the script as it comes."""
-    if not made:
-        run = runs()
-        made |= {'state': run.whole(), 'log': log_of(run.trainer)}
-    return made
+    with recorded() as trainers:
+        train(data, tmp_path_factory.mktemp('plain'), *SMALL, '-e', str(EPOCHS))
+    return {'state': state_of(trainers[0]), 'log': log_of(trainers[0])}
 
 
 # Extensions -------------------------------------------------------------------------------------
