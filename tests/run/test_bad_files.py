@@ -36,9 +36,6 @@ pytestmark = pytest.mark.skipif(os.name != 'posix', reason='needs SIGALRM')
 MEMORY = 8 * 2**20      # bytes that a bad file may take beyond a good one; theirs have 0.4 MB
 
 
-# Damage ---------------------------------------------------------------------------------------
-
-
 @st.composite
 def damaged(draw, good):
     """Make a file of bytes that somebody or something has been at."""
@@ -80,9 +77,6 @@ def npz(arrays):
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
-
-
-# What is done with the files ------------------------------------------------------------------
 
 
 class Ways:
@@ -189,9 +183,6 @@ def running_on():
 def ways(finished):
     """Return the ways to use a snapshot."""
     return Ways(finished)
-
-
-# Snapshots ------------------------------------------------------------------------------------
 
 
 WAYS = 'resume', 'initmodel', 'visualize'
@@ -323,9 +314,6 @@ def test_a_pipe_is_not_waited_for(cli, draw, tmp_path, data_dir):
             os.mkfifo(path)
         status, _, err = cli('--data-dir', data_dir, '-o', tmp_path / 'out')
         assert (status, 'has neither' in err) == (2, True)
-
-
-# Digits ---------------------------------------------------------------------------------------
 
 
 NAME = 'train-images-idx3-ubyte'

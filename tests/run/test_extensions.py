@@ -36,9 +36,6 @@ def test_a_loss_that_is_not_finite_is_found(tmp_path, bad, key, name):
         check(trainer)
 
 
-# The log and the learning curves ----------------------------------------------------------------
-
-
 def test_a_log_takes_what_chainers_takes(cli, data_dir, tmp_path, monkeypatch):
     def postprocess(row):
         row['twice'] = 2 * row['main/loss']
@@ -125,9 +122,6 @@ def test_a_picture_that_fails_is_told_once_and_the_run_goes_on(
     status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run', *SMALL, '-e', '4')
     assert (status, tries, err) == (0, [1 if said else 4], said)
     assert 'finished at epoch 4' in out
-
-
-# First words ------------------------------------------------------------------------------------
 
 
 def test_the_header_counts_what_trains_and_what_is_scored(cli, data_dir, tmp_path, monkeypatch):

@@ -73,9 +73,6 @@ def results(folder, ranks=2):
     return [dict(np.load(f'{folder}/rank{rank}.npz')) for rank in range(ranks)]
 
 
-# The mathematics ------------------------------------------------------------------------------
-
-
 @needs_mpi
 @pytest.mark.parametrize('kind', ['fast', 'standard'])
 def test_two_ranks_take_the_steps_of_one_process(tmp_path, kind):
@@ -111,9 +108,6 @@ def test_shares_of_different_sizes_give_the_mean_over_all_digits(tmp_path):
     assert set(one['threads']) == set(other['threads']) == {2}      # of 4 cores for both
     expected = on_ranks.digits_of(31).sum(axis=1, dtype=np.float64).mean()
     np.testing.assert_allclose([one['loss'], other['loss']], expected, rtol=1e-6)
-
-
-# Runs -----------------------------------------------------------------------------------------
 
 
 RUN = [*SMALL, '-b', '7', '-e', '6', '--seed', '3']       # batches end in mid-epoch
@@ -242,9 +236,6 @@ def test_a_snapshot_with_a_bad_part_of_a_rank(whole, tmp_path, change, line):
         assert (status, said.startswith(f'train_vae.py: error: {path} {line}')) == (2, True)
 
 
-# Bad input ------------------------------------------------------------------------------------
-
-
 @needs_mpi
 @pytest.mark.slow
 @pytest.mark.parametrize('flags, line', [
@@ -301,9 +292,6 @@ def test_nothing_of_mpi_is_imported_without_the_flag(data_dir, tmp_path):
             'assert not {"mpi4py", "chainermn"} & set(sys.modules)\n')
     subprocess.run([sys.executable, '-c', code, '--data-dir', data_dir, *SMALL,
                     '--updater', 'standard', '-o', tmp_path / 'run'], check=True, cwd=ROOT)
-
-
-# GPUs -----------------------------------------------------------------------------------------
 
 
 def gpus():

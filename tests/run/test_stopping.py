@@ -49,9 +49,6 @@ def test_a_terminal_may_close_twice_and_what_the_parent_ignores_stays_ignored(ca
     assert capfd.readouterr().err == 'stopping after this iteration\n'
 
 
-# Another trigger; more of them in test_parts.py -------------------------------------------------
-
-
 def test_only_numbers_that_a_trigger_has_itself_are_restored():
     def early(patience=3):
         stop = stopping.UntilStopped(triggers.EarlyStoppingTrigger(patience=patience))

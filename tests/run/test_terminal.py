@@ -41,9 +41,6 @@ def newest(out):
     return os.path.basename(snapshot.newest(str(out)))
 
 
-# The table and the progress line ----------------------------------------------------------------
-
-
 def trainer_with(*those):
     """Return what is looked at of a Trainer with these extensions."""
     return SimpleNamespace(_extensions={
@@ -178,9 +175,6 @@ def test_one_progress_line_that_fits_and_is_cleared(data_dir, tmp_path):
     assert [int(line.split()[0]) for line in lines if re.match(r' +\d', line)] == list(
         range(1, 31))
     assert re.search(r'\r +\r *finished at epoch 30', screen.decode())
-
-
-# Streams that are lost --------------------------------------------------------------------------
 
 
 class Leaking(io.StringIO):
