@@ -72,13 +72,8 @@ def build_parser():
 def score_func(model, k):
     """Make the evaluation function: the negative ELBO (C = 1) of k Monte Carlo samples.
 
-    Args:
-        model (VAE): The model to score.
-        k (int): Monte Carlo samples for each digit.
-
-    Returns:
-        callable: Of a minibatch of pixels (N, 784); what it reports weighs by N, so that a short
-        last minibatch counts for as many digits as it has.
+    It takes a minibatch of pixels (N, 784). What it reports weighs by N, so that a short last
+    minibatch counts for as many digits as it has.
     """
     lf = model.get_loss_func(k=k)
 
@@ -91,14 +86,10 @@ def score_func(model, k):
 
 
 def train_vae(args):
-    """Train, and leave in the folder `args.out` what the head of this file names.
+    """Train, and leave in `args.out` what the head of this file names; return the exit status.
 
-    Args:
-        args (argparse.Namespace): The command line; `args.device` is where to train, and
-            `args.comm` knows the other processes that train the same model, if there are any.
-
-    Returns:
-        int: The exit status.
+    Of the command line, `args.device` is where to train, and `args.comm` knows the other processes
+    that train the same model, if there are any.
     """
     comm, device = args.comm, args.device
     device.use()
