@@ -29,16 +29,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def status_of(prog, main, argv=None):
-    """Run the command `prog`; if it fails, say why in one line on stderr.
-
-    Args:
-        prog (str): Name of the command, for the message.
-        main (callable): Takes `argv` and returns the exit status.
-        argv (list of str): Arguments; by default the program's own.
+    """Run the command `prog`, by `main(argv)`; if it fails, say why in one line on stderr.
 
     Returns:
-        int: The exit status: 2 if the user can mend the error, 1 if a loss is not finite; 130 for
-        Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 if the reader of stdout is gone.
+        int: The exit status: that of `main`; 2 if the user can mend the error, 1 if a loss is not
+        finite; 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, 141 if nobody reads stdout.
     """
     def on_signal(signum, frame):
         raise KeyboardInterrupt(signum)
@@ -50,7 +45,12 @@ def status_of(prog, main, argv=None):
         sys.stdout.reconfigure(errors='backslashreplace')
     with handled(ENDING[1:], on_signal):
         try:
-            check_settings()
+            if sys.flags.optimize > 1:
+                raise UserError('python -OO drops the docstrings that --help shows; take -O, or '
+                                'neither')
+            if chainer.config.dtype != np.float32:
+                raise UserError('CHAINER_DTYPE asks for other numbers than float32, the type of '
+                                'digits, weights and snapshots; unset it')
             try:
                 return main(argv)
             finally:
@@ -73,27 +73,16 @@ def status_of(prog, main, argv=None):
     return status
 
 
-def check_settings():
-    """Raise a UserError if Python or Chainer is set to what no command can use."""
-    if sys.flags.optimize > 1:
-        raise UserError('python -OO drops the docstrings that --help shows; take -O, or neither')
-    if chainer.config.dtype != np.float32:
-        raise UserError('CHAINER_DTYPE asks for other numbers than float32, the type of digits, '
-                        'weights and snapshots; unset it')
-
-
 @contextlib.contextmanager
 def handled(signums, handler):
-    """Handle signals by `handler` inside a `with` block.
+    """Handle signals by `handler` inside a `with` block, in the main thread alone.
 
-    Signals that the parent process ignores stay ignored. Outside the main thread nothing changes.
+    Signals that the parent process ignores stay ignored.
     """
-    earlier = {}
+    is_main = threading.current_thread() is threading.main_thread()
+    earlier = {signum: signal.signal(signum, handler) for signum in signums
+               if is_main and signal.getsignal(signum) != signal.SIG_IGN}
     try:
-        if threading.current_thread() is threading.main_thread():
-            for signum in signums:
-                if signal.getsignal(signum) != signal.SIG_IGN:
-                    earlier[signum] = signal.signal(signum, handler)
         yield
     finally:
         for signum, before in earlier.items():
@@ -107,7 +96,7 @@ def hush(stream):
 
 
 def exit_status(error):
-    """Return the exit status of a program that this exception ends, as `status_of` lists them."""
+    """Return the exit status of a program that this exception ends, as for `status_of`."""
     if isinstance(error, SystemExit):
         return error.code
     if isinstance(error, KeyboardInterrupt):

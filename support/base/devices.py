@@ -14,10 +14,7 @@ class DeviceError(command.UserError):
 
 
 def get_device(gpu):
-    """Return the device for `--gpu N`.
-
-    Args:
-        gpu (int): Number of the GPU; a negative number means the CPU.
+    """Return the device for `--gpu N`, of which a negative number means the CPU.
 
     Raises:
         DeviceError: If there is no such GPU, or no CuPy.
@@ -42,13 +39,9 @@ def get_device(gpu):
 
 
 def limit_blas(sharers=1):
-    """Lower BLAS's number of threads to the number of cores that this process may use.
+    """Lower BLAS's number of threads to the cores that this process may use, one of `sharers`.
 
     BLAS starts with a thread for each core of the machine, even in a container that may use two.
-    Most of its threads then wait.
-
-    Args:
-        sharers (int): Processes that share these cores.
     """
     import joblib  # here, as to import these takes a while
     import threadpoolctl

@@ -8,7 +8,7 @@ from support.base import files
 try:
     import matplotlib
 except ValueError:      # MPLBACKEND, as a notebook's `!python` has it, names what is not installed
-    os.environ.pop('MPLBACKEND', None)  # no figure here needs a backend
+    os.environ.pop('MPLBACKEND', None)
     for name in [name for name in sys.modules if name.startswith('matplotlib.')]:
         del sys.modules[name]           # half imported
     import matplotlib

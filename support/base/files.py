@@ -22,19 +22,12 @@ class FileError(command.UserError):
     """A file or folder cannot be used."""
 
 
-# Writing ----------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def replacing(path, mend='put that right, or name another folder with -o'):
     """Open a binary file that gets the name `path` once it is whole and on the disk.
 
-    Args:
-        path (str): The file. Until then it has a hidden name with the number of this process.
-        mend (str): What helps if it cannot be written, for the message.
-
     Raises:
-        FileError: If it cannot be written; what was at `path` is then as before.
+        FileError: If it cannot be written, with `mend`; what was at `path` is then as before.
     """
     folder, name = os.path.split(path)
     part = os.path.join(folder, f'.{name}.{os.getpid()}.part')
@@ -42,7 +35,11 @@ def replacing(path, mend='put that right, or name another folder with -o'):
         with open(part, 'wb') as file:
             yield file
             file.flush()
-            sync(file.fileno())
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:      # by some file systems
+                    raise
         os.replace(part, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -54,18 +51,9 @@ def replacing(path, mend='put that right, or name another folder with -o'):
     with contextlib.suppress(OSError):      # the new name, too; Windows cannot
         descriptor = os.open(folder or '.', os.O_RDONLY)
         try:
-            sync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def sync(descriptor):
-    """Bring a file to the disk, if its file system can do that."""
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
 
 
 def write_text(out, name, text, **options):
@@ -87,14 +75,8 @@ def describe(error):
     return command.printable((str(error).splitlines() or [type(error).__name__])[0])
 
 
-# Folders ----------------------------------------------------------------------------------------
-
-
 def make_folder(out, mend=''):
-    """Make the folder `out` if it is not there, and raise a FileError if it cannot be written to.
-
-    `mend` says what else to give with another folder, for the message.
-    """
+    """Make a folder, if need be; raise a FileError, with `mend`, if it cannot be written to."""
     try:
         os.makedirs(out, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -105,13 +87,9 @@ def make_folder(out, mend=''):
 
 
 def sweep(out, names):
-    """Delete half-written files of these names, or in folders of these names, in `out`.
-
-    Killed programs left them. Those younger than `STALE` stay, as another program may write them.
-    """
-    for name in names:
-        for parts in (f'.{name}.*.part', os.path.join(name, '.*.part')):
-            for path in glob.glob(os.path.join(glob.escape(out), parts)):
-                with contextlib.suppress(OSError):
-                    if time.time() - os.path.getmtime(path) > STALE:
-                        os.remove(path)
+    """Delete half-written files of these names, or in such folders, that killed programs left."""
+    for part in (part for name in names for part in (f'.{name}.*.part', f'{name}/.*.part')):
+        for path in (os.path.join(out, found) for found in glob.glob(part, root_dir=out)):
+            with contextlib.suppress(OSError):
+                if time.time() - os.path.getmtime(path) > STALE:    # else another may write it now
+                    os.remove(path)

@@ -3,20 +3,13 @@
 Nothing is unpickled for that: the bytes are compared with a table of what people often have.
 """
 
+import collections
 import re
-from typing import NamedTuple
 
 HEAD = 512                  # bytes that tell; a tar archive says what it is at its 257th
 OURS = 'use a snapshot of train_vae.py, or a net.VAE saved by chainer.serializers.save_npz'
-
-
-class Kind(NamedTuple):
-    """A kind of files."""
-
-    name: str               # for people
-    mend: str = ''          # what helps, whatever was meant; with no '; ' in it
-
-
+# a name for people, and what helps, whatever was meant, with no '; ' in it
+Kind = collections.namedtuple('Kind', 'name mend', defaults=[''])
 EMPTY = Kind('empty', 'fetch it again')
 GZIP = Kind('a gzip archive', 'unpack it by gunzip')
 IDX = Kind('an IDX file of digits or labels')
@@ -45,6 +38,6 @@ def read_head(path):
 
 
 def kind_of(head):
-    """Return the kind of a file, by its first bytes; None where they tell nothing."""
-    return next((kind for pattern, kind in KINDS.items() if re.match(pattern, head, re.DOTALL)),
-                None)
+    """Return the Kind of a file, by its first bytes; None where they tell nothing."""
+    fits = (kind for pattern, kind in KINDS.items() if re.match(pattern, head, re.DOTALL))
+    return next(fits, None)

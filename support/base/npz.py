@@ -23,16 +23,10 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSE
 
 
 def read(path, only=None, most=None):
-    """Read the arrays of an npz; members that are no arrays, such as folders, are passed over.
+    """Read all arrays of an npz, or `only` one; return them by name.
 
-    Args:
-        path (str): The file.
-        only (str): The one array to read; by default all are read.
-        most (int): Bytes that the arrays may take together; by default 1 MiB, and 4 times the
-            file's own size: random floats barely compress.
-
-    Returns:
-        dict: The arrays by name; `np.array(None)` is what Chainer saves where there is no value.
+    They may take up to `most` bytes together; by default 1 MiB, and 4 times the file's own size, as
+    random floats barely compress. `np.array(None)` is what Chainer saves where there is no value.
 
     Raises:
         OSError: If it cannot be opened.

@@ -18,33 +18,16 @@ REINSTALL = 'install it anew, by the first command of README.md'
 @contextlib.contextmanager
 def explained():
     """Import NumPy and Chainer inside this; in other scripts than the two it does nothing."""
+    def hook(kind, error, trace):           # the imports take seconds, in which Ctrl-C may come
+        if issubclass(kind, KeyboardInterrupt):
+            print('interrupted', file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
     if SCRIPT not in COMMANDS:
         yield
         return
-    sys.excepthook = say_interrupted        # the imports take seconds
-    check_address_space()
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        give_up(error, ACTIVATE)
-    except ImportError as error:            # half installed, or for another Python
-        give_up(error, REINSTALL)
-    except (TypeError, ValueError) as error:
-        names = ', '.join({name for name in os.environ if name.startswith('CHAINER_')}
-                          - {'CHAINER_CUDNN'})
-        give_up(error, f"mend Chainer's environment variables: {names}" if names else REINSTALL)
-
-
-def say_interrupted(kind, error, trace):
-    """Print one word after Ctrl-C; this is a `sys.excepthook`."""
-    if not issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print('interrupted', file=sys.stderr)
-
-
-def check_address_space():
-    """Stop where `ulimit -v` is too tight."""
+    sys.excepthook = hook
     with contextlib.suppress(ImportError):  # Windows has no such limit
         import resource
 
@@ -52,6 +35,14 @@ def check_address_space():
         if 0 <= limit < ADDRESS_SPACE:
             give_up(f'ulimit -v leaves {limit >> 20} MB of address space',
                     f'let it have {ADDRESS_SPACE >> 20} MB or more')
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        give_up(error, ACTIVATE)
+    except (ImportError, TypeError, ValueError) as error:   # half installed, or for another Python
+        names = ', '.join(name for name in os.environ if name.startswith('CHAINER_')
+                          and name != 'CHAINER_CUDNN' and not isinstance(error, ImportError))
+        give_up(error, f"mend Chainer's environment variables: {names}" if names else REINSTALL)
 
 
 def give_up(error, mend):

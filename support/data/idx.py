@@ -36,53 +36,65 @@ class DatasetError(command.UserError):
     """The digits asked for cannot be had."""
 
 
-# Finding ------------------------------------------------------------------------------------
+def read_folder(folder):
+    """Find and read the four IDX files of a dataset in MNIST's format.
 
-
-def find_folder(folder):
-    """Return the path of the folder that holds the four files: `folder`, or one up to two below it.
-
-    If none holds all four, it is the first that holds some, or else `folder`.
+    Returns:
+        tuple: The folder that holds them: `folder`, or one up to two below it; and the arrays,
+        uint8: pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test.
 
     Raises:
-        DatasetError: If `folder` is no folder, or several below it hold all four.
+        DatasetError: If a file is missing, damaged, or does not fit its pair, or if there are
+            several datasets.
     """
     if not os.path.isdir(folder):
         raise DatasetError(f'{folder} is not a folder{instead([folder], TAKES)}')
-    if datasets_in(folder):
-        return folder
-    below = {path.rstrip(os.sep): datasets_in(path) for depth in ('*', '*/*')
-             for path in sorted(glob.glob(os.path.join(glob.escape(folder), depth, '')))}
-    whole = [path for path, sets in below.items() if any(map(is_whole, sets.values()))]
-    if len(whole) > 1:
-        raise DatasetError(f'{folder} holds the digits of {len(whole)} folders; name one with '
-                           f'--data-dir: {", ".join(map(shlex.quote, whole))}')
-    return next(iter([*whole, *filter(below.get, below)]), folder)
+    sets = datasets_in([folder]) or datasets_in(
+        path.rstrip(os.sep) for depth in ('*', '*/*')
+        for path in sorted(glob.glob(os.path.join(glob.escape(folder), depth, ''))))
+    whole = [key for key, paths in sets.items() if len(paths) == len(NAMES)]
+    folders, prefixes = list(dict.fromkeys(found for found, _ in whole)), [own for _, own in whole]
+    if len(folders) > 1:
+        raise DatasetError(f'{folder} holds the digits of {len(folders)} folders; name one with '
+                           f'--data-dir: {", ".join(map(shlex.quote, folders))}')
+    if len(whole) > 1 and '' not in prefixes:
+        raise DatasetError(f'{folders[0]} holds the files of {", ".join(prefixes)}; move those of '
+                           'one into a folder of their own')
+    key = max(sets, key=lambda key: (key in whole, key[1] == ''), default=(folder, ''))
+    folder, paths = key[0], sets.get(key, {})
+    for key, name in NAMES.items():
+        if key not in paths:
+            others = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
+            raise DatasetError(f'{folder} has neither {name} nor {name}.gz'
+                               f'{instead(others, "put it there")}')
+    arrays = []
+    for part in ('train', 't10k'):
+        pixels, labels = (read_file(paths[f'{part}-{what}'], what) for what in FORMS)
+        if len(pixels) != len(labels):
+            raise DatasetError(f'{folder}: {len(pixels)} {part} images, but {len(labels)} labels; '
+                               'take both files from one dataset')
+        arrays += [pixels.reshape(-1, SIDE * SIDE), labels]
+    return folder, arrays
 
 
-def datasets_in(folder):
-    """Return the paths of files of digits, by their names' prefix and by `NAMES`' keys.
+def datasets_in(folders):
+    """Return the paths of files of digits, by `NAMES`' keys, for each folder and names' prefix.
 
-    Each lies in `folder`, or in a folder of its own name in that, as Kaggle's archive unpacks.
+    A file lies in the folder, or in one of its own name in that, as Kaggle's archive unpacks.
     """
-    sets, outer = {}, named(folder)
-    for path in outer + [inner for each in outer for inner in named(each)]:
-        prefix, part, what = NAME.fullmatch(os.path.basename(path)).groups()[:3]
-        key = f'{part}-{what}'.lower().replace('test', 't10k')
-        if os.path.isfile(path):
-            sets.setdefault(prefix, {}).setdefault(key, path)
+    def named(folder):                          # a plain one before its .gz
+        paths = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
+        return [path for path in paths if NAME.fullmatch(os.path.basename(path))]
+
+    sets = {}
+    for folder in folders:
+        outer = named(folder)
+        for path in outer + [inner for each in outer for inner in named(each)]:
+            prefix, part, what = NAME.fullmatch(os.path.basename(path)).groups()[:3]
+            if os.path.isfile(path):
+                key = f'{part}-{what}'.lower().replace('test', 't10k')
+                sets.setdefault((folder, prefix), {}).setdefault(key, path)
     return sets
-
-
-def named(folder):
-    """Return the paths in a folder with names of IDX files, a plain one before its .gz."""
-    paths = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
-    return [path for path in paths if NAME.fullmatch(os.path.basename(path))]
-
-
-def is_whole(paths):
-    """Tell whether all four files of a dataset are there."""
-    return len(paths) == len(NAMES)
 
 
 def instead(paths, mend):
@@ -96,40 +108,6 @@ def instead(paths, mend):
         if kind not in (None, kinds.EMPTY, kinds.IDX):
             return f', but {path} is {kind.name}; {kind.mend or TAKES}'
     return f'; {mend}'
-
-
-# Reading ------------------------------------------------------------------------------------
-
-
-def read_folder(folder):
-    """Read the four IDX files of a dataset in MNIST's format, in a folder as from `find_folder`.
-
-    Returns:
-        tuple: Pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test,
-        all uint8.
-
-    Raises:
-        DatasetError: If a file is missing, damaged, or does not fit its pair.
-    """
-    sets = datasets_in(folder)
-    whole = [prefix for prefix, paths in sets.items() if is_whole(paths)]
-    if len(whole) > 1 and '' not in whole:
-        raise DatasetError(f'{folder} holds the files of {", ".join(whole)}; move those of one '
-                           'into a folder of their own')
-    paths = sets[max(sets, key=lambda prefix: (prefix in whole, prefix == ''))] if sets else {}
-    for key, name in NAMES.items():
-        if key not in paths:
-            others = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
-            raise DatasetError(f'{folder} has neither {name} nor {name}.gz'
-                               f'{instead(others, "put it there")}')
-    arrays = []
-    for part in ('train', 't10k'):
-        pixels, labels = (read_file(paths[f'{part}-{what}'], what) for what in ('images', 'labels'))
-        if len(pixels) != len(labels):
-            raise DatasetError(f'{folder}: {len(pixels)} {part} images, but {len(labels)} labels; '
-                               'take both files from one dataset')
-        arrays += [pixels.reshape(-1, SIDE * SIDE), labels]
-    return tuple(arrays)
 
 
 def read_file(path, what):
@@ -161,10 +139,9 @@ def unpacked(path):
 
 def check_head(head, path, what):
     """Return the shape and dtype of an IDX file that begins with these bytes."""
-    kind = kinds.kind_of(head)
+    kind = kinds.kind_of(head) or kinds.Kind(f'no IDX file (it begins with {head[:4].hex(" ")})')
     if kind != kinds.IDX:
-        found = kind.name if kind else f'no IDX file (it begins with {head[:4].hex(" ")})'
-        raise DatasetError(f'{path} is {found}; {(kind and kind.mend) or f"put {what} there"}')
+        raise DatasetError(f'{path} is {kind.name}; {kind.mend or f"put {what} there"}')
     code, ndim = head[2:4]
     if len(head) < 4 + 4 * ndim:
         raise DatasetError(f'{path} is cut short; fetch it again')

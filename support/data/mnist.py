@@ -1,7 +1,6 @@
 """Where the digits come from: a folder, Chainer's dataset cache, a mirror, or the bundled digits.
 
-All have MNIST's format: a label, and 28x28 pixels of 256 grays. `get_digits` scales them to float32
-in [0, 1] and does not round them to black and white.
+All have MNIST's format: a label, and 28x28 pixels of 256 grays.
 """
 
 import contextlib
@@ -23,16 +22,11 @@ TINY = 100                  # digits to train and to test on with --test
 CACHE_BYTES = 60_000 * (SIDE * SIDE + 1) + 4096     # of MNIST's training digits, labels, headers
 MIRRORS = ('https://ossci-datasets.s3.amazonaws.com/mnist/',
            'https://storage.googleapis.com/cvdf-datasets/mnist/')
-SHA256 = {
-    'train-images-idx3-ubyte.gz':
-        '440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609',
-    'train-labels-idx1-ubyte.gz':
-        '3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c',
-    't10k-images-idx3-ubyte.gz':
-        '8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6',
-    't10k-labels-idx1-ubyte.gz':
-        'f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6',
-}
+SHA256 = {f'{name}.gz': sha256 for name, sha256 in zip(idx.NAMES.values(), (
+    '440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609',
+    '3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c',
+    '8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6',
+    'f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6'), strict=True)}
 CONTACT_SECONDS = 5         # for a mirror's first answer, with the name lookup
 STALL_SECONDS = 10          # without a byte, in the middle of a file
 
@@ -55,36 +49,30 @@ def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
 
     Args:
         dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else takes
-            the bundled digits and warns on stderr; 'mnist' never takes the bundled digits;
-            'digits' takes these at once.
-        data_dir (str): The only source if given: a folder of four IDX files, as for
-            `idx.find_folder`.
+            the bundled digits and warns on stderr; 'mnist' never takes these; 'digits' does.
+        data_dir (str): The only source if given: a folder of four IDX files.
         tiny (bool): Only the first `TINY` to train and to test.
-        binary (bool): Pixels rounded to 0 or 1.
+        binary (bool): Pixels rounded to 0 or 1; else they are in [0, 1].
 
     Returns:
-        Digits: The training and the test set; the checksum is that of all digits, unrounded.
+        Digits: The checksum is that of all digits, unrounded.
 
     Raises:
         DatasetError: If there are no such digits.
     """
     digits = from_source(dataset, data_dir)
-    if tiny:
-        digits = digits._replace(
-            train=digits.train[:TINY], train_labels=digits.train_labels[:TINY],
-            test=digits.test[:TINY], test_labels=digits.test_labels[:TINY])
+    train, train_labels, test, test_labels = (array[:TINY] if tiny else array
+                                              for array in digits[4:])
     if binary:
-        digits = digits._replace(**{part: (getattr(digits, part) >= 0.5).astype(np.float32)
-                                    for part in ('train', 'test')})
-    return digits
+        train, test = ((pixels >= 0.5).astype(np.float32) for pixels in (train, test))
+    return Digits(*digits[:4], train, train_labels, test, test_labels)
 
 
 def from_source(dataset, data_dir):
     """Return all digits that `get_digits` chooses from, in their grays."""
     if data_dir is not None:
-        folder = idx.find_folder(data_dir)
-        return to_digits(f'IDX files in {folder}', 'mnist', os.path.abspath(folder),
-                         idx.read_folder(folder))
+        folder, arrays = idx.read_folder(data_dir)
+        return to_digits(f'IDX files in {folder}', 'mnist', os.path.abspath(folder), arrays)
     if dataset == 'digits':
         return bundled()
     try:
@@ -98,17 +86,15 @@ def from_source(dataset, data_dir):
 
 
 def to_digits(title, dataset, data_dir, arrays):
-    """Return what `idx.read_folder` returns as Digits, scaled as Chainer's `get_mnist` does."""
+    """Return the arrays of `idx.read_folder` as Digits, scaled as Chainer's `get_mnist` does."""
     checksum = hashlib.sha256()
     for array in arrays:
         checksum.update(str(array.shape).encode())
         checksum.update(np.ascontiguousarray(array))
-    scaled = [pixels.astype(np.float32) for pixels in arrays[::2]]
-    for array in scaled:
-        np.multiply(array, 1 / 255, out=array)
-    labels = [array.astype(np.int32) for array in arrays[1::2]]
-    return Digits(title, dataset, data_dir, checksum.hexdigest(),
-                  scaled[0], labels[0], scaled[1], labels[1])
+    scaled = [array.astype(np.int32 if array.ndim == 1 else np.float32) for array in arrays]
+    for pixels in scaled[::2]:
+        np.multiply(pixels, 1 / 255, out=pixels)
+    return Digits(title, dataset, data_dir, checksum.hexdigest(), *scaled)
 
 
 def first_of_each(digits):
@@ -122,9 +108,6 @@ def spaced_places(n, most):
     return np.linspace(0, n - 1, min(n, most)).round().astype(int)
 
 
-# The bundled digits -------------------------------------------------------------------------
-
-
 def bundled():
     """Return scikit-learn's 1,797 handwritten digits in MNIST's format.
 
@@ -135,12 +118,11 @@ def bundled():
     from sklearn.datasets import load_digits
 
     small = load_digits()
-    pixels = np.zeros((len(small.images), SIDE, SIDE), np.uint8)
+    pixels, labels = np.zeros((1797, SIDE, SIDE), np.uint8), small.target.astype(np.uint8)
     for picture, image in zip(pixels, small.images, strict=True):
         gray = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
         picture[4:24, 4:24] = gray.resize((20, 20), Image.Resampling.BICUBIC)
     pixels = pixels.reshape(-1, SIDE * SIDE)
-    labels = small.target.astype(np.uint8)
     return to_digits("scikit-learn's bundled digits", 'digits', None,
                      (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))
 
@@ -155,7 +137,7 @@ def cache_paths():
 
 
 def read_cache():
-    """Return Chainer's cached copy as `idx.read_folder` does; None if damaged or not there."""
+    """Return the arrays of Chainer's cached copy; None if it is damaged or not there."""
     arrays = []
     for path in cache_paths():
         try:
@@ -171,32 +153,36 @@ def read_cache():
                   file=sys.stderr)
             return None
         arrays += [pixels, labels]
-    return tuple(arrays)
+    return arrays
 
 
 def download():
-    """Fetch MNIST from the first mirror that sends it whole, and keep it in Chainer's cache.
-
-    It returns what `idx.read_folder` does, or raises a DatasetError that says why no mirror helps.
-    """
+    """Fetch MNIST from the first mirror that sends it whole, and keep it in Chainer's cache."""
     causes = []
     for mirror in MIRRORS:
         with tempfile.TemporaryDirectory() as folder:
             cause = fetch(mirror, folder) if answers(mirror) else 'does not answer'
             if not cause:
-                arrays = idx.read_folder(folder)
-                keep(arrays)
-                return arrays
+                _, arrays = idx.read_folder(folder)
+                break
         causes.append(f'{mirror.split("/")[2]} {cause}')
-    raise DatasetError(f'MNIST could not be downloaded ({", ".join(causes)}); try again online, '
-                       'or name a folder that holds it with --data-dir')
+    else:
+        raise DatasetError(f'MNIST could not be downloaded ({", ".join(causes)}); try again '
+                           'online, or name a folder that holds it with --data-dir')
+    try:
+        for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            files.write_npz(path, {'x': pixels, 'y': labels},
+                            'CHAINER_DATASET_ROOT moves the cache', np.savez_compressed)
+    except (files.FileError, OSError) as error:
+        print(f'warning: MNIST could not be kept in the cache ({error})', file=sys.stderr)
+    return arrays
 
 
 def answers(mirror):
-    """Tell whether a mirror answers within `CONTACT_SECONDS`.
+    """Tell whether a mirror answers within `CONTACT_SECONDS`, in a thread.
 
-    The timeout of requests holds for each address of a host and not for the name lookup, so that a
-    thread keeps the time: without it, a host of 8 addresses behind a firewall takes 40 seconds.
+    The timeout of requests is for each address of a host, of which it may try eight.
     """
     import requests
 
@@ -232,14 +218,3 @@ def fetch(mirror, folder):
             raise DatasetError(f'MNIST has no place in {folder} ({error.strerror}); '
                                'make room, or set TMPDIR') from None
     return ''
-
-
-def keep(arrays):
-    """Put MNIST, as from `idx.read_folder`, into Chainer's cache."""
-    try:
-        for path, pixels, labels in zip(cache_paths(), arrays[::2], arrays[1::2], strict=True):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            files.write_npz(path, {'x': pixels, 'y': labels},
-                            'CHAINER_DATASET_ROOT moves the cache', np.savez_compressed)
-    except (files.FileError, OSError) as error:
-        print(f'warning: MNIST could not be kept in the cache ({error})', file=sys.stderr)
