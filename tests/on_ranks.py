@@ -89,8 +89,8 @@ def steps(folder, kind):
     updater = updater_of(optimizer, train, part)
     if kind == 'fast':
         updater = fast(updater, None)
-        updater.look()
-        updater.proved_in = 0           # as that noise cannot be drawn again
+        updater.guard.look()
+        updater.guard.proved_in = 0           # as that noise cannot be drawn again
     np.savez(f'{folder}/rank{comm.rank}.npz', **step(updater))
 
 

@@ -2,15 +2,15 @@
 
 Who edits net.py or train_vae.py must see that edit run. So before each step a `Guard` looks at the
 objects that run: net.py's code, links, arrays, activation, optimizer, hooks, loss function. Other
-things, too, can change what net.py computes. So updater.py compares losses and gradients with
-net.py's once an epoch, from the same random state.
+things, too, can change what net.py computes. So losses and gradients are compared with net.py's
+once an epoch, from the same random state.
 """
 
 import operator
 
 from support.base import command  # lets chainer import
 from support.fast import step
-from support.run import models, original
+from support.run import models, observe, original
 
 import chainer
 from chainer import iterators
@@ -29,13 +29,15 @@ OWN = {                 # methods that make another step where an object has one
 # So only what differs on `TRIES` minibatches differs.
 GRADIENT_TOLERANCE, LOSS_TOLERANCE, TRIES = 1e-3, 1e-4, 3
 TINY = 1e-9             # norms below it are rounding alone
-MOST_GRADIENT = 1e18    # whose square is still a float32
+MOST_COMPARABLE = 1e18  # whose square is still a float32; `check_finite` stops a run with more
 NOT_COMPILED = 'net.py: '
 OTHER_PARAMS = NOT_COMPILED + 'there are other parameters than W and b of each link'
 HOOKED = NOT_COMPILED + 'a hook watches it'
 NOT_ADAM = 'optimizer is not plain Adam'
 HAS_HOOK = NOT_ADAM + ': it has a hook'
 NOT_UPDATER = 'updater is not plain StandardUpdater'
+FROZEN = NOT_ADAM + ': a parameter is frozen'
+OWN_RULE = NOT_ADAM + ': a parameter has a rule of its own'
 NO_GRADIENTS = 'gradients are not asked for'
 SCORE = [original.essence(code) for code in original.score_func.__code__.co_consts
          if hasattr(code, 'co_code')]
@@ -52,21 +54,35 @@ def require(condition, why):
 
 
 class Guard:
-    """Tells before each step, in microseconds, whether compiled functions do what the objects say.
+    """Tells before each step or score why compiled functions cannot take it; '' if they can.
 
     `watch` returns two lists: objects that decide what is computed, and the arrays that it is
     computed on; a number that a step takes as an argument, as C, is in neither. If one was
     replaced, `check` makes the slower checks, and `renew` prepares the functions for these
-    objects. The first two raise NotCompiledError. After a call `is_new` tells whether there are
-    other objects than at the call before.
+    objects. The first two raise NotCompiledError. On the first call of each epoch, and where there
+    are other objects, `difference` compares numbers with net.py's; what it says is said for good.
+    `agree` lets all ranks hear of it, once an epoch.
     """
 
-    def __init__(self, watch, check, renew=lambda: None):
+    def __init__(self, watch, check, renew=lambda: None, difference=lambda: '',
+                 agree=lambda why: why):
         self.watch, self.check, self.renew = watch, check, renew
-        self.seen, self.is_new = None, False
+        self.difference, self.agree = difference, agree
+        self.seen, self.is_new, self.refused, self.proved_in = None, False, '', None
+        self.told = set()                   # reasons of which a warning told
 
-    def __call__(self):
-        """Return why the compiled functions cannot be taken now; '' if they can."""
+    def __call__(self, epoch):
+        """Return why they cannot be taken now, in microseconds where nothing is new."""
+        why, is_due = self.look() or self.refused, self.proved_in != epoch
+        self.proved_in = epoch
+        if is_due or (self.is_new and not why):
+            differs = '' if why else self.difference()
+            # all ranks ask each other, even where one already steps aside
+            self.refused = self.refused or (self.agree(differs) if is_due else differs)
+        return why or self.refused
+
+    def look(self):
+        """Return what the objects say against them."""
         had, self.seen = self.seen or ([], []), None
         try:
             now = self.watch()
@@ -171,14 +187,13 @@ def watch_training(updater):
         for param in (link.W, link.b):
             rule = param.update_rule
             state = rule.state or {'m': None, 'v': None}
-            if not (type(rule) is adam.AdamRule and rule.enabled and rule.t == t
+            require(rule.enabled, FROZEN)
+            require(not hooked(rule), HAS_HOOK)
+            require(param.requires_grad, NO_GRADIENTS)
+            require(type(rule) is adam.AdamRule and rule.t == t
                     and rule.hyperparam._parent is hyperparam
-                    and len(rule.hyperparam.__dict__) == 1 and OWN.isdisjoint(rule.__dict__)
-                    and not hooked(rule) and param.requires_grad):
-                require(rule.enabled, NOT_ADAM + ': a parameter is frozen')
-                require(not hooked(rule), HAS_HOOK)
-                require(param.requires_grad, NO_GRADIENTS)
-                raise NotCompiledError(NOT_ADAM + ': a parameter has a rule of its own')
+                    and len(rule.hyperparam.__dict__) == 1 and OWN.isdisjoint(rule.__dict__),
+                    OWN_RULE)
             objects.append(rule)
             arrays += state['m'], state['v']
     require(chainer.config.enable_backprop, NO_GRADIENTS)
@@ -206,7 +221,7 @@ def check_training(updater):
 
 def obstacle(updater):
     """Say what keeps the fast step from training for a StandardUpdater; '' for nothing."""
-    return Guard(lambda: watch_training(updater)[:2], lambda: check_training(updater))()
+    return Guard(lambda: watch_training(updater)[:2], lambda: check_training(updater)).look()
 
 
 def loss_settings(function, model):
@@ -238,19 +253,27 @@ def refusal(error, xp):
     return 'the GPU refuses: ' * (xp is not np) + command.printable(error)[:200]
 
 
-# Numbers ----------------------------------------------------------------------------------------
+def difference(plain, fast, xp):
+    """Say in what net.py and compiled functions differ, from the same random state; '' for nothing.
 
-
-def comparable(losses, grads=()):
-    """Tell whether all are finite and can be squared. If not, `check_finite` stops the run."""
-    return bool(np.isfinite(list(losses)).all()) and all(
-        grad is None or float(abs(grad).max()) < MOST_GRADIENT for grad in grads)
+    Both return losses and gradients by name, as `gradient of /le1/W`; `plain` may lack some.
+    """
+    try:
+        with observe.same_noise(xp) as rewind:
+            expected, drawn = plain(), np.random.get_state()
+            if not all(value is None or float(abs(value).max()) < MOST_COMPARABLE
+                       for value in expected.values()):
+                return ''
+            rewind()
+            differs = compare(fast(), expected, (drawn, np.random.get_state()))
+    except Exception as error:              # whatever the compiler, CuPy, CUDA or cuBLAS may raise
+        return refusal(error, xp)
+    return differs and NOT_COMPILED + differs
 
 
 def compare(found, expected, drawn):
     """Say in which number the fast step differs from net.py; '' for none.
 
-    Losses and gradients are by name, as `gradient of /le1/W`; net.py's may lack some, or have None.
     `drawn` are the states of NumPy's generator after both.
     """
     for name, value in found.items():

@@ -15,21 +15,23 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
 
 Before each step a guard (proof.py) compares all that the step was compiled for with what is there
 now. Where something differs, Chainer's own step takes that very minibatch, on a CPU with compiled
-parts (parts.py). On the first minibatch of a run, and on one of each epoch, net.py's own loss, its
-terms and all gradients have to be those of the fast step, from the same random state; else
-Chainer's own step trains from then on.
+parts (parts.py). On the first minibatch of each epoch, net.py's own loss, its terms and all
+gradients have to be those of the fast step, from the same random state; else Chainer's own step
+trains from then on. `Scores` does the same for the score of the test digits.
 """
 
 import copy
 import sys
 
-from support.fast import proof, scoring, step  # lets chainer import
+from support.fast import proof, step  # lets chainer import
 from support.run import observe
 
 import chainer
 from chainer.dataset import convert
 from chainer.training import extensions, updaters
 import numpy as np
+
+FEW = 16                # digits on which the score is compared with net.py's
 
 
 def fast(updater, evaluator):
@@ -47,10 +49,9 @@ def fast(updater, evaluator):
         StandardUpdater: Its `kind` says how it trains, and if it is not fast, why.
     """
     optimizer = updater.get_optimizer('main')
-    model = optimizer.target
+    model, stepper = optimizer.target, None
     is_plain = type(updater) is updaters.StandardUpdater
     why = proof.obstacle(updater) if is_plain else proof.NOT_UPDATER
-    stepper = None
     if not why:
         try:
             stepper = make_stepper(updater)
@@ -62,7 +63,7 @@ def fast(updater, evaluator):
     made = FastUpdater(updater, stepper)
     if (type(evaluator) is extensions.Evaluator and evaluator.converter is convert.concat_examples
             and proof.score_samples(evaluator.eval_func, model)):
-        evaluator.eval_func = scoring.Scores(made, evaluator.eval_func)
+        evaluator.eval_func = Scores(made, evaluator.eval_func)
     else:
         stepper.how += '; score_func is edited, and scores by itself'
     return made
@@ -97,28 +98,26 @@ def with_parts(updater, evaluator, why):
 
 
 class FastUpdater(updaters.StandardUpdater):
-    """StandardUpdater of a VAE and Adam, made fast.
+    """StandardUpdater of a VAE and Adam, made fast; each goes on from the other's snapshots.
 
-    It serializes as StandardUpdater does: each goes on from the other's snapshots. Like that one,
-    it leaves the gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss` on the model.
-    `why` tells why Chainer's own step took the last minibatch; it is '' where it did not. `on`
-    tells which threads and whose BLAS train, as the last bits depend on them.
+    As that one, it leaves the gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss`
+    on the model. `why` tells why Chainer's own step took the last minibatch; it is '' where it did
+    not. `on` tells which threads and whose BLAS train, as the last bits depend on them.
     """
 
-    why = refused = ''
-    proved_in = None                        # epoch
+    why = ''
 
     def __init__(self, plain, stepper):
-        self.model = plain.get_optimizer('main').target
+        optimizer = plain.get_optimizer('main')
+        self.model = optimizer.target
         super().__init__(plain._iterators, plain._optimizers,
                          device=plain.device or self.model.device, loss_func=plain.loss_func,
                          auto_new_epoch=plain.auto_new_epoch)
         self.stepper, self.on = stepper, stepper.on
         self.dataset = self.get_iterator('main').dataset
         _, self.k = proof.loss_settings(self.loss_func, self.model)
-        self.numbers = range(len(self.dataset))     # stand for the digits, while a step takes some
-        self.guard = proof.Guard(self.watch, lambda: proof.check_training(self), stepper.renew)
-        self.told = set()                   # reasons
+        self.guard = proof.Guard(self.watch, lambda: proof.check_training(self), stepper.renew,
+                                 self.difference, lambda why: proof.agreed(optimizer, why))
 
     @property
     def kind(self):
@@ -126,42 +125,41 @@ class FastUpdater(updaters.StandardUpdater):
         return (f'{self.stepper.beside} ({self.why})' if self.why else
                 f'fast ({self.stepper.how})')
 
+    def prove(self):
+        """Compare the fast step with net.py before a run, whose header says what came of it."""
+        self.why = self.guard(self.epoch)
+        self.guard.told.add(self.why)
+
     def update_core(self):
         """Train on a minibatch."""
-        if self.proved_in != self.epoch:
-            self.compare()
-        else:
-            self.look()
-            if self.guard.is_new and not self.why:      # no numbers were compared with these yet
-                self.compare(together=False)
+        self.why = self.guard(self.epoch)
+        iterator, optimizer = self.get_iterator('main'), self.get_optimizer('main')
         # Chainer's dump_graph needs the loss with its graph
         if self.why or chainer.config.keep_graph_on_report:
-            self.tell()
+            comm = getattr(optimizer, 'communicator', None)
+            if self.why not in {'', *self.guard.told} and (comm is None or comm.rank == 0):
+                print(f"warning: from iteration {self.iteration + 1} on Chainer's own step trains: "
+                      f'{self.why}', file=sys.stderr)
+            self.guard.told.add(self.why)
             self.stepper.rest()
             self.stepper.with_parts(super().update_core)()
             return
-        iterator, optimizer = self.get_iterator('main'), self.get_optimizer('main')
-        rows = np.array(self.next_numbers(iterator), np.int64)
         numbers = step.count_step(optimizer, self.stepper.params)
-        losses = {name: chainer.Variable(np.array(loss))
-                  for name, loss in self.stepper.take(rows, numbers, self.C).items()}
+        losses = {name: chainer.Variable(np.array(loss)) for name, loss in self.stepper.take(
+            self.next_rows(iterator), numbers, self.C).items()}
         for name, loss in losses.items():
             setattr(self.model, name, loss)
         chainer.report(losses, self.model)
         if self.auto_new_epoch and iterator.is_new_epoch:
             optimizer.new_epoch(auto=True)
 
-    def next_numbers(self, iterator):
-        """Return the numbers of the digits in the next minibatch."""
-        iterator.dataset = self.numbers
+    def next_rows(self, iterator):
+        """Return the numbers of the digits in the next minibatch, (N,) int64."""
+        iterator.dataset = range(len(self.dataset))
         try:
-            return iterator.next()
+            return np.array(iterator.next(), np.int64)
         finally:
             iterator.dataset = self.dataset
-
-    def look(self):
-        """Set `why`, and C to what it is now, as before each step."""
-        self.why = self.guard() or self.refused
 
     def watch(self):
         """Look at what the step needs, as `Guard` takes it."""
@@ -173,64 +171,72 @@ class FastUpdater(updaters.StandardUpdater):
         proof.require(k == self.k, 'the loss takes another number of samples k')
         return objects, arrays
 
-    def tell(self):
-        """Warn, once for each reason, that Chainer's own step trains."""
-        comm = getattr(self.get_optimizer('main'), 'communicator', None)
-        if self.why and self.why not in self.told and (comm is None or comm.rank == 0):
-            print(f"warning: from iteration {self.iteration + 1} on Chainer's own step trains: "
-                  f'{self.why}', file=sys.stderr)
-        self.told.add(self.why)
-
-    def prove(self):
-        """Compare the fast step with net.py before a run, whose header says what came of it."""
-        self.compare()
-        self.told.add(self.why)
-
-    def compare(self, together=True):
-        """Compare the fast step with net.py on the minibatch that comes next, all ranks `together`.
-
-        If they differ, net.py trains from now on.
-        """
-        self.proved_in, differs = self.epoch, ''
-        self.look()
-        try:
-            if not self.why:
-                with observe.same_noise(self.device.xp) as rewind:
-                    rows = np.array(self.next_numbers(copy.copy(self.get_iterator('main'))))
-                    for beside in range(proof.TRIES):
-                        rewind()
-                        differs = self.difference((rows + beside) % len(self.dataset), rewind)
-                        if not differs:
-                            break
-        finally:
-            self.stepper.rest()
-        # all ranks ask each other, even where one already steps aside
-        self.refused = self.refused or (
-            proof.agreed(self.get_optimizer('main'), differs) if together else differs)
-        self.why = self.why or self.refused
-
-    def difference(self, rows, rewind):
-        """Say in what net.py's loss and the fast step differ on digits of these numbers (N,)."""
-        try:
-            x = self.device.send(self.dataset[rows])
-            loss, expected = observe.reported(self.loss_func, x, self.model)
+    def difference(self):
+        """Say in what net.py and the fast step differ on the minibatch that comes next."""
+        def plain():
+            loss, losses = observe.reported(
+                self.loss_func, self.device.send(self.dataset[rows]), self.model)
             self.model.cleargrads()
             with np.errstate(all='ignore'):
                 loss.backward()
-            params = {f'gradient of {name}': param for name, param in self.model.namedparams()}
-            expected |= {name: param.grad for name, param in params.items()}
-            drawn = np.random.get_state()
-            if not proof.comparable([float(loss.array)], [param.grad for param in params.values()]):
-                return ''
-            rewind()
-            found = self.stepper.take(rows, step.NO_ADAM, self.C)
-            found |= {name: param.grad for name, param in params.items()}
-            differs = proof.compare(found, expected, (drawn, np.random.get_state()))
-        except Exception as error:          # whatever the compiler, CuPy, CUDA or cuBLAS may raise
-            return proof.refusal(error, self.device.xp)
-        return differs and proof.NOT_COMPILED + differs
+            return losses | gradients()
+
+        def fast():
+            return self.stepper.take(rows, step.NO_ADAM, self.C) | gradients()
+
+        def gradients():
+            return {f'gradient of {name}': param.grad for name, param in self.model.namedparams()}
+
+        with observe.same_noise(np):        # for the order of the digits
+            rows = self.next_rows(copy.copy(self.get_iterator('main')))
+        try:
+            for _ in range(proof.TRIES):
+                differs = proof.difference(plain, fast, self.device.xp)
+                if not differs:
+                    break
+                rows = (rows + 1) % len(self.dataset)
+            return differs
+        finally:
+            self.stepper.rest()
 
     def finalize(self):
         """End the training."""
         super().finalize()
         self.stepper.rest()
+
+
+class Scores:
+    """Evaluation function that reports what `plain` does, of train_vae.py's `score_func`.
+
+    It draws the same noise. Where it may do something else, or differs, `plain` scores.
+    """
+
+    def __init__(self, updater, plain):
+        self.updater, self.plain, self.model = updater, plain, updater.model
+        self.stepper, self.k = updater.stepper, proof.score_samples(plain, self.model)
+        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.check,
+                                 difference=self.difference)
+
+    def __call__(self, x):
+        """Report the losses of digits (N, D), each with their number."""
+        self.few = x[:FEW]
+        why = self.updater.guard.refused or self.guard(self.updater.epoch)
+        if not why:
+            losses = self.stepper.score(x, self.k)
+            chainer.report({name: (loss, len(x)) for name, loss in losses.items()}, self.model)
+            return
+        if why not in self.guard.told | self.updater.guard.told:
+            print(f'warning: in scoring, {why}; net.py itself scores', file=sys.stderr)
+        self.guard.told.add(why)
+        self.stepper.rest()
+        self.stepper.with_parts(self.plain)(x)
+
+    def check(self):
+        """Make the slower checks that the plain function is what was compiled."""
+        proof.check_model(self.model)
+        proof.require(proof.score_samples(self.plain, self.model) == self.k, 'score_func is edited')
+
+    def difference(self):
+        """Say in what net.py's scores and the fast ones differ."""
+        return proof.difference(lambda: observe.reported(self.plain, self.few, self.model)[1],
+                                lambda: self.stepper.score(self.few, self.k), self.model.xp)

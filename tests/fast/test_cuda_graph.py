@@ -64,8 +64,8 @@ def test_gpu_steps_see_what_others_do_to_the_weights_between_them(is_assigned):
     for kind in ('standard', 'fast'):
         its_updater = on_gpu(kind, 2.0, 2)
         if kind == 'fast':              # a proof reads losses back, which waits for all streams
-            its_updater.look()
-            its_updater.proved_in = 0
+            its_updater.guard.look()
+            its_updater.guard.proved_in = 0
         seed('@cupy:0')
         losses.append([])
         for i in range(4):

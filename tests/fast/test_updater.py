@@ -1,4 +1,4 @@
-"""updater.py and scoring.py against Chainer's own step, on CPU and GPU; runs by train_vae.py."""
+"""updater.py against Chainer's own step, on CPU and GPU; runs by train_vae.py."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import sys
 import types
 
 import support.fast
-from support.fast import scoring  # lets chainer import
+from support.fast import updater  # lets chainer import
 from support.run import snapshot
 
 import chainer
@@ -71,12 +71,12 @@ def test_losses_follow_those_of_the_standard_updater():
 def test_scores_are_those_of_plain_scoring(activation, k, n, device):
     fast = make('fast', activation, dim_z=4, dim_h=30, device=device)
     evaluator, scores = evaluator_of(model_of(fast), k, n, 13), []
-    for eval_func in (evaluator.eval_func, scoring.Scores(fast, evaluator.eval_func)):
+    for eval_func in (evaluator.eval_func, updater.Scores(fast, evaluator.eval_func)):
         seed(device)
         evaluator.eval_func = eval_func
         scores.append({key: float(value) for key, value in evaluator().items()}
                       | {'random': np.random.uniform()})
-    assert eval_func.refused == ''
+    assert eval_func.guard.refused == ''
     assert scores[1] == pytest.approx(scores[0], rel=1e-5)
 
 
@@ -276,7 +276,7 @@ def test_scores_are_those_that_the_objects_say(what, device):
         evaluator = evaluator_of(model_of(its_updater), batch=6)
         plain, calls = evaluator.eval_func, []
         if kind == 'fast':
-            plain = scoring.Scores(its_updater, plain)
+            plain = updater.Scores(its_updater, plain)
 
         def score(x, plain=plain, calls=calls, its_updater=its_updater):
             calls.append(len(x))
