@@ -4,6 +4,7 @@ Numba's own `np.dot` takes SciPy's BLAS. NumPy's OpenBLAS is newer and faster. O
 MKL is, too, if it is installed. Numba keeps only the name in compiled code, which serves them all.
 """
 
+import contextlib
 import ctypes
 from importlib import metadata
 import platform
@@ -19,16 +20,17 @@ SEQUENTIAL, STRICT = 1, 0x10000                 # as MKL has them
 
 def choose():
     """Return whose BLAS is the best one here, for people, and the address of its `sgemm`."""
+    best = {'openblas': "NumPy's OpenBLAS"}
     if is_intel():
         load_mkl()
+        best = {'mkl': 'MKL', **best}
     loaded = threadpoolctl.ThreadpoolController().select(user_api='blas').info()
-    whose = {'mkl': 'MKL', 'openblas': "NumPy's OpenBLAS"}
-    for api in whose if is_intel() else ('openblas',):
+    for api, whose in best.items():
         for library in (each for each in loaded if each['internal_api'] == api):
             for name in SGEMM:
                 function = getattr(ctypes.CDLL(library['filepath']), name, None)
                 if function is not None:
-                    return whose[api], ctypes.cast(function, ctypes.c_void_p).value
+                    return whose, ctypes.cast(function, ctypes.c_void_p).value
     return "SciPy's BLAS", numba.extending.get_cython_function_address(
         'scipy.linalg.cython_blas', 'sgemm')
 
@@ -44,18 +46,14 @@ def is_intel():
 
 def load_mkl():
     """Load the library of the package `mkl`, on one thread, if there is one and none is loaded."""
-    loaded = threadpoolctl.ThreadpoolController().select(internal_api='mkl').info()
-    try:
-        files = [] if loaded else metadata.files('mkl') or []
-        for file in files:
+    if threadpoolctl.ThreadpoolController().select(internal_api='mkl').info():
+        return
+    with contextlib.suppress(metadata.PackageNotFoundError, OSError, AttributeError):
+        for file in metadata.files('mkl') or []:        # or none that can be used
             if file.name.startswith(('libmkl_rt.', 'mkl_rt.')):
                 mkl = ctypes.CDLL(str(file.locate()))
-                sequence, repeat, branch = (
-                    mkl.MKL_Set_Threading_Layer, mkl.MKL_CBWR_Set, mkl.MKL_CBWR_Get_Auto_Branch)
-                sequence(SEQUENTIAL)
-                repeat(branch() | STRICT)
-    except (metadata.PackageNotFoundError, OSError, AttributeError):
-        pass                                            # or none that can be used
+                mkl.MKL_Set_Threading_Layer(SEQUENTIAL)
+                mkl.MKL_CBWR_Set(mkl.MKL_CBWR_Get_Auto_Branch() | STRICT)
 
 
 WHOSE, ADDRESS = choose()

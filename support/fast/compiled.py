@@ -1,10 +1,8 @@
 """The step in compiled functions: net.py's mathematics, written out for Numba.
 
 Each thread takes its share of a minibatch (`backward`: loss and deltas of some digits), and then of
-the weights (`gradients` of some rows of each, and a step of Adam in them). Ranks take the mean of
-their gradients first, and then `descend`. Matrix products are BLAS's, on one thread each.
-updater.py says which function mirrors which line of net.py; names and shapes are those of step.py.
-Numba compiles all of this file anew when it changes.
+the weights (`descend`: gradients of some rows of each, and a step of Adam in them). Ranks take the
+mean of their gradients in between. Names and shapes are those of step.py.
 """
 
 import collections
@@ -20,16 +18,13 @@ import numba
 import numpy as np
 
 LANES = 16                      # of a sum, so that vectors can add it up
-# BLAS takes the addresses of all its arguments. If its sizes have 32 bits, it reads the lower half
-# of ours. (Numba's manual does not tell of `ExternalFunction`; 0.60 to 0.68 have it.)
+# BLAS takes addresses. If its sizes have 32 bits, it reads the lower half of ours. (Numba's manual
+# does not tell of `ExternalFunction`; 0.60 to 0.68 have it.)
 sgemm = numba.types.ExternalFunction(blas.NAME, numba.types.void(*[numba.types.voidptr] * 13))
 PLAIN, TRANSPOSED = np.array([ord('N')], np.uint8), np.array([ord('T')], np.uint8)
 ONE, ZERO = np.array([1], np.float32), np.array([0], np.float32)
 # A layer as `descend` takes it, with the gradients, and Adam's moments m and v.
 Descent = collections.namedtuple('Descent', 'h delta W W_grad W_m W_v b b_grad b_m b_v')
-
-
-# How Numba compiles, and keeps, these functions --------------------------------------------------
 
 if numba.config.DISABLE_JIT:
     raise ImportError('NUMBA_DISABLE_JIT is set')
@@ -40,7 +35,7 @@ compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
 
 
 def kept(function):
-    """Compile a function for `compile_for`, which keeps the result for later runs, too."""
+    """Let `compile_for` keep a function for later runs, too."""
     entry = compiled(function)
     with contextlib.suppress(RuntimeError):     # there is no folder for it
         entry.enable_caching()
@@ -48,10 +43,9 @@ def kept(function):
 
 
 def compile_for(function, args):
-    """Return a function compiled for such arguments, whatever is wrong with Numba's cache.
+    """Return a `kept` function compiled for such arguments, whatever is wrong with Numba's cache.
 
-    Calls of it are faster, as Numba does not look at the type of each argument. Give it a
-    `kept` function that calls no other `kept` one: the cache of the other could fail, too.
+    It must call no other `kept` one, whose cache could fail, too.
     """
     signature = tuple(map(numba.typeof, args))
     if (function, signature) not in COMPILED:
@@ -72,24 +66,20 @@ def compile_for(function, args):
 
 @functools.cache
 def warn(folder, reason):
-    """Say, once for all functions, that a folder cannot keep them."""
+    """Say, once for all functions, that Numba's folder cannot keep them."""
     print(f'warning: {folder} cannot keep what Numba compiles ({reason}), so that each run '
           'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR', file=sys.stderr)
 
 
-# What threads call -------------------------------------------------------------------------------
-
-
 @kept
-def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
-    """Compute the loss of the digits of these numbers (N,), as `forward`, and all layers' deltas.
+def backward(layers, space, activation, k, rec_scale, latent_scale, digits, rows):
+    """Compute the losses of the digits of these numbers (N,), as `forward`, and all layers' deltas.
 
-    `rec_scale` and `latent_scale` (float32) are what a sample's reconstruction error and a digit's
-    KL divergence weigh in the loss; k are Monte Carlo samples, and `kind` is of `ACTIVATIONS`.
+    The scales are what a sample's reconstruction error and a digit's KL weigh in the loss.
     """
     for i in range(len(rows)):
         space.x[i] = digits[rows[i]]
-    sums = forward(layers, space, kind, k, rec_scale)
+    sums = forward(layers, space, activation, k, rec_scale)
     dot(space.dec_d3, layers.ld3.W, space.dec_back)      # (M, H)
     np.multiply(space.dec_d2, space.dec_back, space.dec_d2)
     dot(space.dec_d2, layers.ld2.W, space.dec_back)      # (M, H)
@@ -106,20 +96,20 @@ def backward(layers, space, kind, k, rec_scale, latent_scale, digits, rows):
 
 
 @compiled
-def forward(layers, space, kind, k, rec_scale):
+def forward(layers, space, activation, k, rec_scale):
     """Return the sums of reconstruction errors and of KL divergences of the digits in `space.x`."""
     dot(space.x, layers.le1.W.T, space.enc_h1)           # (N, H)
-    activate(space.enc_h1, layers.le1.b, space.enc_d1, kind)
+    activate(space.enc_h1, layers.le1.b, space.enc_d1, activation)
     dot(space.enc_h1, layers.le2.W.T, space.enc_h2)      # (N, H)
-    activate(space.enc_h2, layers.le2.b, space.enc_d2, kind)
+    activate(space.enc_h2, layers.le2.b, space.enc_d2, activation)
     dot(space.enc_h2, layers.le3_mu.W.T, space.mu)       # (N, Z)
     dot(space.enc_h2, layers.le3_ln_var.W.T, space.ln_var)  # (N, Z)
     latent = infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.sigma,
                    space.eps, space.z, k)
     dot(space.z, layers.ld1.W.T, space.dec_h1)           # (M, H)
-    activate(space.dec_h1, layers.ld1.b, space.dec_d1, kind)
+    activate(space.dec_h1, layers.ld1.b, space.dec_d1, activation)
     dot(space.dec_h1, layers.ld2.W.T, space.dec_h2)      # (M, H)
-    activate(space.dec_h2, layers.ld2.b, space.dec_d2, kind)
+    activate(space.dec_h2, layers.ld2.b, space.dec_d2, activation)
     dot(space.dec_h2, layers.ld3.W.T, space.dec_d3)      # (M, D)
     rec = bernoulli_nll(space.dec_d3, layers.ld3.b, space.x, k, rec_scale)
     return rec, latent
@@ -129,40 +119,27 @@ score = kept(forward.py_func)       # forward itself is compiled into backward
 
 
 @kept
-def gradients(descents, part, parts, adam):
-    """Compute the gradients of a part of each weight's rows, and take a step of Adam in them.
+def descend(descents, part, parts, adam, has_gradients):
+    """Compute the gradients of a part of each layer's rows, unless it has them, and descend there.
 
-    With NO_ADAM it only computes gradients. `part` counts from 0 and is less than `parts`.
+    By a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1); with NO_ADAM not at all.
     """
     for layer in descents:
         size = len(layer.b)
         start, end = size * part // parts, size * (part + 1) // parts
-        grad = layer.b_grad[start:end]
-        grad[:] = 0
-        for i in range(len(layer.delta)):
-            for j in range(end - start):
-                grad[j] += layer.delta[i, start + j]
-        dot(layer.delta[:, start:end].T, layer.h, layer.W_grad[start:end])
-        # NO_ADAM has three zeros
+        if not has_gradients:
+            grad = layer.b_grad[start:end]
+            grad[:] = 0
+            for i in range(len(layer.delta)):
+                for j in range(end - start):
+                    grad[j] += layer.delta[i, start + j]
+            dot(layer.delta[:, start:end].T, layer.h, layer.W_grad[start:end])
+        # NO_ADAM has three zeros; the gradients are in the cache now
         if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
-            descend_in(layer, start, end, adam)     # while the gradients are in the cache
-
-
-@kept
-def descend(descents, part, parts, adam):
-    """Take a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) with these gradients."""
-    for layer in descents:
-        size = len(layer.b)
-        descend_in(layer, size * part // parts, size * (part + 1) // parts, adam)
-
-
-@compiled
-def descend_in(layer, start, end, adam):
-    """Take a step of Adam in some rows of a layer."""
-    update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
-           layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
-    update(layer.b[start:end], layer.b_grad[start:end], layer.b_m[start:end],
-           layer.b_v[start:end], adam)
+            update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
+                   layer.W_m[start:end].ravel(), layer.W_v[start:end].ravel(), adam)
+            update(layer.b[start:end], layer.b_grad[start:end], layer.b_m[start:end],
+                   layer.b_v[start:end], adam)
 
 
 @compiled
@@ -176,11 +153,11 @@ def update(param, grad, m, v, adam):
 
 @compiled
 def dot(a, b, out):
-    """Write the product of a (m, k) and b (k, n), float32, plain or transposed, into out (m, n).
+    """Write the product of a (m, k) and b (k, n), plain or transposed, into out (m, n).
 
-    All may be parts of larger arrays. BLAS has columns where NumPy has rows, so it is asked for
-    out.T = b.T a.T.
+    All may be parts of larger arrays.
     """
+    # BLAS has columns where NumPy has rows, so it is asked for out.T = b.T a.T
     (m, k), n = a.shape, b.shape[1]
     plain_a, plain_b = a.strides[1] == a.itemsize, b.strides[1] == b.itemsize
     row_b = max(n, b.strides[0] // b.itemsize) if plain_b else max(k, b.strides[1] // b.itemsize)
@@ -193,15 +170,15 @@ def dot(a, b, out):
 
 
 @compiled
-def activate(h, b, d, kind):
+def activate(h, b, d, activation):
     """Add the bias b to h and activate it in place; fill d with the derivative."""
     for i in range(len(h)):
         for j in range(len(b)):
             a = h[i, j] + b[j]
-            if kind == 2:
+            if activation == 2:
                 h[i, j] = f32(0) if a < f32(0) else a           # lets a NaN pass
                 d[i, j] = f32(1) if a > f32(0) else f32(0)
-            elif kind == 1:
+            elif activation == 1:
                 h[i, j] = tanh(a)
                 d[i, j] = f32(1) - h[i, j] * h[i, j]
             else:
@@ -280,13 +257,10 @@ def tanh(a):
 
 @compiled
 def exp_neg(t):
-    """Return exp(-t) for t >= 0, in float32: 2**whole * 2**rest, where abs(rest) <= 1/2.
-
-    Written out, as a loop over `np.exp` would not become vector instructions.
-    """
+    """Return exp(-t) for t >= 0, in float32, by vector instructions, unlike `np.exp`."""
     y = t * f32(-1 / math.log(2))
     y = f32(-126) if y < f32(-126) else y                       # lets a NaN pass
-    whole = np.floor(y + f32(0.5))
+    whole = np.floor(y + f32(0.5))                              # 2**whole * 2**rest
     rest = (y - whole) * f32(math.log(2))
     series = f32(1 / 720)
     for divisor in (120, 24, 6, 2, 1, 1):

@@ -56,13 +56,9 @@ class Threads:
 
 
 class Stepper(Threads):
-    """Takes the steps of a model on a CPU.
+    """Takes the steps of a model on digits (any, D) float32, k samples of each, by Adam, on a CPU.
 
-    Args:
-        optimizer (Optimizer): Adam, set up with the model; or the multi-node one around it.
-        k (int): As for `VAE.get_loss_func`.
-        digits (array): All digits, (any, D) float32.
-        count (int): The most threads, as for `Threads`.
+    The optimizer may be the multi-node one around Adam; `count` is as for `Threads`.
     """
 
     def __init__(self, optimizer, k, digits, count=None):
@@ -70,10 +66,13 @@ class Stepper(Threads):
         self.optimizer, self.model, self.k, self.digits = optimizer, optimizer.target, k, digits
         self.comm = getattr(optimizer, 'communicator', None)
         self.spaces, self.prepared, self.one_thread = {}, None, None
-        self.how = self.on
-        if not compiled.backward.stats.cache_path:
+        self.how, folder = self.on, compiled.backward.stats.cache_path
+        # private to Numba, of 0.60 to 0.68: the files that it keeps
+        kept = glob.glob(os.path.join(glob.escape(folder or ''), 'compiled.backward-*.nbc'))
+        if not folder:
             self.how += '; compiled anew each time, unless NUMBA_CACHE_DIR names a folder for it'
-        elif (self.comm is None or self.comm.rank == 0) and not is_compiled():
+        elif (self.comm is None or self.comm.rank == 0) and os.path.getmtime(
+                compiled.__file__) >= max(map(os.path.getmtime, kept), default=0):
             print('compiling the fast step, once per installation: some 15 seconds', flush=True)
 
     def take(self, rows, numbers, C):
@@ -86,7 +85,7 @@ class Stepper(Threads):
             self.prepare(n)
         if self.one_thread is None:
             self.one_thread = BLAS.limit(limits=1)
-        _, eps, shares, parts, backward, gradients, descend = self.prepared
+        _, eps, shares, parts, backward, descend = self.prepared
         step.draw(eps, self.k)
         scale = step.f32(C / n)
         sums = self.call(backward, [
@@ -94,22 +93,21 @@ class Stepper(Threads):
         # Adam takes the mean of all ranks' gradients; a proof is of this rank's alone
         is_shared = self.comm is not None and numbers is not step.NO_ADAM
         now = step.NO_ADAM if is_shared else numbers
-        self.call(gradients, [(*part, now) for part in parts])
+        self.call(descend, [(*part, now, False) for part in parts])
         for param, grad in zip(self.params, self.grads.values(), strict=True):
             if param.grad is not grad:
                 param.grad = grad
         if is_shared:
             self.comm.multi_node_mean_grad(self.model, self.optimizer.zero_fill)
-            self.call(descend, [(*part, numbers) for part in parts])
+            self.call(descend, [(*part, numbers, True) for part in parts])
         return step.mean_losses(sums, n, self.k, C)
 
     def score(self, x, k):
         """Return the losses of digits (N, D) under k samples, by name."""
-        space, shares = self.share(len(x), k)
+        space, shares = self.share(len(x), k, step.f32(1))
         space.x[:] = x
         step.draw(space.eps, k)
-        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
-        arguments = [(layers, part, kind, k, step.f32(1)) for _, part in shares]
+        arguments = [args for _, args in shares]
         with BLAS.limit(limits=1):
             sums = self.call(compiled.compile_for(compiled.score, arguments[0]), arguments)
         return step.mean_losses(sums, len(x), k)
@@ -117,14 +115,13 @@ class Stepper(Threads):
     def renew(self):
         """Let the next step look for its arrays again."""
         params = dict(self.model.namedparams())
-        self.params = list(params.values())
+        self.params, self.prepared = list(params.values()), None
         self.grads = {name: np.zeros_like(param.array) for name, param in params.items()}
         for param in self.params:
             param.update_rule._init_states(param)
             state = param.update_rule.state
             for moment in 'mv':             # a file may hold them in another order
                 state[moment] = np.ascontiguousarray(state[moment])
-        self.prepared = None
 
     def rest(self):
         """Let BLAS have its threads again, until the next step."""
@@ -134,29 +131,25 @@ class Stepper(Threads):
 
     def prepare(self, n):
         """Prepare what the compiled functions take, for minibatches of n digits."""
-        space, shares = self.share(n, self.k)
-        layers, kind = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
         scale = step.f32(1 / (n * self.k))
-        shares = [(digits, (layers, part, kind, self.k, scale)) for digits, part in shares]
-        descents = tuple(self.descent(name, space) for name in step.FLOW)
-        parts = [(descents, i, len(shares)) for i in range(len(shares))]
-        self.prepared = (n, space.eps, shares, parts, *(
-            compiled.compile_for(function, args) for function, args in (
-                (compiled.backward, (*shares[0][1], scale, self.digits, np.zeros(0, np.int64))),
-                (compiled.gradients, (*parts[0], step.NO_ADAM)),
-                (compiled.descend, (*parts[0], step.NO_ADAM)))))
+        space, shares = self.share(n, self.k, scale)
+        descents = []
+        for name, flow in step.FLOW.items():
+            arrays = [getattr(space, key) for key in flow]
+            for key in step.Layer._fields:
+                param = getattr(self.model[name], key)
+                state = param.update_rule.state
+                arrays += [param.array, self.grads[f'/{name}/{key}'], state['m'], state['v']]
+            descents.append(compiled.Descent(*arrays))
+        parts = [(tuple(descents), i, len(shares)) for i in range(len(shares))]
+        no_rows = np.zeros(0, np.int64)
+        self.prepared = (
+            n, space.eps, shares, parts,
+            compiled.compile_for(compiled.backward, (*shares[0][1], scale, self.digits, no_rows)),
+            compiled.compile_for(compiled.descend, (*parts[0], step.NO_ADAM, False)))
 
-    def descent(self, name, space):
-        """Return what `descend` needs of a layer."""
-        arrays = [getattr(space, key) for key in step.FLOW[name]]
-        for key in step.Layer._fields:
-            param = getattr(self.model[name], key)
-            state = param.update_rule.state
-            arrays += [param.array, self.grads[f'/{name}/{key}'], state['m'], state['v']]
-        return compiled.Descent(*arrays)
-
-    def share(self, n, k):
-        """Return the Space of n digits and k samples; slice and part of it, for each thread."""
+    def share(self, n, k, scale):
+        """Return a Space, and for each thread a slice of the n digits and `forward`'s arguments."""
         sizes = n, *(len(self.model[name].b) for name in ('ld3', 'le1', 'le3_mu'))
         if self.spaces.get(k, [None])[0] != sizes:
             space = step.make_space(self.model, n, k)
@@ -166,11 +159,6 @@ class Stepper(Threads):
                 (slice(start, end), step.Space(*(
                     array[start * len(array) // n:end * len(array) // n] for array in space)))
                 for start, end in itertools.pairwise(ends)]
-        return self.spaces[k][1:]
-
-
-def is_compiled():
-    """Tell whether an earlier run compiled `backward`, by the files of Numba (of 0.60 to 0.68)."""
-    folder = glob.escape(compiled.backward.stats.cache_path)
-    return any(os.path.getmtime(path) > os.path.getmtime(compiled.__file__)
-               for path in glob.glob(os.path.join(folder, 'compiled.backward-*.nbc')))
+        _, space, shares = self.spaces[k]
+        layers, activation = step.layers_of(self.model), step.ACTIVATIONS[self.model.act_func]
+        return space, [(digits, (layers, part, activation, k, scale)) for digits, part in shares]

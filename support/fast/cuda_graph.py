@@ -1,7 +1,6 @@
 """The step on a GPU, replayed as one CUDA graph: kernels, matrix products, and their sequence.
 
-`Step` is the same sequence as compiled.py's functions of the same names, in array calls that
-allocate nothing. Names and shapes are those of step.py.
+The names are those of compiled.py and step.py.
 """
 
 import ctypes
@@ -18,11 +17,7 @@ import numpy as np
 
 
 class Stepper:
-    """Takes the steps of a model on its GPU, as cpu.py's `Stepper` does on a CPU.
-
-    What differs from step to step is written into the arrays that the graph reads: the numbers of
-    the digits, the noise, Adam's numbers and C.
-    """
+    """Takes the steps of a model on its GPU, as cpu.py's `Stepper` does on a CPU."""
 
     how, on, beside = 'CUDA graph', '', 'standard'
 
@@ -45,15 +40,19 @@ class Stepper:
                 self.xp.cuda.Device().synchronize()             # the other streams, too
                 self.step = Step(self.model, len(rows), self.k, self.digits, dot=self.cublas.dot)
                 self.graph = None
-            self.step.set_inputs(rows, numbers, C)
+            self.step.rows.set(rows)            # what differs from step to step: the graph reads it
+            self.step.numbers.set(np.array([*numbers, C / len(rows)], np.float32))
+            draw(self.step.space.eps, self.k)
             if self.graph is not None:
                 self.graph.launch(self.stream)
             else:
                 self.step()                 # loads what must not be loaded in a capture
                 if self.can_capture:
                     self.capture()
-            self.step.leave_grads()
-            return mean_losses(self.step.sums(), len(rows), self.k, C)
+            for name, param in self.model.namedparams():
+                if param.grad is not self.step.grads[name]:     # as others replaced it
+                    param.grad = self.step.grads[name]
+            return self.step.losses(C)
 
     def capture(self):
         """Make the graph of a step, without taking it; where that fails, warn and do without."""
@@ -78,7 +77,7 @@ class Stepper:
         its_step.space.x[:] = x
         draw(its_step.space.eps, k)
         its_step.forward()
-        return mean_losses(its_step.sums(), len(x), k)
+        return its_step.losses()
 
     def renew(self):
         """Let the next step look for its arrays again."""
@@ -121,10 +120,9 @@ class Cublas:
         (m, k), n = a.shape, b.shape[1]
         one, zero = ctypes.c_float(1), ctypes.c_float(0)
 
-        def operand(array):                 # pointer and row length; whether it lies transposed
-            if array.flags.c_contiguous:
-                return 0, ctypes.c_void_p(array.data.ptr), array.shape[1]
-            return 1, ctypes.c_void_p(array.data.ptr), array.shape[0]
+        def operand(array):                 # whether it lies transposed, pointer, row length
+            is_plain = int(array.flags.c_contiguous)
+            return 1 - is_plain, ctypes.c_void_p(array.data.ptr), array.shape[is_plain]
 
         # cuBLAS has columns where CuPy has rows, so it is asked for out.T = b.T a.T
         transposed_b, b, ld_b = operand(b)
@@ -137,8 +135,7 @@ class Cublas:
 class Step:
     """A training step in array calls that allocate nothing, so that CUDA can capture them.
 
-    Without `digits` (any, D) float32, it only goes `forward`. `dot` writes the product of two
-    matrices into a third; by default it is CuPy's.
+    Without `digits` (any, D) float32, it only goes `forward`.
     """
 
     def __init__(self, model, n, k, digits=None, dot=None):
@@ -146,7 +143,7 @@ class Step:
         self.kernels = cuda_kernels(self.xp)
         self.dot = dot or self.xp.dot
         self.model, self.k, self.digits = model, k, digits
-        self.kind = ACTIVATIONS[model.act_func]
+        self.activation = ACTIVATIONS[model.act_func]
         self.scale = f32(1 / (n * k))
         self.space = make_space(model, n, k, self.xp)
         self.nll = self.xp.zeros_like(self.space.dec_d3)            # (M, D)
@@ -154,18 +151,8 @@ class Step:
         self.ones = self.xp.ones((1, n * k), np.float32)
         self.rows = self.xp.zeros(n, np.int64)
         self.numbers = self.xp.zeros(len(Adam._fields) + 1, np.float32)     # and C / n
-        self.grads = {}                                             # where a graph writes them
-        if digits is not None:
-            for name, param in model.namedparams():
-                self.grads[name] = self.xp.zeros_like(param.array)
-                param.update_rule._init_states(param)
-            self.leave_grads()
-
-    def set_inputs(self, rows, adam, C):
-        """Set what differs from step to step: numbers of digits (N,), Adam's, C, and noise."""
-        self.rows.set(rows)
-        self.numbers.set(np.array([*adam, C / len(rows)], np.float32))
-        draw(self.space.eps, self.k)
+        self.grads = {name: self.xp.zeros_like(param.array)         # where a graph writes them
+                      for name, param in model.namedparams() if digits is not None}
 
     def __call__(self):
         """Take the step."""
@@ -174,35 +161,29 @@ class Step:
         self.backward()
         self.descend()
 
-    def leave_grads(self):
-        """Give the parameters the gradients of the last step, even if others replaced them."""
-        for name, param in self.model.namedparams():
-            if param.grad is not self.grads[name]:
-                param.grad = self.grads[name]
-
     def forward(self):
-        """Compute the losses of the digits in `space.x`, as the compiled `forward` does."""
-        space, kernels, kind = self.space, self.kernels, self.kind
+        """Compute the losses of the digits in `space.x`, as the compiled one does."""
+        space, kernels, act = self.space, self.kernels, self.activation
         le1, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
         dot = self.dot
         dot(space.x, le1.W.T, space.enc_h1)                         # (N, H)
-        kernels.activate(space.enc_h1, le1.b, kind, space.enc_h1, space.enc_d1)
+        kernels.activate(space.enc_h1, le1.b, act, space.enc_h1, space.enc_d1)
         dot(space.enc_h1, le2.W.T, space.enc_h2)                    # (N, H)
-        kernels.activate(space.enc_h2, le2.b, kind, space.enc_h2, space.enc_d2)
+        kernels.activate(space.enc_h2, le2.b, act, space.enc_h2, space.enc_d2)
         dot(space.enc_h2, le3_mu.W.T, space.mu)                     # (N, Z)
         dot(space.enc_h2, le3_ln_var.W.T, space.ln_var)             # (N, Z)
         kernels.infer(space.mu, le3_mu.b, space.ln_var, le3_ln_var.b, space.eps, self.k,
                       space.mu.shape[1], space.mu, space.ln_var, space.sigma, self.kl, space.z)
         dot(space.z, ld1.W.T, space.dec_h1)                         # (M, H)
-        kernels.activate(space.dec_h1, ld1.b, kind, space.dec_h1, space.dec_d1)
+        kernels.activate(space.dec_h1, ld1.b, act, space.dec_h1, space.dec_d1)
         dot(space.dec_h1, ld2.W.T, space.dec_h2)                    # (M, H)
-        kernels.activate(space.dec_h2, ld2.b, kind, space.dec_h2, space.dec_d2)
+        kernels.activate(space.dec_h2, ld2.b, act, space.dec_h2, space.dec_d2)
         dot(space.dec_h2, ld3.W.T, space.dec_d3)                    # (M, D)
         kernels.bernoulli_nll(space.dec_d3, ld3.b, space.x, self.k, space.x.shape[1],
                               self.scale, space.dec_d3, self.nll)
 
     def backward(self):
-        """Compute the deltas of all layers, as the compiled `backward` does."""
+        """Compute the deltas of all layers, as the compiled one does."""
         space, kernels, dot, multiply = self.space, self.kernels, self.dot, self.xp.multiply
         _, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
         dot(space.dec_d3, ld3.W, space.dec_back)                    # (M, H)
@@ -231,9 +212,10 @@ class Step:
                 state = param.update_rule.state
                 self.kernels.adam(grad, self.numbers, param.array, state['m'], state['v'])
 
-    def sums(self):
-        """Return the sums of the losses, as the threads' in `mean_losses`."""
-        return [(float(self.nll.sum(dtype=np.float64)), float(self.kl.sum(dtype=np.float64)))]
+    def losses(self, C=1.0):
+        """Return the losses by name."""
+        sums = float(self.nll.sum(dtype=np.float64)), float(self.kl.sum(dtype=np.float64))
+        return mean_losses([sums], len(self.space.x), self.k, C)
 
 
 @functools.cache
@@ -247,10 +229,10 @@ def cuda_kernels(xp):
 CUDA = {                # name: inputs, outputs (some are both), and what is done for an element i
     'fetch': ('raw T digits, raw int64 rows, int32 D', 'T x', """
         x = digits[rows[i / D] * D + i % D];"""),
-    'activate': ('T a0, T b, int32 kind', 'T h, T d', """
+    'activate': ('T a0, T b, int32 activation', 'T h, T d', """
         T a = a0 + b;
-        if (kind == 2) { h = a < 0 ? (T)0 : a; d = a > 0 ? 1 : 0; }
-        else if (kind == 1) { h = tanh(a); d = 1 - h * h; }
+        if (activation == 2) { h = a < 0 ? (T)0 : a; d = a > 0 ? 1 : 0; }
+        else if (activation == 1) { h = tanh(a); d = 1 - h * h; }
         else {
             T e = exp(-fabs(a));
             h = (a < 0 ? (T)0 : a) + log1p(e);

@@ -1,9 +1,8 @@
 """Does the fast step do what net.py says? Its guards, and how its numbers are compared.
 
 Who edits net.py or train_vae.py must see that edit run. So before each step a `Guard` looks at the
-objects that run: net.py's code, links, arrays, activation, optimizer, hooks, loss function. Other
-things, too, can change what net.py computes. So losses and gradients are compared with net.py's
-once an epoch, from the same random state.
+objects that run. Other things, too, can change what net.py computes. So losses and gradients are
+compared with net.py's once an epoch, from the same random state.
 """
 
 import operator
@@ -18,6 +17,7 @@ from chainer.dataset import convert
 import chainer.functions as F
 import chainer.links as L
 from chainer.optimizers import adam
+from chainer.training import updaters
 import numpy as np
 
 import net
@@ -34,11 +34,7 @@ NOT_COMPILED = 'net.py: '
 OTHER_PARAMS = NOT_COMPILED + 'there are other parameters than W and b of each link'
 HOOKED = NOT_COMPILED + 'a hook watches it'
 NOT_ADAM = 'optimizer is not plain Adam'
-HAS_HOOK = NOT_ADAM + ': it has a hook'
 NOT_UPDATER = 'updater is not plain StandardUpdater'
-FROZEN = NOT_ADAM + ': a parameter is frozen'
-OWN_RULE = NOT_ADAM + ': a parameter has a rule of its own'
-NO_GRADIENTS = 'gradients are not asked for'
 SCORE = [original.essence(code) for code in original.score_func.__code__.co_consts
          if hasattr(code, 'co_code')]
 
@@ -56,12 +52,10 @@ def require(condition, why):
 class Guard:
     """Tells before each step or score why compiled functions cannot take it; '' if they can.
 
-    `watch` returns two lists: objects that decide what is computed, and the arrays that it is
-    computed on; a number that a step takes as an argument, as C, is in neither. If one was
-    replaced, `check` makes the slower checks, and `renew` prepares the functions for these
-    objects. The first two raise NotCompiledError. On the first call of each epoch, and where there
-    are other objects, `difference` compares numbers with net.py's; what it says is said for good.
-    `agree` lets all ranks hear of it, once an epoch.
+    `watch` returns objects that decide what is computed, and the arrays that it is computed on, in
+    lists. If one was replaced, `check` makes the slower checks, and `renew` prepares the functions.
+    On the first call of each epoch, and where there are other objects, `difference` compares
+    numbers with net.py's; what it says is said for good. All ranks then `agree`, once an epoch.
     """
 
     def __init__(self, watch, check, renew=lambda: None, difference=lambda: '',
@@ -72,7 +66,7 @@ class Guard:
         self.told = set()                   # reasons of which a warning told
 
     def __call__(self, epoch):
-        """Return why they cannot be taken now, in microseconds where nothing is new."""
+        """Return the reason, in microseconds where nothing is new."""
         why, is_due = self.look() or self.refused, self.proved_in != epoch
         self.proved_in = epoch
         if is_due or (self.is_new and not why):
@@ -82,7 +76,7 @@ class Guard:
         return why or self.refused
 
     def look(self):
-        """Return what the objects say against them."""
+        """Return the reason that the objects give."""
         had, self.seen = self.seen or ([], []), None
         try:
             now = self.watch()
@@ -115,7 +109,7 @@ AT_IMPORT = chainers_own()
 
 
 def watch_model(model):
-    """Return the objects and arrays of a model on which compiled functions stand, for `Guard`."""
+    """Return objects and arrays on which compiled functions stand, and a model's parameters."""
     require(not isinstance(model, net.Autoencoder), 'an autoencoder is not compiled')
     require(not chainer.is_debug(), 'Chainer is in debug mode')
     require(chainers_own() == AT_IMPORT, "a method of Chainer's is another than it was")
@@ -125,7 +119,7 @@ def watch_model(model):
     for name in model._children - step.FLOW.keys():
         raise NotCompiledError(f'{NOT_COMPILED}there is another link, {name}')
     # of these functions the comparison of numbers tells whether another one does the same
-    objects, arrays = [model.act_func, F.gaussian, F.gaussian_kl_divergence, F.bernoulli_nll], []
+    objects, params = [model.act_func, F.gaussian, F.gaussian_kl_divergence, F.bernoulli_nll], []
     for method in (model.encode, model.decode, model.get_loss_func):
         function = method.__func__
         names = function.__globals__
@@ -133,14 +127,13 @@ def watch_model(model):
                     names.get('chainer'), names.get('six'))
     for name in step.FLOW:
         link = getattr(model, name)
-        W, b = link.W, link.b
+        params += link.W, link.b
         require(not link._local_link_hooks, HOOKED)
         if (type(link) is not L.Linear or link.name != name or len(link._params) != 2
                 or not OWN.isdisjoint(vars(link))):
             raise NotCompiledError(f'{NOT_COMPILED}link {name} is no plain Linear layer')
-        objects += link, W, b
-        arrays += W.array, b.array
-    return objects, arrays
+        objects.append(link)
+    return objects + params, [param.array for param in params], params
 
 
 def check_model(model):
@@ -164,39 +157,26 @@ def check_model(model):
         raise NotCompiledError(f'{NOT_COMPILED}{name} is edited')
 
 
-def hooked(of):
-    """Tell whether an optimizer or an update rule has a hook."""
-    return of._hookable._pre_update_hooks or of._hookable._post_update_hooks
-
-
 def watch_training(updater):
-    """Return the objects and arrays on which a compiled step stands, and C and k of the loss."""
+    """Return objects and arrays on which a compiled step stands, and C and k of the loss."""
     optimizer, iterator = updater.get_optimizer('main'), updater.get_iterator('main')
     plain, model = getattr(optimizer, 'actual_optimizer', optimizer), optimizer.target
-    objects, arrays = watch_model(model)
+    objects, arrays, params = watch_model(model)
     if plain is not optimizer:
         require(type(optimizer).__name__ == '_MultiNodeOptimizer', NOT_ADAM)
         require(model.xp is np, 'as ranks on GPUs step together')
-    hyperparam = plain.hyperparam
+    hyperparam, rules = plain.hyperparam, [param.update_rule for param in params]
     require(type(plain) is adam.Adam and OWN.isdisjoint(vars(plain)) and not (
         hyperparam.amsgrad or hyperparam.adabound or hyperparam.weight_decay_rate), NOT_ADAM)
-    require(not hooked(plain), HAS_HOOK)
-    t = model.le1.W.update_rule.t
-    for name in step.FLOW:
-        link = getattr(model, name)
-        for param in (link.W, link.b):
-            rule = param.update_rule
-            state = rule.state or {'m': None, 'v': None}
-            require(rule.enabled, FROZEN)
-            require(not hooked(rule), HAS_HOOK)
-            require(param.requires_grad, NO_GRADIENTS)
-            require(type(rule) is adam.AdamRule and rule.t == t
-                    and rule.hyperparam._parent is hyperparam
-                    and len(rule.hyperparam.__dict__) == 1 and OWN.isdisjoint(rule.__dict__),
-                    OWN_RULE)
-            objects.append(rule)
-            arrays += state['m'], state['v']
-    require(chainer.config.enable_backprop, NO_GRADIENTS)
+    require(all(rule.enabled for rule in rules), NOT_ADAM + ': a parameter is frozen')
+    require(not any(of._hookable._pre_update_hooks or of._hookable._post_update_hooks
+                    for of in (plain, *rules)), NOT_ADAM + ': it has a hook')
+    require(all(type(rule) is adam.AdamRule and rule.hyperparam._parent is hyperparam
+                and len(rule.hyperparam.__dict__) == 1 and OWN.isdisjoint(rule.__dict__)
+                and rule.t == rules[0].t for rule in rules),
+            NOT_ADAM + ': a parameter has a rule of its own')
+    require(all(param.requires_grad for param in params) and chainer.config.enable_backprop,
+            'gradients are not asked for')
     require(updater.loss_scale is None and updater.converter is convert.concat_examples
             and OWN.isdisjoint(vars(updater)), NOT_UPDATER)
     require(type(iterator) is iterators.SerialIterator and OWN.isdisjoint(vars(iterator)),
@@ -207,7 +187,9 @@ def watch_training(updater):
         raise NotCompiledError('loss_func is not what get_loss_func of the model returns')
     require(type(settings[0]) in (int, float, bool) or isinstance(settings[0], np.number),
             'the weight C of the latent loss is no plain number')
-    return [*objects, iterator.dataset], arrays, settings
+    states = [rule.state or {} for rule in rules]
+    return ([*objects, *rules, iterator.dataset],
+            [*arrays, *[state.get(moment) for state in states for moment in 'mv']], settings)
 
 
 def check_training(updater):
@@ -220,8 +202,10 @@ def check_training(updater):
 
 
 def obstacle(updater):
-    """Say what keeps the fast step from training for a StandardUpdater; '' for nothing."""
-    return Guard(lambda: watch_training(updater)[:2], lambda: check_training(updater)).look()
+    """Say what keeps the fast step from training for an updater; '' for nothing."""
+    if type(updater) is not updaters.StandardUpdater:
+        return NOT_UPDATER
+    return Guard(lambda: watch_training(updater), lambda: check_training(updater)).look()
 
 
 def loss_settings(function, model):

@@ -1,7 +1,7 @@
 """What a training step is made of, on a CPU and on a GPU alike: layers, arrays, noise, losses.
 
-A delta is the gradient of the loss by what a layer hands to its activation. Shapes: N digits,
-D = 784 pixels, H hidden units, Z latent dimensions; M = N * k samples of z, a digit's side by side.
+Shapes: N digits, D = 784 pixels, H hidden units, Z latent dimensions; M = N * k samples of z, a
+digit's side by side. A delta is the gradient of the loss by what a layer hands to its activation.
 """
 
 import collections
@@ -42,8 +42,7 @@ def make_space(model, n, k, xp=np):
 
 def layers_of(model):
     """Return the weights of a model as compiled functions take them."""
-    links = (model[name] for name in FLOW)
-    return Layers(*(Layer(link.W.array, link.b.array) for link in links))
+    return Layers(*(Layer(model[name].W.array, model[name].b.array) for name in FLOW))
 
 
 def draw(eps, k):

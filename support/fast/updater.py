@@ -1,7 +1,6 @@
 """The fast step behind Chainer's Updater interface, which proves that it does what net.py says.
 
-`fast` takes the script's StandardUpdater and returns a faster equal, or the same one. What trains
-then is net.py's mathematics written out, from the same random draws and on the same arrays. Which
+It is net.py's mathematics written out, from the same random draws and on the same arrays. Which
 functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines of net.py:
 
     VAE.encode                          forward, its first half; back: the end of backward
@@ -10,14 +9,10 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
     VAE.decode                          forward, its second half; back: the start of backward
     F.bernoulli_nll                     bernoulli_nll
     act_func                            activate
-    loss.backward(), for the weights    gradients
-    the optimizer's Adam                descend, update
+    loss.backward(), the optimizer      descend, update
 
-Before each step a guard (proof.py) compares all that the step was compiled for with what is there
-now. Where something differs, Chainer's own step takes that very minibatch, on a CPU with compiled
-parts (parts.py). On the first minibatch of each epoch, net.py's own loss, its terms and all
-gradients have to be those of the fast step, from the same random state; else Chainer's own step
-trains from then on. `Scores` does the same for the score of the test digits.
+Where proof.py finds that something differs, Chainer's own step takes the minibatch, on a CPU with
+compiled parts (parts.py). `Scores` does the same for the score of the test digits.
 """
 
 import copy
@@ -35,26 +30,23 @@ FEW = 16                # digits on which the score is compared with net.py's
 
 
 def fast(updater, evaluator):
-    """Return an updater that takes the same steps in less time.
+    """Return an updater that takes the same steps in less time, or else this one.
 
-    Where the fast step does not apply, it is this one, on a CPU with compiled parts.
-
-    Args:
-        updater (StandardUpdater): Trains a `VAE` by Adam and `VAE.get_loss_func`, on digits
-            (any, D) float32 in one array.
-        evaluator (Evaluator): Its evaluation function, if that is of train_vae.py's `score_func`,
-            is replaced by a faster one, too. Otherwise it scores with compiled parts, too.
-
-    Returns:
-        StandardUpdater: Its `kind` says how it trains, and if it is not fast, why.
+    It is fast for a StandardUpdater that trains a `VAE` by Adam and `VAE.get_loss_func`, on digits
+    (any, D) float32 in one array. Its `kind` says how it trains, and if it is not fast, why. The
+    evaluation function of the evaluator, if that is of train_vae.py's `score_func`, is replaced by
+    a faster one, too. What is not fast has compiled parts, on a CPU.
     """
     optimizer = updater.get_optimizer('main')
-    model, stepper = optimizer.target, None
-    is_plain = type(updater) is updaters.StandardUpdater
-    why = proof.obstacle(updater) if is_plain else proof.NOT_UPDATER
+    model, stepper, why = optimizer.target, None, proof.obstacle(updater)
     if not why:
         try:
-            stepper = make_stepper(updater)
+            if model.xp is np:
+                from support.fast.cpu import Stepper
+            else:
+                from support.fast.cuda_graph import Stepper
+            _, k = proof.loss_settings(updater.loss_func, model)
+            stepper = Stepper(optimizer, k, updater.get_iterator('main').dataset)
         except Exception as error:      # Numba is missing or too old, or CUDA fails, say
             why = proof.refusal(error, model.xp)
     why = proof.agreed(optimizer, why)
@@ -67,17 +59,6 @@ def fast(updater, evaluator):
     else:
         stepper.how += '; score_func is edited, and scores by itself'
     return made
-
-
-def make_stepper(updater):
-    """Return what takes the steps on the model's device; only a CPU needs Numba."""
-    optimizer = updater.get_optimizer('main')
-    if optimizer.target.xp is np:
-        from support.fast.cpu import Stepper
-    else:
-        from support.fast.cuda_graph import Stepper
-    _, k = proof.loss_settings(updater.loss_func, optimizer.target)
-    return Stepper(optimizer, k, updater.get_iterator('main').dataset)
 
 
 def with_parts(updater, evaluator, why):

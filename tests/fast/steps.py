@@ -53,7 +53,7 @@ def make(kind, activation='softplus', C=1.0, k=1, dim_z=3, dim_h=20, batch=40, d
         from support.fast import cpu
 
         return updater.FastUpdater(standard, cpu.Stepper(optimizer, k, digits, count))
-    return updater.FastUpdater(standard, updater.make_stepper(standard))
+    return updater.fast(standard, None)
 
 
 def seed(device='@numpy'):

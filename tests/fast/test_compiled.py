@@ -60,11 +60,11 @@ def test_adam_is_that_of_the_paper():
 
 @pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
 def test_a_thread_has_sixteen_digits_at_least(n, shares):
-    space, parts = make('fast', count=3).stepper.share(n, 2)
+    space, parts = make('fast', count=3).stepper.share(n, 2, None)
     assert len(parts) == shares
     assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
                           np.arange(n))
-    assert sum(len(part.z) for _, part in parts) == len(space.z) == 2 * n
+    assert sum(len(part.z) for _, (_, part, *_) in parts) == len(space.z) == 2 * n
 
 
 def test_a_thread_that_fails_waits_for_the_others():
