@@ -45,14 +45,7 @@ PARTS = {                   # of this project: what else it is timed for
 
 
 class Ours:
-    """The model of this project in training, as train_vae.py sets it up.
-
-    Args:
-        train, test (array): Digits, (N, D) and (M, D) float32.
-        dim_z, dim_h, batch_size (int): Sizes.
-        device (str): 'cpu' or 'cuda'.
-        kind (str): `--updater` of train_vae.py.
-    """
+    """The model of this project in training, as train_vae.py sets it up; `kind` is `--updater`."""
 
     def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', kind='fast'):
         from support.base import devices  # lets chainer import
@@ -63,24 +56,22 @@ class Ours:
         import net
         import train_vae
 
-        device = devices.get_device(0 if device == 'cuda' else -1)      # and what makes the noise
-        device.use()
+        self.device = devices.get_device(0 if device == 'cuda' else -1)     # and what makes noise
+        self.device.use()
         np.random.seed(0)
         self.model = net.VAE(train.shape[1], dim_z, dim_h, net.ACTIVATIONS['softplus'])
-        self.model.to_device(device)
-        self.optimizer = optimizers.Adam().setup(self.model)
-        iterator = iterators.SerialIterator(train, batch_size)
+        self.model.to_device(self.device)
         self.updater = training.updaters.StandardUpdater(
-            iterator, self.optimizer, device=device, loss_func=self.model.get_loss_func())
-        evaluator = extensions.Evaluator(
+            iterators.SerialIterator(train, batch_size), optimizers.Adam().setup(self.model),
+            device=self.device, loss_func=self.model.get_loss_func())
+        self.evaluator = extensions.Evaluator(
             iterators.SerialIterator(test, batch_size, repeat=False, shuffle=False), self.model,
-            device=device, eval_func=train_vae.score_func(self.model, train_vae.TEST_K))
+            device=self.device, eval_func=train_vae.score_func(self.model, train_vae.TEST_K))
         if kind == 'fast':
             from support.fast.updater import fast
 
-            self.updater = fast(self.updater, evaluator)
-        self.evaluator, self.kind = evaluator, getattr(self.updater, 'kind', 'standard')
-        self.test, self.batch_size, self.device = test, batch_size, device
+            self.updater = fast(self.updater, self.evaluator)
+        self.digits, self.batch_size = len(test), batch_size
         self.folder = tempfile.TemporaryDirectory()
 
     def epoch(self):
@@ -93,22 +84,25 @@ class Ours:
         return float(total) / steps
 
     def trainer(self):
-        """Return a Trainer for one more epoch."""
+        """Return a Trainer for one more epoch, with a log."""
+        from support.run import extensions
+
         from chainer import training
 
-        return training.Trainer(self.updater, (self.updater.epoch + 1, 'epoch'), self.folder.name)
+        until = self.updater.epoch + 1, 'epoch'
+        trainer = training.Trainer(self.updater, until, self.folder.name)
+        trainer.extend(extensions.LogReport())
+        return trainer
 
     def logged(self):
         """Train for an epoch with what train_vae.py logs, prints and checks of it."""
         from support.run import extensions, terminal
 
-        trainer = self.trainer()
-        trainer.extend(extensions.check_finite(None))
-        trainer.extend(extensions.LogReport())
-        trainer.extend(terminal.PrintReport())
+        self.ran = self.trainer()
+        self.ran.extend(extensions.check_finite(None))
+        self.ran.extend(terminal.PrintReport())
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer.run()
-        self.ran = trainer
+            self.ran.run()
 
     def plot(self):
         """Draw loss.png."""
@@ -117,7 +111,6 @@ class Ours:
         trainer = self.trainer()
         about = settings.Settings(n_in=784, loss='negative ELBO', kl_weight=1.0)
         trainer.extend(resume.RunState(about, self.updater, comm=None))
-        trainer.extend(extensions.LogReport())
         trainer.get_extension('LogReport').log.extend(
             {'epoch': epoch, **{f'{of}main/{name}': 100.0 for of in ('', 'validation/')
                                 for name in snapshot.LOSSES}} for epoch in range(100))
@@ -138,16 +131,17 @@ class Ours:
 
     def score_floor(self):
         """Multiply matrices as scoring the test digits does."""
-        D, H, Z = self.test.shape[1], len(self.model.le1.b), len(self.model.ld1.W.array[0])
-        n = self.batch_size
+        H, D = self.model.le1.W.shape
+        n, Z = self.batch_size, self.model.ld1.W.shape[1]
         multiply(products(n, D, H, H) + products(n, H, 2 * Z) + products(10 * n, Z, H, H, D),
-                 len(self.test) // n, self.device.xp)
+                 self.digits // n, self.device.xp)
 
     def version(self):
         """Return what did the work."""
         import chainer
 
-        return f'Chainer {chainer.__version__} on NumPy {np.__version__}: {self.kind}'
+        return (f'Chainer {chainer.__version__} on NumPy {np.__version__}: '
+                f'{getattr(self.updater, "kind", "standard")}')
 
 
 class Floor:
@@ -185,9 +179,6 @@ def multiply(shapes, times, xp):
     float(arrays[0][2][0, 0])           # waits for a GPU
 
 
-# One contestant ---------------------------------------------------------------------------------
-
-
 def serve(settings):
     """Be a contestant: do the work named in each line of stdin, and tell seconds and loss."""
     name = settings.pop('name')
@@ -208,14 +199,9 @@ def serve(settings):
 
 def peak_memory():
     """Return the most memory that this process had, in MB."""
-    try:
-        with open('/proc/self/status') as status:
-            return next(int(line.split()[1]) / 1e3 for line in status if 'VmHWM' in line)
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-            1e6 if sys.platform == 'darwin' else 1e3)
+    with contextlib.suppress(OSError), open('/proc/self/status') as status:
+        return next(int(line.split()[1]) / 1e3 for line in status if 'VmHWM' in line)
+    return float('nan')
 
 
 class Contestant:
@@ -238,9 +224,6 @@ class Contestant:
         """End it."""
         self.process.stdin.close()
         self.process.wait()
-
-
-# All of them ------------------------------------------------------------------------------------
 
 
 def main():
@@ -270,28 +253,21 @@ def main():
         serve(json.loads(args.serve))
         return
 
-    sizes = {'dim_z': args.dim_z, 'dim_h': args.dim_h, 'batch_size': args.batch_size}
     with tempfile.TemporaryDirectory() as folder:
-        digits = save_digits(args.data_dir, os.path.join(folder, 'digits.npz'))
+        sys.path[:0] = [ROOT]
+        from support.data import mnist
+
+        digits, path = mnist.get_digits('mnist', args.data_dir), os.path.join(folder, 'digits.npz')
+        np.savez(path, train=digits.train, test=digits.test)
         where = f'{cpu()}, {os.cpu_count()} cores' if args.device == 'cpu' else gpu()
         print(f'{where}, {platform.platform()}, Python {platform.python_version()}; '
               f'{args.rounds} rounds')
         if args.growth:
-            grow(args, sizes, digits)
+            grow(args, path)
         else:
-            compete(args, sizes, digits)
+            compete(args, path)
             if args.device == 'cpu':
-                run_commands(args, folder, digits)
-
-
-def save_digits(data_dir, path):
-    """Write train and test digits for all contestants; return the path."""
-    sys.path[:0] = [ROOT]
-    from support.data import mnist
-
-    digits = mnist.get_digits('mnist', data_dir)
-    np.savez(path, train=digits.train, test=digits.test)
-    return path
+                run_commands(args, folder, path)
 
 
 def cpu():
@@ -310,61 +286,65 @@ def gpu():
     return cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()
 
 
-def compete(args, sizes, digits):
+def contestant(args, digits, name='ours', python=sys.executable, **other_sizes):
+    """Start a contestant, of the sizes on the command line but for others."""
+    sizes = {size: getattr(args, size) for size in ('device', 'dim_z', 'dim_h', 'batch_size')}
+    return Contestant(python, name=name, digits=digits, **sizes | other_sizes)
+
+
+def take_turns(contestants, works, rounds):
+    """Let each contestant do its works in each round; return seconds by name and work."""
+    times = {(name, work): [] for name in contestants for work in works(name)}
+    for i in range(rounds):
+        for name in random.Random(i).sample(list(contestants), len(contestants)):
+            for work in works(name):
+                times[name, work].append(contestants[name].do(work)[0])
+    for each in contestants.values():
+        each.close()
+    return times
+
+
+def ratio(seconds, others):
+    """Return the median over the rounds of the ratio of two contestants' seconds."""
+    return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
+
+
+def compete(args, digits):
     """Time all contestants in turn, and print the table."""
-    pythons = {'torch_vae': args.torch, 'jax_vae': args.jax}
-    contestants = {}
+    contestants, first, memory = {}, {}, {}
     for name in args.only:
+        needs = CONTESTANTS[name][1].removesuffix('_vae')
+        python = {'torch': args.torch, 'jax': args.jax}.get(needs, sys.executable)
         if name == 'torch_graph' and args.device == 'cpu':
             continue
-        _, module, _, _ = CONTESTANTS[name]
-        python = pythons.get(module, sys.executable)
-        needs = module.removesuffix('_vae')
         if needs != 'epoch' and subprocess.run(
                 [python, '-c', f'import {needs}'], capture_output=True, check=False).returncode:
             print(f'{name}: left out, as {python} has no {needs}')
             continue
-        contestants[name] = Contestant(python, name=name, digits=digits, device=args.device,
-                                       **sizes)
-    first, memory = {}, {}
-    for name, contestant in contestants.items():
-        seconds, loss, memory[name] = contestant.do('epoch')
-        said = f'{name:12} {contestant.version}; first epoch {seconds:.1f} s'
+        contestants[name] = each = contestant(args, digits, name, python)
+        seconds, loss, memory[name] = each.do('epoch')
+        said = f'{name:12} {each.version}; first epoch {seconds:.1f} s'
         if name != 'floor':
-            _, test_loss, memory[name] = contestant.do('score')
+            _, test_loss, memory[name] = each.do('score')
             first[name] = loss, test_loss
             said += f', then losses of {loss:.2f} in training and {test_loss:.2f} in test'
         print(said, flush=True)
     for losses in zip(*first.values(), strict=True):
         if max(losses) - min(losses) > NOISE:
             sys.exit(f'not the same work: losses after an epoch are {losses}')
-
-    works = {name: ('epoch', *(PARTS if name == 'ours' else ())) for name in contestants}
-    times = {(name, work): [] for name in works for work in works[name]}
-    for i in range(args.rounds):
-        for name in random.Random(i).sample(list(works), len(works)):
-            for work in works[name]:
-                times[name, work].append(contestants[name].do(work)[0])
-    for contestant in contestants.values():
-        contestant.close()
-
+    times = take_turns(contestants, lambda name: ['epoch', *(PARTS if name == 'ours' else ())],
+                       args.rounds)
     base = next(iter(contestants))
     ours = times[base, 'epoch']
     print(f'\n| an epoch in | of {base} | seconds | peak memory, MB |\n|---|---:|---:|---:|')
     for (name, work), seconds in times.items():
-        is_epoch = work == 'epoch'
-        what = CONTESTANTS[name][0] if is_epoch else f'ours: {PARTS[work]}'
+        what = CONTESTANTS[name][0] if work == 'epoch' else f'ours: {PARTS[work]}'
         print(f'| {what} | {ratio(seconds, ours):.2f} | {statistics.median(seconds):.2f} | '
-              f'{f"{memory[name]:.0f}" if is_epoch else ""} |')
+              f'{f"{memory[name]:.0f}" if work == "epoch" else ""} |')
     if 'ours' in contestants:
-        print('\nours to the step\'s products {:.2f}, scoring to its own {:.2f}'.format(
-            1 / ratio(times['floor', 'epoch'], ours) if 'floor' in contestants else np.nan,
-            ratio(times['ours', 'score'], times['ours', 'score_floor'])))
-
-
-def ratio(seconds, others):
-    """Return the median over the rounds of the ratio of two contestants' seconds."""
-    return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
+        of_floor = ratio(ours, times['floor', 'epoch']) if 'floor' in contestants else np.nan
+        print(f"\nours to the step's products {of_floor:.2f}, scoring to its own "
+              f"{ratio(times['ours', 'score'], times['ours', 'score_floor']):.2f}")
 
 
 def run_commands(args, folder, digits):
@@ -396,33 +376,26 @@ def run_commands(args, folder, digits):
                   f'{statistics.median(counted):.2f} |')
 
 
-def grow(args, sizes, digits):
+def grow(args, digits):
     """Time this project with one size after the other changed, and print the table."""
-    arrays = np.load(digits)
-    tries = [('digits', len(arrays['train']) // part) for part in (8, 4, 2, 1)]
-    tries += [('batch_size', args.batch_size * times // 4) for times in (1, 2, 4, 8, 16)]
-    tries += [('dim_h', args.dim_h * times // 4) for times in (1, 2, 4, 8)]
-    contestants = []
-    for size, value in tries:
-        path = digits
-        if size == 'digits':
-            path = f'{digits}.{value}.npz'
-            np.savez(path, train=arrays['train'][:value], test=arrays['test'])
-        contestant = Contestant(sys.executable, name='ours', digits=path, device=args.device,
-                                **sizes | ({size: value} if size in sizes else {}))
-        contestant.do('epoch')
-        contestants.append(contestant)
-    times = [[] for _ in tries]
-    for _ in range(args.rounds):
-        for seconds, contestant in zip(times, contestants, strict=True):
-            seconds.append(contestant.do('epoch')[0])
+    arrays, contestants = np.load(digits), {}
+    n = len(arrays['train'])
+    for value in (n // 8, n // 4, n // 2, n):
+        path = f'{digits}.{value}.npz'
+        np.savez(path, train=arrays['train'][:value], test=arrays['test'])
+        contestants['digits', value] = contestant(args, path)
+    for size, most in (('batch_size', 4), ('dim_h', 2)):
+        for value in (getattr(args, size) * most // part for part in (16, 8, 4, 2, 1)):
+            contestants[size, value] = contestant(args, digits, **{size: value})
+    for each in contestants.values():
+        each.do('epoch')
+    times = take_turns(contestants, lambda name: ['epoch'], args.rounds)
     print('\n| size | value | an epoch, of that before |\n|---|---:|---:|')
-    for i, (size, value) in enumerate(tries):
-        is_first = i == 0 or tries[i - 1][0] != size
-        growth = '' if is_first else f'{ratio(times[i], times[i - 1]):.2f}'
+    before = None, None
+    for ((size, value), _), seconds in times.items():
+        growth = f'{ratio(seconds, before[1]):.2f}' if before[0] == size else ''
         print(f'| {size} | {value} | {growth} |')
-    for contestant in contestants:
-        contestant.close()
+        before = size, seconds
 
 
 if __name__ == '__main__':
