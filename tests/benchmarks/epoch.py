@@ -75,7 +75,6 @@ class Ours:
         self.folder = tempfile.TemporaryDirectory()
 
     def epoch(self):
-        """Train for an epoch; return the mean loss."""
         total, epoch, steps = 0, self.updater.epoch, 0
         while self.updater.epoch == epoch:
             self.updater.update()
@@ -105,7 +104,6 @@ class Ours:
             self.ran.run()
 
     def plot(self):
-        """Draw loss.png."""
         from support.run import extensions, resume, settings, snapshot
 
         trainer = self.trainer()
@@ -126,18 +124,15 @@ class Ours:
         snapshot.Writer(1)(run_folder.EPOCH_PREFIX + '1', self.folder.name, arrays)
 
     def score(self):
-        """Return the loss of the test digits with k = 10."""
         return float(self.evaluator()['main/loss'])
 
     def score_floor(self):
-        """Multiply matrices as scoring the test digits does."""
         H, D = self.model.le1.W.shape
         n, Z = self.batch_size, self.model.ld1.W.shape[1]
         multiply(products(n, D, H, H) + products(n, H, 2 * Z) + products(10 * n, Z, H, H, D),
                  self.digits // n, self.device.xp)
 
     def version(self):
-        """Return what did the work."""
         import chainer
 
         return (f'Chainer {chainer.__version__} on NumPy {np.__version__}: '
@@ -156,11 +151,9 @@ class Floor:
         self.xp = np if device == 'cpu' else importlib.import_module('cupy')
 
     def epoch(self):
-        """Multiply as often as an epoch does."""
         multiply(self.shapes, self.steps, self.xp)
 
     def version(self):
-        """Return what did the work."""
         return f'{self.xp.__name__} {self.xp.__version__}'
 
 
@@ -221,7 +214,6 @@ class Contestant:
         return json.loads(self.process.stdout.readline())
 
     def close(self):
-        """End it."""
         self.process.stdin.close()
         self.process.wait()
 

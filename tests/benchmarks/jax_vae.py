@@ -37,13 +37,7 @@ def negative_elbo(params, key, x, k=1):
 
 
 class Peer:
-    """A model in training.
-
-    Args:
-        train, test (array): Digits, (N, D) and (M, D) float32; what is over after the last whole
-            minibatch is left out.
-        dim_z, dim_h, batch_size (int): Sizes.
-    """
+    """A model in training; what is over after the last whole minibatch is left out."""
 
     def __init__(self, train, test, dim_z, dim_h, batch_size):
         self.train, self.test = jnp.asarray(train), jnp.asarray(test)
@@ -73,13 +67,11 @@ class Peer:
         self._score = jax.jit(functools.partial(negative_elbo, k=10))
 
     def epoch(self):
-        """Train for an epoch; return the mean loss."""
         self.key, key = random.split(self.key)
         self.state, losses = self._epoch(self.state, key, self.train)
         return float(losses.mean())
 
     def score(self):
-        """Return the loss of the test digits with k = 10."""
         batches = len(self.test) // self.batch_size
         digits = self.test[:batches * self.batch_size].reshape(batches, self.batch_size, -1)
         self.key, key = random.split(self.key)
@@ -87,5 +79,4 @@ class Peer:
             random.split(key, batches), digits, strict=True)) / batches)
 
     def version(self):
-        """Return what did the work."""
         return f'JAX {jax.__version__}'

@@ -28,68 +28,114 @@ import types
 
 import numpy as np
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+HERE = os.path.dirname(os.path.abspath(__file__))
 BATCHES = (50, 100, 200, 400, 800)
 NETWORKS = (1, 10, 100)                 # Gbit/s
 TOGETHER = (100, 1000, 10000)           # minibatches of all hosts together
 PAYS = 1.2                              # what twice the hosts must speed up a step, to pay
 
 
-# One rank -------------------------------------------------------------------------------------
-
-
-def serve(data_dir, seconds, alone):
+def serve(path, seconds, is_alone):
     """Be one of the ranks, or alone; print [seconds of a step, of its exchange] by batch size."""
-    sys.path[:0] = [ROOT]
-    from support.data import mnist  # lets chainer import
-    from support.fast.updater import fast
+    sys.path[:0] = [os.path.dirname(os.path.dirname(HERE))]
+    from support.fast.updater import fast  # lets chainer import
     from support.run import ranks
 
     from chainer import iterators, optimizers, training
 
     import net
 
-    ours = ranks.start([] if alone else ['--communicator', 'naive'])
-    comm = getattr(ours, 'comm', None)
-    if comm is not None:
+    def agree(times):
+        if not is_alone:
+            times = comm.bcast_obj(times if comm.rank == 0 else None)
+            comm.allreduce_obj(0)
+        return times
+
+    ours = ranks.start([] if is_alone else ['--communicator', 'naive'])
+    comm, digits = getattr(ours, 'comm', None), np.load(path)
+    if not is_alone:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[comm.intra_rank]})
-    digits = mnist.get_digits('mnist', data_dir)
     np.random.seed(0)
-    model = net.VAE(digits.train.shape[1], 20, 500, net.ACTIVATIONS['softplus'])
-    optimizer, train, _ = ours.scatter(
-        optimizers.Adam().setup(model), digits.train, digits.test,
-        types.SimpleNamespace(seed=0, batch_size=1))
+    model = net.VAE(digits.shape[1], 20, 500, net.ACTIVATIONS['softplus'])
+    optimizer, train, _ = ours.scatter(optimizers.Adam().setup(model), digits, digits[:10],
+                                       types.SimpleNamespace(seed=0, batch_size=1))
     times = {'bytes': sum(param.array.nbytes for param in model.params())}
     for batch in BATCHES:
         updater = fast(training.updaters.StandardUpdater(
-            iterators.SerialIterator(train, 2 * batch if alone else batch), optimizer,
+            iterators.SerialIterator(train, 2 * batch if is_alone else batch), optimizer,
             device='@numpy', loss_func=model.get_loss_func()), None)
         assert updater.kind.startswith('fast'), updater.kind
-        times[batch] = [measure(comm, work, seconds) for work in (
-            [updater.update] if alone else
-            [updater.update, lambda: comm.multi_node_mean_grad(model)])]
+        works = [updater.update] + [lambda: comm.multi_node_mean_grad(model)] * (not is_alone)
+        times[batch] = [measure(work, seconds, agree) for work in works]
         updater.finalize()                      # BLAS has its threads again
     if ours.rank == 0:
         print(json.dumps(times))
 
 
-def measure(comm, work, seconds):
+def serve_torch(path, seconds):
+    """Be one of two ranks of PyTorch's DistributedDataParallel; print as `serve` does."""
+    import torch
+    import torch.distributed
+    from torch.nn.parallel import DistributedDataParallel
+    from torch_vae import VAE
+
+    def agree(times):
+        times = torch.tensor([times])
+        torch.distributed.broadcast(times, 0)
+        torch.distributed.barrier()
+        return int(times)
+
+    rank, size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo')
+    train = torch.from_numpy(np.load(path))[rank::size]
+    torch.manual_seed(rank)
+    model = DistributedDataParallel(VAE(train.shape[1], 20, 500))
+    adam = torch.optim.Adam(model.parameters(), fused=True)
+    times = {}
+    for batch in BATCHES:
+        def step(batch=batch):
+            loss = model(train[torch.randint(len(train), (batch,))])
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+        times[batch] = [measure(step, seconds, agree)]
+    if rank == 0:
+        print(json.dumps(times))
+    torch.distributed.destroy_process_group()
+
+
+def measure(work, seconds, agree):
     """Return the seconds that some work takes, from doing it again and again for so long."""
     for _ in range(3):
         work()
     before = time.perf_counter()
     work()
-    times = max(1, int(seconds / (time.perf_counter() - before)))
-    if comm is not None:
-        times = comm.bcast_obj(times if comm.rank == 0 else None)
-        comm.allreduce_obj(0)
+    times = agree(max(1, int(seconds / (time.perf_counter() - before))))    # of rank 0
     before = time.perf_counter()
     for _ in range(times):
         work()
     return (time.perf_counter() - before) / times
 
 
-# All of them ------------------------------------------------------------------------------------
+def launch(who, path, args, ranks=1):
+    """Let ranks serve, one process alone, or two ranks of PyTorch; return what rank 0 printed."""
+    mpiexec = shutil.which('mpiexec', path=os.path.dirname(sys.executable)) or 'mpiexec'
+    command = [args.torch if who == 'torch' else sys.executable, __file__, '--serve', who, path,
+               '--seconds', str(args.seconds)]
+    command = [mpiexec, '-n', str(ranks), *command] if who == 'rank' else command
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = str(free.getsockname()[1])
+    threads = '2' if who == 'alone' else '1'
+    served = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={
+        **os.environ, 'OPENBLAS_NUM_THREADS': threads, 'OMP_NUM_THREADS': threads,
+        'RANK': str(rank), 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port})
+        for rank in range(2 if who == 'torch' else 1)]
+    printed = [process.communicate()[0] for process in served]
+    return json.loads(printed[0].splitlines()[-1])
 
 
 def main():
@@ -101,14 +147,25 @@ def main():
     add('--rounds', type=int, default=7, help='of some 25 seconds each (default: 7)')
     add('--seconds', type=float, default=1.0, help='to measure each batch size (default: 1)')
     add('--torch', metavar='PYTHON', help='an interpreter with torch, for its ranks')
-    add('--serve', choices=('rank', 'alone'), help=argparse.SUPPRESS)
+    add('--serve', nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.data_dir, args.seconds, args.serve == 'alone')
+        who, path = args.serve
+        if who == 'torch':
+            serve_torch(path, args.seconds)
+        else:
+            serve(path, args.seconds, who == 'alone')
         return
     with tempfile.TemporaryDirectory() as folder:
-        rounds = [{1: launch(1, args), 2: launch(2, args), 'alone': launch_alone(args),
-                   'torch': launch_torch(folder, args)} for _ in range(args.rounds)]
+        sys.path[:0] = [os.path.dirname(os.path.dirname(HERE))]
+        from support.data import mnist
+
+        path = os.path.join(folder, 'digits.npy')
+        np.save(path, mnist.get_digits('mnist', args.data_dir).train)
+        rounds = [{1: launch('rank', path, args), 2: launch('rank', path, args, 2),
+                   'alone': launch('alone', path, args),
+                   'torch': args.torch and launch('torch', path, args)}
+                  for _ in range(args.rounds)]
     n_bytes = rounds[0][1]['bytes']
 
     def median(of):
@@ -128,7 +185,7 @@ def main():
           f'in one | 2 ranks, of its time |{" digits a second, of those of PyTorch |" * of_torch}\n'
           f'|---:|---:|---:|{"---:|" * of_torch}')
     for b in map(str, BATCHES):
-        peer = f'{median(lambda r, b=b: r["torch"][b] / r[2][b][0]):.2f} |' if of_torch else ''
+        peer = f'{median(lambda r, b=b: r["torch"][b][0] / r[2][b][0]):.2f} |' if of_torch else ''
         print(f'| {b} | {1e3 * median(lambda r, b=b: r["alone"][b][0]):.1f} ms | '
               f'{median(lambda r, b=b: r[2][b][0] / r["alone"][b][0]):.2f} |', peer)
     steps = [median(lambda r, b=b: r[1][str(b)][0]) for b in BATCHES]
@@ -147,10 +204,7 @@ def main():
 def hosts_that_pay(batch, fixed, each, sent):
     """Return up to how many hosts each doubling makes a step on one minibatch PAYS times faster.
 
-    Args:
-        batch (int): Digits in the minibatch, of all hosts together.
-        fixed, each (float): Seconds of a step, and of each digit in it.
-        sent (float): Seconds in which the network sends the gradients once.
+    A step takes `fixed` seconds, and `each` for a digit; to send the gradients once takes `sent`.
     """
     def step(hosts):
         return fixed + each * batch / hosts + 2 * (hosts - 1) / hosts * sent
@@ -159,50 +213,6 @@ def hosts_that_pay(batch, fixed, each, sent):
     while hosts < batch and step(hosts) > PAYS * step(2 * hosts):
         hosts *= 2
     return hosts
-
-
-def launch(ranks, args):
-    """Let so many ranks serve; return what rank 0 printed."""
-    mpiexec = shutil.which('mpiexec', path=os.path.dirname(sys.executable)) or 'mpiexec'
-    data = ['--data-dir', args.data_dir] if args.data_dir else []
-    served = subprocess.run(
-        [mpiexec, '-n', str(ranks), sys.executable, __file__, '--serve', 'rank', *data, '--seconds',
-         str(args.seconds)], check=True, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'})
-    return json.loads(served.stdout)
-
-
-def launch_alone(args):
-    """Let one process of two threads step on twice the minibatches; return what it printed."""
-    data = ['--data-dir', args.data_dir] if args.data_dir else []
-    served = subprocess.run(
-        [sys.executable, __file__, '--serve', 'alone', *data, '--seconds', str(args.seconds)],
-        check=True, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, 'OPENBLAS_NUM_THREADS': '2', 'OMP_NUM_THREADS': '2'})
-    return json.loads(served.stdout)
-
-
-def launch_torch(folder, args):
-    """Let two ranks of PyTorch step; return what rank 0 printed, or None without --torch."""
-    if not args.torch:
-        return None
-    path = os.path.join(folder, 'digits.npy')
-    if not os.path.exists(path):
-        sys.path[:0] = [ROOT]
-        from support.data import mnist
-
-        np.save(path, mnist.get_digits('mnist', args.data_dir).train)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    where = {**os.environ, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port),
-             'OMP_NUM_THREADS': '1'}
-    both = [subprocess.Popen(
-        [args.torch, os.path.join(os.path.dirname(__file__), 'torch_ranks.py'), path,
-         str(args.seconds), *map(str, BATCHES)], env=where | {'RANK': str(rank)},
-        stdout=subprocess.PIPE, text=True) for rank in (0, 1)]
-    printed = [process.communicate()[0] for process in both]
-    return json.loads(printed[0].splitlines()[-1])
 
 
 if __name__ == '__main__':

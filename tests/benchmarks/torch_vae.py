@@ -43,15 +43,7 @@ class VAE(nn.Module):
 
 
 class Peer:
-    """A model in training.
-
-    Args:
-        train, test (array): Digits, (N, D) and (M, D) float32.
-        dim_z, dim_h, batch_size (int): Sizes.
-        device (str): 'cpu' or 'cuda'.
-        fused (bool): Whether Adam is PyTorch's fused one.
-        graph (bool): Whether all steps but a shorter last one replay a CUDA graph; Adam is fused.
-    """
+    """A model in training, by Adam or the fused one; of a graph, all but a shorter last step."""
 
     def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu', fused=False,
                  graph=False):
@@ -85,7 +77,6 @@ class Peer:
         self.total += loss.detach() * len(rows)
 
     def epoch(self):
-        """Train for an epoch; return the mean loss."""
         self.total.zero_()
         for rows in torch.randperm(len(self.train), device=self.train.device).split(
                 self.batch_size):
@@ -98,12 +89,10 @@ class Peer:
 
     @torch.no_grad()
     def score(self):
-        """Return the loss of the test digits with k = 10."""
         total = sum(self.model(x, k=10) * len(x) for x in self.test.split(self.batch_size))
         return total.item() / len(self.test)
 
     def version(self):
-        """Return what did the work."""
         return f'PyTorch {torch.__version__}'
 
 
@@ -128,8 +117,7 @@ def load_digits():
     for digit, image in zip(digits, images, strict=True):
         small = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
         digit[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC)) / 255
-    digits = digits.reshape(-1, 784)
-    return {'train': digits[:1500], 'test': digits[1500:]}
+    return {'train': digits[:1500].reshape(-1, 784), 'test': digits[1500:].reshape(-1, 784)}
 
 
 if __name__ == '__main__':
