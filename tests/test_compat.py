@@ -45,11 +45,10 @@ def test_nothing_that_numpy_has_is_changed_and_no_filter_of_warnings():
     assert out == '[] True\n'
 
 
-@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
-def test_what_chainer_asks_of_sctypes_works(dtype):
-    x = chainer.Variable(np.arange(6, dtype=dtype))
+def test_what_chainer_asks_of_sctypes_works():
+    x = chainer.Variable(np.arange(6, dtype=np.float32))
     y = F.as_strided(x, (2, 3), (1, 1))             # overlapping windows 0 1 2 and 1 2 3
     assert y.array.tolist() == [[0, 1, 2], [1, 2, 3]]
-    y.grad = np.ones((2, 3), dtype)
+    y.grad = np.ones((2, 3), np.float32)
     y.backward()
     assert x.grad.tolist() == [1, 2, 2, 1, 0, 0]

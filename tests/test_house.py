@@ -121,12 +121,9 @@ def test_an_old_snapshot_gives_its_outputs():
     assert (settings.dim_z, settings.dim_h, settings.trained_by) == (2, 4, 'fast')
     model = net.VAE(784, 2, 4, net.ACTIVATIONS[settings.activation])
     snapshot.load_model(arrays, model, OLD)
-    digits = mnist.get_digits('digits')
-    assert model.encode(digits.test[:1])[0].array == pytest.approx(
-        np.array([[-1.1250123, 0.73488086]]), rel=1e-5)
     np.random.seed(1)
-    assert float(model.get_loss_func()(digits.test[:100]).array) == pytest.approx(
-        517.21484375, rel=1e-6)
+    assert float(model.get_loss_func()(mnist.get_digits('digits').test[:100]).array) \
+        == pytest.approx(517.21484375, rel=1e-6)
 
 
 def test_an_old_snapshot_resumes_and_draws_as_before(cli, draw, tmp_path):

@@ -25,7 +25,7 @@ def test_help_that_nobody_can_read(script, redirection, status, said):
     assert (run.returncode, run.stdout, run.stderr) == (status, '', said.format(script))
 
 
-@pytest.mark.parametrize('dtype', [np.float16, np.float64, chainer.mixed16])
+@pytest.mark.parametrize('dtype', [np.float64, chainer.mixed16])
 def test_another_dtype_than_float32_is_refused(cli, draw, tmp_path, dtype):
     with chainer.using_config('dtype', dtype):
         for command in (cli, draw):

@@ -1,6 +1,5 @@
 """An npz is read without trust, and with all that Chainer reads of it."""
 
-import os
 import pickle
 
 from support.base import npz  # lets chainer import
@@ -12,23 +11,18 @@ import pytest
 from samples import npy, zipped
 
 
-def test_a_compressed_file_of_many_zeros_is_not_a_bomb_yet(tmp_path):
-    weights = np.zeros((2, 2**20), np.float32)
-    weights[0] = np.random.RandomState(0).normal(size=2**20)
-    np.savez_compressed(tmp_path / 'file.npz', x=weights)
-    assert os.path.getsize(tmp_path / 'file.npz') < weights.nbytes / 1.9
-    assert np.array_equal(npz.read(str(tmp_path / 'file.npz'))['x'], weights)
-
-
 def test_one_array_alone_can_be_read_but_all_must_be_what_they_claim(tmp_path):
-    np.savez(tmp_path / 'good.npz', x=np.arange(3), y=np.ones((2, 2)))
-    assert list(npz.read(str(tmp_path / 'good.npz'))) == ['x', 'y']
-    found = npz.read(str(tmp_path / 'good.npz'), only='x')
-    assert {key: array.tolist() for key, array in found.items()} == {'x': [0, 1, 2]}
+    path = str(tmp_path / 'good.npz')
+    np.savez(path, x=np.arange(3), y=np.ones((2, 2)))
+    assert list(npz.read(path)) == ['x', 'y']
+    assert npz.read(path, only='x')['x'].tolist() == [0, 1, 2]
     size = sum(128 + array.nbytes for array in (np.arange(3), np.ones((2, 2))))     # with headers
-    npz.read(str(tmp_path / 'good.npz'), most=size)
+    npz.read(path, most=size)
     with pytest.raises(ValueError, match=f'claims more than {size - 1} bytes'):
-        npz.read(str(tmp_path / 'good.npz'), only='x', most=size - 1)
+        npz.read(path, only='x', most=size - 1)
+    np.savez_compressed(path, x=np.zeros((2, 2**20), np.float32))
+    with pytest.raises(ValueError, match='claims more than'):
+        npz.read(path)
 
 
 def test_an_npz_that_somebody_packed_again(tmp_path):
@@ -67,7 +61,7 @@ def test_a_value_that_is_not_known_yet_is_read_without_unpickling(tmp_path, monk
         assert npz.read(str(tmp_path / name))['best_value'].tolist() is None
 
 
-@pytest.mark.parametrize('value', [{}, [None], 'text', (), np.float32])
+@pytest.mark.parametrize('value', [{}, [None], np.float32])
 def test_any_other_object_is_refused(tmp_path, value):
     array = np.empty((), object)
     array[()] = value

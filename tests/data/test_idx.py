@@ -41,8 +41,7 @@ def rename(folder, name):
 
 @pytest.mark.parametrize('packed', [True, False])
 @pytest.mark.parametrize('name', [
-    '{}', '{}.gz', '{dotted}', '{dotted}.gz', 'MNIST/raw/{}', 'mnist/{}.gz', '{}/{}', '{}/{dotted}',
-    'a [b]/{}', 'emnist-letters-{}', 'gzip/emnist-digits-{}.gz', "Bob's {}"])
+    '{}', '{dotted}.gz', 'MNIST/raw/{}', '{}/{dotted}', 'a [b]/{}', 'gzip/emnist-digits-{}.gz'])
 def test_folder(data_dir, packed, name):
     if not packed:
         for path in data_dir.iterdir():
@@ -118,26 +117,18 @@ GOOD = gzip.compress(idx(PICTURES))
 FLOATS = struct.pack('>4I', 0x0D03, 60, 28, 28) + (PICTURES / 255).astype('>f4').tobytes()
 DAMAGES = {
     'Git LFS': (POINTER, 'a pointer of Git LFS, and not the file itself; .*git lfs pull'),
-    'HTML': (PAGE, 'a web page .*; download the file itself'),
     'HTML, packed': (gzip.compress(PAGE), 'a web page .*; download the file itself'),
     'zip': (zipped({'train-images-idx3-ubyte': idx(PICTURES)}), 'a zip archive; .* unzip'),
-    'gzip, twice': (gzip.compress(GOOD), 'a gzip archive; .*gunzip'),
     'npy': (npy(PICTURES), 'no IDX file .it begins with 93 4e'),
     'empty': (b'', 'is empty; fetch it again'),
     'header alone': (idx(PICTURES)[:9], 'cut short'),
-    'truncated gzip': (GOOD[:len(GOOD) // 2], 'cannot be read'),
     'flipped bit': (GOOD[:200] + bytes([GOOD[200] ^ 4]) + GOOD[201:], 'cannot be read'),
     'truncated body': (gzip.compress(idx(PICTURES)[:-1]), 'cut short'),
     'longer body': (gzip.compress(idx(PICTURES) + b'0'), 'longer than its header'),
     'labels': (gzip.compress(idx(LABELS)), 'holds 60 unsigned bytes, and images are 28x28'),
-    'rows': (gzip.compress(idx(PICTURES.reshape(60, -1))), 'holds 60x784 unsigned'),
-    'int32': (gzip.compress(b'\0\0\x0c\3' + idx(PICTURES)[4:]), 'holds 60x28x28 other'),
     'float32': (FLOATS, 'holds 60x28x28 other numbers, and images are'),
-    'little endian': (gzip.compress(struct.pack('<4I', 2051, 60, 28, 28)),
-                      'no IDX file .it begins with 03 08 00 00'),
-    '27x28': (gzip.compress(idx(PICTURES[:, 1:])), 'holds 60x27x28 unsigned bytes, and images'),
     'no digits': (gzip.compress(idx(PICTURES[:0])), 'claims to hold 0x28x28 numbers'),
-    'huge': (gzip.compress(struct.pack('>4I', 2051, 2**32 - 1, 28, 28)), 'claims to hold 42949672'),
+    'a bomb': (gzip.compress(struct.pack('>4I', 2051, 900_000, 28, 28)), 'claims 705600000 bytes'),
     'fewer images': (gzip.compress(idx(PICTURES[:59])), '59 train images, but 60 labels'),
 }
 
@@ -174,9 +165,3 @@ def test_missing_folder_and_files(tmp_path, data_dir):
     assert 'mnist.zip is a zip archive; unpack it' in refusal(tmp_path / 'mnist.zip')
     (data_dir / 't10k-labels-idx1-ubyte.gz').unlink()
     assert 'neither t10k-labels-idx1-ubyte nor ' in refusal(data_dir)
-
-
-def test_it_says_so_in_one_line(cli, data_dir, tmp_path):
-    (data_dir / 't10k-labels-idx1-ubyte.gz').write_bytes(PAGE)
-    status, out, err = cli('--data-dir', data_dir, '-o', tmp_path / 'run')
-    assert (status, out, err.count('\n')) == (2, '', 1)

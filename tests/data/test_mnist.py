@@ -46,20 +46,14 @@ def test_bundled_digits_have_mnists_format(monkeypatch):
     pixels = np.concatenate([digits.train, digits.test])
     assert pixels.dtype == np.float32
     assert (pixels.min(), pixels.max()) == (0, 1)
-    grays = np.round(pixels * 255)
-    np.testing.assert_allclose(pixels, grays / 255, atol=1e-7)
-    pictures = pixels.reshape(-1, 28, 28)
-    border = pictures.copy()
-    border[:, 4:24, 4:24] = 0
-    assert not border.any()
+    np.testing.assert_allclose(pixels, np.round(pixels * 255) / 255, atol=1e-7)
     original = load_digits()
     assert np.concatenate([digits.train_labels, digits.test_labels]).tolist() \
         == original.target.tolist()
-    assert set(digits.test_labels.tolist()) == set(range(10))
-    sides = pixels.reshape(-1, 28, 28)[:, 4:24, 4:24]
     smooth = ndimage.zoom(original.images / 16, (1, 2.5, 2.5), order=3, grid_mode=True,
-                          mode='nearest')               # by another filter
-    assert abs(sides - smooth.clip(0, 1)).mean() < 0.03
+                          mode='nearest').clip(0, 1)            # by another filter
+    smooth = np.pad(smooth, ((0, 0), (4, 4), (4, 4)))
+    assert abs(pixels.reshape(-1, 28, 28) - smooth).mean() < 0.02
 
 
 # Chainer's cache ----------------------------------------------------------------------------
@@ -78,7 +72,7 @@ def test_cache_is_chainers_own(dataset):
         assert labels.tolist() == [int(label) for _, label in theirs]
 
 
-@pytest.mark.parametrize('damage', ['empty', 'objects', 'float', 'one short', '2-D labels', 'none'])
+@pytest.mark.parametrize('damage', ['empty', 'objects', 'float', 'one short', 'none'])
 def test_damaged_cache_is_never_used(tmp_path, capsys, damage):
     """Bombs and broken bytes in the cache: test_bad_files.py."""
     fill_cache()
@@ -88,8 +82,7 @@ def test_damaged_cache_is_never_used(tmp_path, capsys, damage):
         'empty': {'x': pixels[:0], 'y': pixels[:0, 0]},
         'objects': {'x': np.array([Marker(str(tmp_path / 'marker'))]), 'y': pixels[:, 0]},
         'float': {'x': pixels / 255, 'y': pixels[:, 0]},
-        'one short': {'x': pixels, 'y': pixels[1:, 0]},
-        '2-D labels': {'x': pixels, 'y': pixels}, 'none': {'x': pixels}}[damage])
+        'one short': {'x': pixels, 'y': pixels[1:, 0]}, 'none': {'x': pixels}}[damage])
     with pytest.raises(mnist.DatasetError, match='could not be downloaded'):
         mnist.get_digits('mnist')
     assert f'{path} cannot be read (' in capsys.readouterr().err
