@@ -1,4 +1,4 @@
-"""compiled.py against NumPy in float64 and the paper's Adam; cpu.py's threads; Numba's cache."""
+"""compiled.py against NumPy in float64; cpu.py's threads; Numba's cache."""
 
 import contextlib
 import os
@@ -41,32 +41,6 @@ def test_what_is_not_finite_shows(kind):
     assert np.isnan(compiled.bernoulli_nll(y, np.zeros(2, np.float32), x, 1, np.float32(1)))
 
 
-def test_adam_is_that_of_the_paper():
-    rng = np.random.RandomState(0)
-    grads = rng.standard_normal((5, 7)).astype(np.float32)
-    param, m, v = np.ones(7, np.float32), np.zeros(7, np.float32), np.zeros(7, np.float32)
-    theta, mean, square = np.ones(7), np.zeros(7), np.zeros(7)
-    for t, grad in enumerate(grads, 1):
-        alpha_t = 0.001 * np.sqrt(1 - 0.999 ** t) / (1 - 0.9 ** t)
-        compiled.update(param, grad, m, v, step.Adam(*map(np.float32, (
-            alpha_t, 0.1, 0.001, 1e-8))))
-        mean = 0.9 * mean + 0.1 * grad
-        square = 0.999 * square + 0.001 * grad.astype(np.float64) ** 2
-        theta -= alpha_t * mean / (np.sqrt(square) + 1e-8)
-    assert np.allclose(param, theta, rtol=0, atol=1e-6)
-    assert np.allclose(m, mean, rtol=1e-5)
-    assert np.allclose(v, square, rtol=1e-5)
-
-
-@pytest.mark.parametrize(('n', 'shares'), [(15, 1), (31, 1), (32, 2), (47, 2), (48, 3), (100, 3)])
-def test_a_thread_has_sixteen_digits_at_least(n, shares):
-    space, parts = make('fast', count=3).stepper.share(n, 2, None)
-    assert len(parts) == shares
-    assert np.array_equal(np.concatenate([np.arange(n)[digits] for digits, _ in parts]),
-                          np.arange(n))
-    assert sum(len(part.z) for _, (_, part, *_) in parts) == len(space.z) == 2 * n
-
-
 def test_a_thread_that_fails_waits_for_the_others():
     def function(is_first):
         if is_first:
@@ -101,18 +75,17 @@ def call_as_later_runs_do():
 
 
 @pytest.mark.parametrize('kind', ['nbi', 'nbc'])
-@pytest.mark.parametrize('damage', [
-    lambda content: b'', lambda content: content[:-64] + bytes(64)])
-def test_a_damaged_cache_is_written_anew(numba_cache, kind, damage):
+@pytest.mark.parametrize('kept', [0, 64])
+def test_a_damaged_cache_is_written_anew(numba_cache, kind, kept):
     assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
     path, = numba_cache.rglob('*.' + kind)
-    path.write_bytes(damage(path.read_bytes()))
+    path.write_bytes(path.read_bytes()[:kept])
     assert [call_as_later_runs_do() for _ in range(3)] == [0, 0, 1]
 
 
 @contextlib.contextmanager
 def full_disk():
-    """Let no file grow, within a `with` block, as on a full disk."""
+    """Let no file grow, as on a full disk."""
     import resource  # of POSIX
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -133,13 +106,8 @@ def test_a_full_disk_of_the_cache_is_told_once(numba_cache, capsys):
         'compiles it anew; mend that, or name a folder in NUMBA_CACHE_DIR\n')
     assert not list(folder.iterdir())
     assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
-
-
-@needs_posix
-def test_a_damaged_cache_on_a_full_disk_stops_nothing(numba_cache):
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 1]
     path, = numba_cache.rglob('*.nbc')
-    path.write_bytes(b'')
+    path.write_bytes(b'')           # and now damaged, too
     with full_disk():
         assert call_as_later_runs_do() == 0
 

@@ -8,7 +8,6 @@ import sys
 
 from support.run import models, snapshot  # lets chainer import
 
-import chainer
 import chainer.functions as F
 from conftest import ROOT, SMALL, edited
 import numpy as np
@@ -155,18 +154,17 @@ def test_an_edit_that_changes_nothing_compiled_trains_fast(data_dir, tmp_path, w
 
 def test_a_run_notes_the_methods_of_net_py(cli, draw, data_dir, tmp_path, edit):
     out = tmp_path / 'run'
-    told = (f'warning: {out / "snapshot_epoch_3"} was trained by a net.py that differs in '
+    told = (f'warning: {out / "snapshot_epoch_2"} was trained by a net.py that differs in '
             'VAE.encode; with this one its results may be others\n')
     assert cli('--data-dir', data_dir, *SMALL, '-o', out)[::2] == (0, '')
-    assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
     assert draw('digits', '-o', out)[::2] == (0, '')
     edit('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)')
     assert draw('digits', '-o', out)[::2] == (0, told)
-    assert cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, *SMALL, '-o',
+    assert cli('-m', out / 'snapshot_epoch_2', '--data-dir', data_dir, *SMALL, '-o',
                tmp_path / 'other')[::2] == (0, told)
-    status, _, err = cli('--resume', '-e', '4', '-o', out)
+    status, _, err = cli('--resume', '-e', '3', '-o', out)
     assert (status, err.endswith(told), err.count('\n')) == (0, True, 2)     # and by another step
-    told = told.replace('epoch_3', 'epoch_4')           # which both have trained
+    told = told.replace('epoch_2', 'epoch_3')           # which both have trained
     assert draw('digits', '-o', out)[::2] == (0, told)
 
 
@@ -182,13 +180,7 @@ def test_sizes_and_activation_of_net_pys_own(cli, draw, data_dir, tmp_path, monk
     assert cli('--resume', '-e', '3', '-o', out)[::2] == (0, '')
     status, drew, err = draw('digits', 'scatter', '-o', out)
     assert (status, drew.count('.png\n'), err) == (0, 2, '')
-    status, drew, err = draw('map', '-o', out)          # which needs z = 2
-    assert (status, drew, err.count('\n')) == (2, '', 1)
-    path = out / 'weights.npz'
-    snapshot.load_model(snapshot.read(str(out / 'snapshot_epoch_3')), model := net.VAE(784, 2, 16),
-                        '')
-    chainer.serializers.save_npz(str(path), model)
-    assert draw('digits', '-s', path, '--data-dir', data_dir, '-o', out)[::2] == (0, '')
+    assert draw('map', '-o', out)[0] == 2               # which needs z = 2
     monkeypatch.undo()
     for refused in (draw('digits', '-o', out), cli('--resume', '-e', '4', '-o', out),
                     cli('-m', out / 'snapshot_epoch_3', '--data-dir', data_dir, '--dim-h', '5',

@@ -16,19 +16,8 @@ from chainer.training import extensions
 from conftest import ROOT, SMALL
 import numpy as np
 import pytest
-from steps import (
-    DIGITS,
-    ON_EACH,
-    SETTINGS,
-    adam,
-    arrays_of,
-    check_same,
-    evaluator_of,
-    make,
-    model_of,
-    one_step,
-    seed,
-)
+import steps
+from steps import DIGITS, ON_EACH, adam, arrays_of, evaluator_of, make, model_of, one_step, seed
 
 import train_vae
 
@@ -158,7 +147,7 @@ def test_an_evaluator_that_is_not_score_func_scores_by_itself(change):
 def test_what_is_the_same_is_found_the_same_and_disturbs_nothing(name, device):
     states = []
     for is_proved in (True, False):
-        fast = make('fast', **SETTINGS[name], device=device)
+        fast = make('fast', **steps.SETTINGS[name], device=device)
         seed(device)
         if not is_proved:
             fast.guard.look()
@@ -169,7 +158,7 @@ def test_what_is_the_same_is_found_the_same_and_disturbs_nothing(name, device):
         assert fast.why == ''
         states.append({'losses': np.array(losses), 'random': np.random.get_state()[1]}
                        | arrays_of(fast))
-    check_same(*states)
+    steps.check_same(*states)
 
 
 @ON_EACH
@@ -282,7 +271,7 @@ def test_from_the_very_minibatch_on_it_trains_as_the_standard_updater(monkeypatc
         losses = [one_step(its_updater) for _ in range(5)]
         states.append({'losses': np.array(losses), 'random': np.random.get_state()[1],
                        'epoch': np.array(its_updater.epoch_detail)} | arrays_of(its_updater))
-    check_same(*states)
+    steps.check_same(*states)
     assert fast.kind == f'compiled parts ({NOT}rec_loss differs)'
     assert capsys.readouterr().err == (
         f"warning: from iteration 4 on Chainer's own step trains: {NOT}rec_loss differs\n")

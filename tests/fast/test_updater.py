@@ -8,28 +8,24 @@ from support.fast import updater  # lets chainer import
 from support.run import snapshot
 
 import chainer
-from chainer import iterators
 import chainer.functions as F
 from chainer.link_hooks import TimerHook
 from conftest import SMALL
 import numpy as np
 import pytest
 from runs import log_of, with_settings
+import steps
 from steps import (
     DIGITS,
     GPU,
     ON_EACH,
-    SETTINGS,
     adam,
     arrays_of,
-    check_close,
-    check_same,
     evaluator_of,
     make,
     model_of,
     one_step,
     seed,
-    trained,
 )
 
 import net
@@ -41,9 +37,9 @@ nll = F.bernoulli_nll
 
 
 @ON_EACH
-@pytest.mark.parametrize('name', SETTINGS)
+@pytest.mark.parametrize('name', steps.SETTINGS)
 def test_steps_are_those_of_the_standard_updater(name, device):
-    fast, standard = (make(kind, **SETTINGS[name], device=device, count=1 + len(name) % 3)
+    fast, standard = (make(kind, **steps.SETTINGS[name], device=device, count=1 + len(name) % 3)
                       for kind in ('fast', 'standard'))
     ends = []
     for its_updater in (standard, fast):
@@ -55,7 +51,8 @@ def test_steps_are_those_of_the_standard_updater(name, device):
     assert (fast.why, others) == ('', after)
     for i in range(3):
         assert found[i][0] == pytest.approx(expected[i][0], rel=1e-5)
-        check_close(found[i][1], expected[i][1], 1e-5 if i == 0 and device == '@numpy' else 1e-3)
+        steps.check_close(found[i][1], expected[i][1],
+                          1e-5 if i == 0 and device == '@numpy' else 1e-3)
     assert [float(getattr(model_of(fast), name).array) for name in snapshot.LOSSES] == found[-1][0]
 
 
@@ -114,14 +111,6 @@ def test_an_observer_finds_variables_and_the_graph_if_it_asks_for_it():
                    and (loss.creator is not None) == keep for loss in found)
         assert float(found[0].array) == pytest.approx(float(found[1].array), rel=1e-5)
         assert its_updater.why == ''
-
-
-def test_the_scripts_own_parts_stay_where_they_are():
-    fast, more = make('fast'), iterators.SerialIterator(DIGITS, 5)
-    fast._iterators['more'] = more
-    one_step(fast)
-    assert fast.get_iterator('main').dataset is DIGITS
-    assert fast.get_iterator('more') is more
 
 
 # What changes from step to step ---------------------------------------------------------------
@@ -229,7 +218,7 @@ def test_each_step_is_the_one_that_the_objects_say(capsys, what, device):
         ends.append(arrays_of(its_updater))
     assert is_slow == list(slow)
     assert np.allclose(*losses, rtol=1e-5 if device == '@numpy' else 1e-4, atol=0)
-    check_close(*ends, 1e-2)
+    steps.check_close(*ends, 1e-2)
     err = capsys.readouterr().err
     assert err.startswith(f"warning: from iteration {slow.start + 1} on Chainer's own step trains: "
                           if slow else '')
@@ -319,9 +308,9 @@ def test_without_numba_the_standard_updater_steps_in(
     line, = (line for line in out.splitlines() if line.startswith('updater '))
     assert line.startswith('updater  standard (')
     assert why in line
-    check_same(*(trained(tmp_path / name / 'snapshot_epoch_2') for name in ('plain', 'run')))
-    assert not snapshot.read_settings(snapshot.read(
-        str(tmp_path / 'run' / 'snapshot_epoch_2')), '').trained_on
+    paths = [tmp_path / name / 'snapshot_epoch_2' for name in ('plain', 'run')]
+    steps.check_same(*map(steps.trained, paths))
+    assert not snapshot.read_settings(snapshot.read(str(paths[1])), '').trained_on
 
 
 @pytest.mark.parametrize('device', [GPU])
