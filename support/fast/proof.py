@@ -53,14 +53,13 @@ class Guard:
     """Tells before each step or score why compiled functions cannot take it; '' if they can.
 
     `watch` returns objects that decide what is computed, and the arrays that it is computed on, in
-    lists. If one was replaced, `check` makes the slower checks, and `renew` prepares the functions.
-    On the first call of each epoch, and where there are other objects, `difference` compares
-    numbers with net.py's; what it says is said for good. All ranks then `agree`, once an epoch.
+    lists. If one was replaced, the model is checked, and `renew` prepares the functions. On the
+    first call of each epoch, and where there are other objects, `difference` compares numbers with
+    net.py's; what it says is said for good. All ranks then `agree`, once an epoch.
     """
 
-    def __init__(self, watch, check, renew=lambda: None, difference=lambda: '',
-                 agree=lambda why: why):
-        self.watch, self.check, self.renew = watch, check, renew
+    def __init__(self, model, watch, difference=None, renew=lambda: None, agree=lambda why: why):
+        self.model, self.watch, self.renew = model, watch, renew
         self.difference, self.agree = difference, agree
         self.seen, self.is_new, self.refused, self.proved_in = None, False, '', None
         self.told = set()                   # reasons of which a warning told
@@ -82,7 +81,7 @@ class Guard:
             now = self.watch()
             self.is_new = not same(now[0], had[0])
             if self.is_new or not same(now[1], had[1]):
-                self.check()
+                check_model(self.model)
                 self.renew()
                 now = self.watch()          # Adam may have its moments by now
         except NotCompiledError as error:
@@ -181,31 +180,27 @@ def watch_training(updater):
             and OWN.isdisjoint(vars(updater)), NOT_UPDATER)
     require(type(iterator) is iterators.SerialIterator and OWN.isdisjoint(vars(iterator)),
             'iterator is not plain SerialIterator')
-    settings = loss_settings(updater.loss_func, model)
-    if settings is None:
-        check_model(model)                  # may say that get_loss_func is edited
-        raise NotCompiledError('loss_func is not what get_loss_func of the model returns')
+    settings, digits = loss_settings(updater.loss_func, model), iterator.dataset
+    is_array = (isinstance(digits, np.ndarray) and digits.ndim == 2 and digits.dtype == np.float32
+                and digits.flags.c_contiguous)
+    if settings is None or not is_array:
+        check_model(model)                  # may say that net.py is edited
+    require(settings, 'loss_func is not what get_loss_func of the model returns')
+    require(is_array, 'digits are not one array of float32')
+    require(digits.shape[1] == len(model.ld3.b), 'digits have another size than the model')
     require(type(settings[0]) in (int, float, bool) or isinstance(settings[0], np.number),
             'the weight C of the latent loss is no plain number')
     states = [rule.state or {} for rule in rules]
-    return ([*objects, *rules, iterator.dataset],
+    return ([*objects, *rules, digits],
             [*arrays, *[state.get(moment) for state in states for moment in 'mv']], settings)
-
-
-def check_training(updater):
-    """Require that the model and the digits of an updater are what a step is compiled for."""
-    model, digits = updater.get_optimizer('main').target, updater.get_iterator('main').dataset
-    check_model(model)
-    require(isinstance(digits, np.ndarray) and digits.ndim == 2 and digits.dtype == np.float32
-            and digits.flags.c_contiguous, 'digits are not one array of float32')
-    require(digits.shape[1] == len(model.ld3.b), 'digits have another size than the model')
 
 
 def obstacle(updater):
     """Say what keeps the fast step from training for an updater; '' for nothing."""
     if type(updater) is not updaters.StandardUpdater:
         return NOT_UPDATER
-    return Guard(lambda: watch_training(updater), lambda: check_training(updater)).look()
+    model = updater.get_optimizer('main').target
+    return Guard(model, lambda: watch_training(updater)).look()
 
 
 def loss_settings(function, model):

@@ -81,9 +81,9 @@ def with_parts(updater, evaluator, why):
 class FastUpdater(updaters.StandardUpdater):
     """StandardUpdater of a VAE and Adam, made fast; each goes on from the other's snapshots.
 
-    As that one, it leaves the gradients in `param.grad`, and `rec_loss`, `latent_loss` and `loss`
-    on the model. `why` tells why Chainer's own step took the last minibatch; it is '' where it did
-    not. `on` tells which threads and whose BLAS train, as the last bits depend on them.
+    As that one, it leaves gradients in `param.grad`, and losses on the model. `why` tells why
+    Chainer's own step took the last minibatch; it is '' where it did not. `on` tells which threads
+    and whose BLAS train, as the last bits depend on them.
     """
 
     why = ''
@@ -97,8 +97,8 @@ class FastUpdater(updaters.StandardUpdater):
         self.stepper, self.on = stepper, stepper.on
         self.dataset = self.get_iterator('main').dataset
         _, self.k = proof.loss_settings(self.loss_func, self.model)
-        self.guard = proof.Guard(self.watch, lambda: proof.check_training(self), stepper.renew,
-                                 self.difference, lambda why: proof.agreed(optimizer, why))
+        self.guard = proof.Guard(self.model, self.watch, self.difference, stepper.renew,
+                                 lambda why: proof.agreed(optimizer, why))
 
     @property
     def kind(self):
@@ -195,8 +195,7 @@ class Scores:
     def __init__(self, updater, plain):
         self.updater, self.plain, self.model = updater, plain, updater.model
         self.stepper, self.k = updater.stepper, proof.score_samples(plain, self.model)
-        self.guard = proof.Guard(lambda: proof.watch_model(self.model), self.check,
-                                 difference=self.difference)
+        self.guard = proof.Guard(self.model, lambda: proof.watch_model(self.model), self.difference)
 
     def __call__(self, x):
         """Report the losses of digits (N, D), each with their number."""
@@ -211,11 +210,6 @@ class Scores:
         self.guard.told.add(why)
         self.stepper.rest()
         self.stepper.with_parts(self.plain)(x)
-
-    def check(self):
-        """Make the slower checks that the plain function is what was compiled."""
-        proof.check_model(self.model)
-        proof.require(proof.score_samples(self.plain, self.model) == self.k, 'score_func is edited')
 
     def difference(self):
         """Say in what net.py's scores and the fast ones differ."""
