@@ -7,14 +7,8 @@ import shutil
 import subprocess
 import sys
 
-from support.data import mnist
-from support.run import snapshot
-
 from conftest import ROOT
-import numpy as np
 import pytest
-
-import net
 
 OLD = os.path.join(os.path.dirname(__file__), 'data', 'snapshot_of_november_2026')
 SCRIPTS = {'train_vae.py': 200, 'net.py': 230, 'xavier.py': 50, 'visualize.py': 550}
@@ -113,17 +107,6 @@ def test_an_import_changes_nothing_for_a_notebook():
 
 
 # A snapshot that the code wrote before it moved into this house: z = 2, 4 hidden units --------
-
-
-def test_an_old_snapshot_gives_its_outputs():
-    arrays = snapshot.read(OLD)
-    settings = snapshot.read_settings(arrays, OLD)
-    assert (settings.dim_z, settings.dim_h, settings.trained_by) == (2, 4, 'fast')
-    model = net.VAE(784, 2, 4, net.ACTIVATIONS[settings.activation])
-    snapshot.load_model(arrays, model, OLD)
-    np.random.seed(1)
-    assert float(model.get_loss_func()(mnist.get_digits('digits').test[:100]).array) \
-        == pytest.approx(517.21484375, rel=1e-6)
 
 
 def test_an_old_snapshot_resumes_and_draws_as_before(cli, draw, tmp_path):

@@ -131,13 +131,3 @@ def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
     assert 'compiling the fast step' not in out['warm']
     assert 'fast (' in out['cold']
     check_same(*(trained(tmp_path / name / 'snapshot_epoch_3') for name in ('warm', 'cold')))
-
-
-@pytest.mark.slow
-def test_numba_may_be_told_what_it_cannot_do(tmp_path):
-    run = subprocess.run(
-        [sys.executable, train_vae.__file__, '--dataset', 'digits', '--test', '-e', '1', '-o',
-         tmp_path / 'run'], env={**os.environ, 'NUMBA_NUM_THREADS': '0'},
-        capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (0, '')
-    assert 'updater  standard (Number of threads specified must be > 0.)\n' in run.stdout
