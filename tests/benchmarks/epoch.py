@@ -140,7 +140,7 @@ class Ours:
 
 
 class Floor:
-    """The matrix products of the training step, forward, backward and for the weights."""
+    """The matrix products of the training step."""
 
     def __init__(self, train, test, dim_z, dim_h, batch_size, device='cpu'):
         n, D, H, Z = batch_size, train.shape[1], dim_h, dim_z

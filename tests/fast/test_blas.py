@@ -28,28 +28,22 @@ def take():
     llvmlite.binding.add_symbol(blas.NAME, blas.ADDRESS)
 
 
-@pytest.fixture(params=WHOSE)
-def dot(request, monkeypatch, take):
-    """Return `compiled.dot`, by each BLAS."""
+@pytest.mark.parametrize('expected', WHOSE)
+def test_products_are_those_of_float64(monkeypatch, take, expected):
     monkeypatch.setattr(blas, 'is_intel', lambda: False)
-    if request.param == WHOSE[0]:
+    if expected == WHOSE[0]:
         monkeypatch.setattr(blas, 'SGEMM', ())
     whose, address = blas.choose()
-    if whose != request.param:
-        pytest.skip(f'{request.param} is not installed')
+    if whose != expected:
+        pytest.skip(f'{expected} is not installed')
     take(address)
-    return compiled.compiled(compiled.dot.py_func)
-
-
-def test_products_are_those_of_float64(dot):
-    rng = np.random.RandomState(0)
+    dot, rng = compiled.compiled(compiled.dot.py_func), np.random.RandomState(0)
     for m, k, n in ((1, 1, 1), (50, 784, 500), (7, 20, 1), (33, 5, 64), (7, 1, 3), (0, 5, 3)):
         a, b = (rng.standard_normal(size).astype(np.float32) for size in ((m, k), (k, n)))
         for left, right in itertools.product((a, a.T.copy().T), (b, b.T.copy().T)):
             around = np.full((m + 2, n), 7, np.float32)
             dot(left, right, around[1:-1])
-            exact = a.astype(np.float64) @ b
-            assert np.allclose(around[1:-1], exact, rtol=0, atol=5e-6 * k)
+            assert np.allclose(around[1:-1], a.astype(np.float64) @ b, rtol=0, atol=5e-6 * k)
             assert (around[[0, -1]] == 7).all()
 
 
