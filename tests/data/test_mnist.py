@@ -40,9 +40,6 @@ def test_bundled_digits_have_mnists_format(monkeypatch):
     assert abs(pixels.reshape(-1, 28, 28) - smooth).mean() < 0.02
 
 
-# Chainer's cache ----------------------------------------------------------------------------
-
-
 def test_cache_is_chainers_own():
     fill_cache()
     digits = mnist.get_digits('mnist')
@@ -70,9 +67,6 @@ def test_damaged_cache_is_never_used(tmp_path, capsys, damage):
         mnist.get_digits('mnist')
     assert f'{path} cannot be read (' in capsys.readouterr().err
     assert not (tmp_path / 'marker').exists()
-
-
-# The downloader -----------------------------------------------------------------------------
 
 
 class Handler(BaseHTTPRequestHandler):
