@@ -46,8 +46,7 @@ def test_there_are_six_rooms():
 @pytest.mark.parametrize('name', FILES)
 def test_a_room_imports_what_is_below_it(name):
     room = name.split('.')[1]
-    rooms = {other.split('.')[1] if other.startswith('support.') else other
-             for other in imports(FILES[name])}
+    rooms = {other.removeprefix('support.').split('.')[0] for other in imports(FILES[name])}
     assert rooms <= BELOW[room] | {room}
 
 

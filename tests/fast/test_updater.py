@@ -10,23 +10,12 @@ from support.run import snapshot
 import chainer
 import chainer.functions as F
 from chainer.link_hooks import TimerHook
-from conftest import SMALL
+from conftest import SMALL, needs_gpu
 import numpy as np
 import pytest
 from runs import log_of, with_settings
 import steps
-from steps import (
-    DIGITS,
-    GPU,
-    ON_EACH,
-    adam,
-    arrays_of,
-    evaluator_of,
-    make,
-    model_of,
-    one_step,
-    seed,
-)
+from steps import DIGITS, ON_EACH, adam, arrays_of, evaluator_of, make, model_of, one_step, seed
 
 import net
 
@@ -280,8 +269,8 @@ def test_without_numba_the_standard_updater_steps_in(
     assert not snapshot.read_settings(snapshot.read(str(paths[1])), '').trained_on
 
 
-@pytest.mark.parametrize('device', [GPU])
-def test_without_numba_a_gpu_trains_fast_all_the_same(cli, data_dir, tmp_path, monkeypatch, device):
+@needs_gpu
+def test_without_numba_a_gpu_trains_fast_all_the_same(cli, data_dir, tmp_path, monkeypatch):
     hide_numba(monkeypatch)
     status, out, err = cli('--gpu', '0', '--data-dir', data_dir, *SMALL, '-o', tmp_path / 'run')
     assert (status, err) == (0, '')
