@@ -44,8 +44,7 @@ def read_folder(folder):
         uint8: pixels (N, 784) and labels (N,) to train, pixels (M, 784) and labels (M,) to test.
 
     Raises:
-        DatasetError: If a file is missing, damaged, or does not fit its pair, or if there are
-            several datasets.
+        DatasetError: If these are not there, not whole, or not alone.
     """
     if not os.path.isdir(folder):
         raise DatasetError(f'{folder} is not a folder{instead([folder], TAKES)}')
@@ -78,17 +77,14 @@ def read_folder(folder):
 
 
 def datasets_in(folders):
-    """Return the paths of files of digits, by `NAMES`' keys, for each folder and names' prefix.
-
-    A file lies in the folder, or in one of its own name in that, as Kaggle's archive unpacks.
-    """
+    """Return the paths of files of digits, by `NAMES`' keys, for each folder and names' prefix."""
     def named(folder):                          # a plain one before its .gz
         paths = sorted(glob.glob(os.path.join(glob.escape(folder), '*')))
         return [path for path in paths if NAME.fullmatch(os.path.basename(path))]
 
     sets = {}
     for folder in folders:
-        outer = named(folder)
+        outer = named(folder)                   # files, or folders of them, as Kaggle's unpacks
         for path in outer + [inner for each in outer for inner in named(each)]:
             prefix, part, what = NAME.fullmatch(os.path.basename(path)).groups()[:3]
             if os.path.isfile(path):

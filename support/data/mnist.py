@@ -47,15 +47,10 @@ class Digits(NamedTuple):
 def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
     """Return the digits that `--dataset`, `--data-dir`, `--test` and `--binary` ask for.
 
-    Args:
-        dataset (str): 'auto' takes MNIST from Chainer's cache, or else downloads it, or else takes
-            the bundled digits and warns on stderr; 'mnist' never takes these; 'digits' does.
-        data_dir (str): The only source if given: a folder of four IDX files.
-        tiny (bool): Only the first `TINY` to train and to test.
-        binary (bool): Pixels rounded to 0 or 1; else they are in [0, 1].
-
-    Returns:
-        Digits: The checksum is that of all digits, unrounded.
+    Of datasets, 'auto' takes MNIST from Chainer's cache, or else downloads it, or else takes the
+    bundled digits and warns on stderr; 'mnist' never takes these; 'digits' does. If `data_dir`, a
+    folder of four IDX files, is given, that is the only source. If `tiny`, only the first `TINY` to
+    train and to test; if `binary`, pixels rounded to 0 or 1. The checksum is that of all, as read.
 
     Raises:
         DatasetError: If there are no such digits.
@@ -127,9 +122,6 @@ def bundled():
                      (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))
 
 
-# Chainer's dataset cache and the mirrors ------------------------------------------------------
-
-
 def cache_paths():
     """Return where Chainer's own `get_mnist` keeps MNIST: the paths of train.npz and test.npz."""
     root = os.path.join(chainer.dataset.get_dataset_root(), 'pfnet', 'chainer', 'mnist')
@@ -157,7 +149,7 @@ def read_cache():
 
 
 def download():
-    """Fetch MNIST from the first mirror that sends it whole, and keep it in Chainer's cache."""
+    """Fetch MNIST from the first mirror that sends it whole, and keep it in the cache."""
     causes = []
     for mirror in MIRRORS:
         with tempfile.TemporaryDirectory() as folder:
