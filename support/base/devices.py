@@ -39,10 +39,7 @@ def get_device(gpu):
 
 
 def limit_blas(sharers=1):
-    """Lower BLAS's number of threads to the cores that this process may use, one of `sharers`.
-
-    BLAS starts with a thread for each core of the machine, even in a container that may use two.
-    """
+    """Lower BLAS's threads from all cores to those that this process, one of `sharers`, may use."""
     import joblib  # here, as to import these takes a while
     import threadpoolctl
 

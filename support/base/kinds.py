@@ -1,7 +1,4 @@
-"""What a file is, by its first bytes, where it is not what was asked for; and what helps then.
-
-Nothing is unpickled for that: the bytes are compared with a table of what people often have.
-"""
+"""What a file is, by its first bytes, where it is not what was asked for; and what helps then."""
 
 import collections
 import re

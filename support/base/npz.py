@@ -1,7 +1,4 @@
-"""Reading an npz without trust: a stranger's file is only data.
-
-Nothing is unpickled, and what a file claims to hold is checked before it takes memory.
-"""
+"""Reading an npz without trust: nothing is unpickled, nothing takes memory before it is checked."""
 
 import errno
 import math

@@ -104,11 +104,7 @@ def spaced_places(n, most):
 
 
 def bundled():
-    """Return scikit-learn's 1,797 handwritten digits in MNIST's format.
-
-    Each is scaled from 8x8 pixels of 17 grays to 20x20 of 256 (bicubic), and centred in 28x28. The
-    first 1,500 train and the last 297, most of them by other writers, test.
-    """
+    """Return scikit-learn's 1,797 digits, scaled from 8x8 to 20x20 pixels and centred in 28x28."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -119,7 +115,7 @@ def bundled():
         picture[4:24, 4:24] = gray.resize((20, 20), Image.Resampling.BICUBIC)
     pixels = pixels.reshape(-1, SIDE * SIDE)
     return to_digits("scikit-learn's bundled digits", 'digits', None,
-                     (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))
+                     (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))  # others wrote
 
 
 def cache_paths():
@@ -172,10 +168,7 @@ def download():
 
 
 def answers(mirror):
-    """Tell whether a mirror answers within `CONTACT_SECONDS`, in a thread.
-
-    The timeout of requests is for each address of a host, of which it may try eight.
-    """
+    """Tell whether a mirror answers within `CONTACT_SECONDS`."""
     import requests
 
     answered = []
@@ -184,6 +177,7 @@ def answers(mirror):
         with contextlib.suppress(Exception):    # a bad proxy raises what is no RequestException
             answered.append(requests.head(mirror, timeout=CONTACT_SECONDS))
 
+    # requests would take that time for each address of a host, of which there may be eight
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(CONTACT_SECONDS)

@@ -35,7 +35,7 @@ compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
 
 
 def kept(function):
-    """Let `compile_for` keep a function for later runs, too."""
+    """Let `compile_for` keep a function, which calls no other kept one, for later runs, too."""
     entry = compiled(function)
     with contextlib.suppress(RuntimeError):     # there is no folder for it
         entry.enable_caching()
@@ -43,10 +43,7 @@ def kept(function):
 
 
 def compile_for(function, args):
-    """Return a `kept` function compiled for such arguments, whatever is wrong with Numba's cache.
-
-    It must call no other `kept` one, whose cache could fail, too.
-    """
+    """Return a kept function, compiled for such arguments whatever is wrong with Numba's cache."""
     signature = tuple(map(numba.typeof, args))
     if (function, signature) not in COMPILED:
         made = function
@@ -73,10 +70,7 @@ def warn(folder, reason):
 
 @kept
 def backward(layers, space, activation, k, rec_scale, latent_scale, digits, rows):
-    """Compute the losses of the digits of these numbers (N,), as `forward`, and all layers' deltas.
-
-    The scales are what a sample's reconstruction error and a digit's KL weigh in the loss.
-    """
+    """Compute the losses of digits of these numbers (N,), as `forward`, and all deltas."""
     for i in range(len(rows)):
         space.x[i] = digits[rows[i]]
     sums = forward(layers, space, activation, k, rec_scale)
@@ -120,10 +114,7 @@ score = kept(forward.py_func)       # forward itself is compiled into backward
 
 @kept
 def descend(descents, part, parts, adam, has_gradients):
-    """Compute the gradients of a part of each layer's rows, unless it has them, and descend there.
-
-    By a step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1); with NO_ADAM not at all.
-    """
+    """Compute gradients of a part of each layer's rows, unless it has them, and descend."""
     for layer in descents:
         size = len(layer.b)
         start, end = size * part // parts, size * (part + 1) // parts
@@ -144,7 +135,7 @@ def descend(descents, part, parts, adam, has_gradients):
 
 @compiled
 def update(param, grad, m, v, adam):
-    """Update flat arrays by Adam in one pass."""
+    """Update flat arrays by Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1) in one pass."""
     for i in range(len(param)):
         m[i] += adam.one_minus_beta1 * (grad[i] - m[i])
         v[i] += adam.one_minus_beta2 * (grad[i] * grad[i] - v[i])
@@ -153,10 +144,7 @@ def update(param, grad, m, v, adam):
 
 @compiled
 def dot(a, b, out):
-    """Write the product of a (m, k) and b (k, n), plain or transposed, into out (m, n).
-
-    All may be parts of larger arrays.
-    """
+    """Write the product of a (m, k) and b (k, n), plain, transposed or parts, into out (m, n)."""
     # BLAS has columns where NumPy has rows, so it is asked for out.T = b.T a.T
     (m, k), n = a.shape, b.shape[1]
     plain_a, plain_b = a.strides[1] == a.itemsize, b.strides[1] == b.itemsize

@@ -56,10 +56,7 @@ class Threads:
 
 
 class Stepper(Threads):
-    """Takes the steps of a model on digits (any, D) float32, k samples of each, by Adam, on a CPU.
-
-    The optimizer may be the multi-node one around Adam; `count` is as for `Threads`.
-    """
+    """Takes the steps of a model on a CPU, by Adam or the multi-node optimizer around it."""
 
     def __init__(self, optimizer, k, digits, count=None):
         super().__init__(count)
@@ -76,10 +73,7 @@ class Stepper(Threads):
             print('compiling the fast step, once per installation: some 15 seconds', flush=True)
 
     def take(self, rows, numbers, C):
-        """Take a step on digits of these numbers (N,), of Adam unless with NO_ADAM.
-
-        It leaves the gradients in `param.grad`, and returns the losses by name, float32.
-        """
+        """Take a step on digits of these numbers (N,), by Adam's numbers; return losses by name."""
         n = len(rows)
         if self.prepared is None or self.prepared[0] != n:
             self.prepare(n)

@@ -1,7 +1,4 @@
-"""The step on a GPU, replayed as one CUDA graph: kernels, matrix products, and their sequence.
-
-The names are those of compiled.py and step.py.
-"""
+"""The step on a GPU, replayed as one CUDA graph; the names are those of compiled.py and step.py."""
 
 import ctypes
 import functools
@@ -133,10 +130,7 @@ class Cublas:
 
 
 class Step:
-    """A training step in array calls that allocate nothing, so that CUDA can capture them.
-
-    Without `digits` (any, D) float32, it only goes `forward`.
-    """
+    """A step in array calls that CUDA can capture; without `digits` it only goes `forward`."""
 
     def __init__(self, model, n, k, digits=None, dot=None):
         self.xp = model.xp

@@ -233,10 +233,7 @@ def refusal(error, xp):
 
 
 def difference(plain, fast, xp):
-    """Say in what net.py and compiled functions differ, from the same random state; '' for nothing.
-
-    Both return losses and gradients by name, as `gradient of /le1/W`; `plain` may lack some.
-    """
+    """Say which number of two functions differs, from the same random state; '' for none."""
     try:
         with observe.same_noise(xp) as rewind:
             expected, drawn = plain(), np.random.get_state()
@@ -251,10 +248,7 @@ def difference(plain, fast, xp):
 
 
 def compare(found, expected, drawn):
-    """Say in which number the fast step differs from net.py; '' for none.
-
-    `drawn` are the states of NumPy's generator after both.
-    """
+    """Say which number differs, or the states of NumPy's generator after both; '' for none."""
     for name, value in found.items():
         if expected.get(name) is None:
             return f'{name} is missing'

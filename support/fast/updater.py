@@ -187,10 +187,7 @@ class FastUpdater(updaters.StandardUpdater):
 
 
 class Scores:
-    """Evaluation function that reports what `plain` does, of train_vae.py's `score_func`.
-
-    It draws the same noise. Where it may do something else, or differs, `plain` scores.
-    """
+    """Evaluation function that reports what `plain` does, on the same noise, or calls that."""
 
     def __init__(self, updater, plain):
         self.updater, self.plain, self.model = updater, plain, updater.model
