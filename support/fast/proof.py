@@ -1,9 +1,4 @@
-"""Does the fast step do what net.py says? Its guards, and how its numbers are compared.
-
-Who edits net.py or train_vae.py must see that edit run. So before each step a `Guard` looks at the
-objects that run. Other things, too, can change what net.py computes. So losses and gradients are
-compared with net.py's once an epoch, from the same random state.
-"""
+"""Does the fast step do what net.py says? Its guards, and how its numbers are compared."""
 
 import operator
 
@@ -79,8 +74,10 @@ class Guard:
         had, self.seen = self.seen or ([], []), None
         try:
             now = self.watch()
-            self.is_new = not same(now[0], had[0])
-            if self.is_new or not same(now[1], had[1]):
+            changed = [len(now[i]) != len(had[i]) or not all(map(operator.is_, now[i], had[i]))
+                       for i in (0, 1)]
+            self.is_new = changed[0]
+            if any(changed):
                 check_model(self.model)
                 self.renew()
                 now = self.watch()          # Adam may have its moments by now
@@ -90,11 +87,6 @@ class Guard:
             return NOT_COMPILED + str(error)
         self.seen = now
         return ''
-
-
-def same(objects, others):
-    """Tell whether two lists have the very same objects."""
-    return len(objects) == len(others) and all(map(operator.is_, objects, others))
 
 
 def chainers_own():

@@ -7,8 +7,7 @@ functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines
     F.gaussian: z = mu + eps * sigma    infer, infer_back; the noise eps is drawn by step.draw
     F.gaussian_kl_divergence            infer, infer_back
     VAE.decode                          forward, its second half; back: the start of backward
-    F.bernoulli_nll                     bernoulli_nll
-    act_func                            activate
+    F.bernoulli_nll, act_func           bernoulli_nll, activate
     loss.backward(), the optimizer      descend, update
 
 Where proof.py finds that something differs, Chainer's own step takes the minibatch, on a CPU with
