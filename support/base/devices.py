@@ -9,15 +9,11 @@ CUPY = ('nvidia-smi shows the GPUs, from number 0, and their CUDA version; pip i
         '"cupy-cuda13x[ctk]" for CUDA 13, "cupy-cuda12x[ctk]" for CUDA 12, or leave out --gpu')
 
 
-class DeviceError(command.UserError):
-    """The GPU of `--gpu` cannot be used."""
-
-
 def get_device(gpu):
     """Return the device for `--gpu N`, of which a negative number means the CPU.
 
     Raises:
-        DeviceError: If there is no such GPU, or no CuPy.
+        command.UserError: If there is no such GPU, or no CuPy.
     """
     limit_blas()
     if gpu < 0:
@@ -25,7 +21,7 @@ def get_device(gpu):
     if not cuda.available:
         # private to Chainer 7.8.1: why its import of CuPy failed
         cause = str(cuda._resolution_error).strip(' =\n').rpartition('\n')[2].strip()
-        raise DeviceError(f'--gpu {gpu} needs CuPy ({cause}); {CUPY}')
+        raise command.UserError(f'--gpu {gpu} needs CuPy ({cause}); {CUPY}')
     try:
         with cuda.cupy.cuda.Device(gpu):
             # Philox is a counter: to seed it for each minibatch costs nothing
@@ -34,7 +30,7 @@ def get_device(gpu):
             cuda.cupy.random.uniform(size=1)    # loads CUDA's libraries and compiles a kernel
     except Exception as error:                  # the loader, the compiler and CUDA have their own
         cause = ' '.join(str(error).split())
-        raise DeviceError(f'--gpu {gpu}: CuPy cannot use it ({cause}); {CUPY}') from None
+        raise command.UserError(f'--gpu {gpu}: CuPy cannot use it ({cause}); {CUPY}') from None
     return chainer.get_device(f'@cupy:{gpu}')
 
 

@@ -149,7 +149,7 @@ def download():
     causes = []
     for mirror in MIRRORS:
         with tempfile.TemporaryDirectory() as folder:
-            cause = fetch(mirror, folder) if answers(mirror) else 'does not answer'
+            cause = fetch(mirror, folder)
             if not cause:
                 _, arrays = idx.read_folder(folder)
                 break
@@ -167,28 +167,21 @@ def download():
     return arrays
 
 
-def answers(mirror):
-    """Tell whether a mirror answers within `CONTACT_SECONDS`."""
-    import requests
-
-    answered = []
-
-    def ask():
-        with contextlib.suppress(Exception):    # a bad proxy raises what is no RequestException
-            answered.append(requests.head(mirror, timeout=CONTACT_SECONDS))
-
-    # requests would take that time for each address of a host, of which there may be eight
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(CONTACT_SECONDS)
-    return bool(answered)
-
-
 def fetch(mirror, folder):
     """Download the four files of MNIST into a folder; return what went wrong, '' if nothing did."""
     import pooch
     import requests
 
+    def ask():
+        with contextlib.suppress(Exception):    # a bad proxy raises what is no RequestException
+            answers.append(requests.head(mirror, timeout=CONTACT_SECONDS))
+
+    # requests takes that time for each address of a host, of which there may be eight
+    answers, thread = [], threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONTACT_SECONDS)
+    if not answers:
+        return 'does not answer'
     pooch.get_logger().setLevel('ERROR')
     print(f'Downloading MNIST from {mirror}', file=sys.stderr)
     get = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(),

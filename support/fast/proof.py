@@ -50,12 +50,12 @@ class Guard:
     `watch` returns objects that decide what is computed, and the arrays that it is computed on, in
     lists. If one was replaced, the model is checked, and `renew` prepares the functions. On the
     first call of each epoch, and where there are other objects, `difference` compares numbers with
-    net.py's; what it says is said for good. All ranks then `agree`, once an epoch.
+    net.py's; what it says is said for good. All ranks of the optimizer then agree, once an epoch.
     """
 
-    def __init__(self, model, watch, difference=None, renew=lambda: None, agree=lambda why: why):
+    def __init__(self, model, watch, difference=None, renew=lambda: None, optimizer=None):
         self.model, self.watch, self.renew = model, watch, renew
-        self.difference, self.agree = difference, agree
+        self.difference, self.optimizer = difference, optimizer
         self.seen, self.is_new, self.refused, self.proved_in = None, False, '', None
         self.told = set()                   # reasons of which a warning told
 
@@ -66,7 +66,8 @@ class Guard:
         if is_due or (self.is_new and not why):
             differs = '' if why else self.difference()
             # all ranks ask each other, even where one already steps aside
-            self.refused = self.refused or (self.agree(differs) if is_due else differs)
+            self.refused = self.refused or (
+                agreed(self.optimizer, differs) if is_due else differs)
         return why or self.refused
 
     def look(self):

@@ -96,8 +96,7 @@ class FastUpdater(updaters.StandardUpdater):
         self.stepper, self.on = stepper, stepper.on
         self.dataset = self.get_iterator('main').dataset
         _, self.k = proof.loss_settings(self.loss_func, self.model)
-        self.guard = proof.Guard(self.model, self.watch, self.difference, stepper.renew,
-                                 lambda why: proof.agreed(optimizer, why))
+        self.guard = proof.Guard(self.model, self.watch, self.difference, stepper.renew, optimizer)
 
     @property
     def kind(self):

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from support.base import devices  # lets chainer import
+from support.base import command, devices  # lets chainer import
 
 from chainer.backends import cuda
 import joblib
@@ -26,7 +26,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
     monkeypatch.setattr(cuda, 'available', True)
     monkeypatch.setattr(cuda, 'cupy', SimpleNamespace(cuda=SimpleNamespace(Device=fail)))
-    with pytest.raises(devices.DeviceError) as error:
+    with pytest.raises(command.UserError) as error:
         devices.get_device(3)
     assert str(error.value).startswith(
         '--gpu 3: CuPy cannot use it (cudaErrorNoDevice: no device); nvidia-smi shows the GPUs')
@@ -38,7 +38,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 def test_a_gpu_without_cupy(monkeypatch, cause):
     monkeypatch.setattr(cuda, 'available', False)
     monkeypatch.setattr(cuda, '_resolution_error', ImportError(cause), raising=False)
-    with pytest.raises(devices.DeviceError) as error:
+    with pytest.raises(command.UserError) as error:
         devices.get_device(0)
     needed = cause.strip('\n= ').splitlines()[-1].strip()
     assert str(error.value).startswith(f'--gpu 0 needs CuPy ({needed}); nvidia-smi shows')
