@@ -128,8 +128,8 @@ class Stepper(Threads):
         scale = step.f32(1 / (n * self.k))
         space, shares = self.share(n, self.k, scale)
         descents = []
-        for name, flow in step.FLOW.items():
-            arrays = [getattr(space, key) for key in flow]
+        for name, (h, _, delta) in step.FLOW.items():
+            arrays = [getattr(space, key) for key in (h, delta)]
             for key in step.Layer._fields:
                 param = getattr(self.model[name], key)
                 state = param.update_rule.state

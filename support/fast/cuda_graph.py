@@ -157,24 +157,22 @@ class Step:
 
     def forward(self):
         """Compute the losses of the digits in `space.x`, as the compiled one does."""
-        space, kernels, act = self.space, self.kernels, self.activation
-        le1, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
-        dot = self.dot
-        dot(space.x, le1.W.T, space.enc_h1)                         # (N, H)
-        kernels.activate(space.enc_h1, le1.b, act, space.enc_h1, space.enc_d1)
-        dot(space.enc_h1, le2.W.T, space.enc_h2)                    # (N, H)
-        kernels.activate(space.enc_h2, le2.b, act, space.enc_h2, space.enc_d2)
-        dot(space.enc_h2, le3_mu.W.T, space.mu)                     # (N, Z)
-        dot(space.enc_h2, le3_ln_var.W.T, space.ln_var)             # (N, Z)
-        kernels.infer(space.mu, le3_mu.b, space.ln_var, le3_ln_var.b, space.eps, self.k,
-                      space.mu.shape[1], space.mu, space.ln_var, space.sigma, self.kl, space.z)
-        dot(space.z, ld1.W.T, space.dec_h1)                         # (M, H)
-        kernels.activate(space.dec_h1, ld1.b, act, space.dec_h1, space.dec_d1)
-        dot(space.dec_h1, ld2.W.T, space.dec_h2)                    # (M, H)
-        kernels.activate(space.dec_h2, ld2.b, act, space.dec_h2, space.dec_d2)
-        dot(space.dec_h2, ld3.W.T, space.dec_d3)                    # (M, D)
-        kernels.bernoulli_nll(space.dec_d3, ld3.b, space.x, self.k, space.x.shape[1],
-                              self.scale, space.dec_d3, self.nll)
+        space, layers = self.space, layers_of(self.model)
+        self.through('le1', 'le2', 'le3_mu', 'le3_ln_var')
+        self.kernels.infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.eps,
+                           self.k, space.mu.shape[1], space.mu, space.ln_var, space.sigma, self.kl,
+                           space.z)
+        self.through('ld1', 'ld2', 'ld3')
+        self.kernels.bernoulli_nll(space.dec_d3, layers.ld3.b, space.x, self.k, space.x.shape[1],
+                                   self.scale, space.dec_d3, self.nll)
+
+    def through(self, *names):
+        """Take the minibatch through layers, and activate what has another array for its delta."""
+        for name in names:
+            link, (h, out, d) = self.model[name], (getattr(self.space, key) for key in FLOW[name])
+            self.dot(h, link.W.array.T, out)
+            if out is not d:
+                self.kernels.activate(out, link.b.array, self.activation, out, d)
 
     def backward(self):
         """Compute the deltas of all layers, as the compiled one does."""
@@ -197,7 +195,7 @@ class Step:
     def descend(self):
         """Take a step of Adam, as the compiled `descend` does."""
         for name, flow in FLOW.items():
-            h, delta = (getattr(self.space, key) for key in flow)
+            h, _, delta = (getattr(self.space, key) for key in flow)
             link = self.model[name]
             W_grad, b_grad = self.grads[f'/{name}/W'], self.grads[f'/{name}/b']
             self.dot(delta.T, h, W_grad)

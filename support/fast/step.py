@@ -14,10 +14,11 @@ import numpy as np
 
 ACTIVATIONS = {F.softplus: 0, F.tanh: 1, F.relu: 2}     # as `compiled.activate` knows them
 f32 = np.float32
-FLOW = {                                                # layer: its input, its delta in a Space
-    'le1': ('x', 'enc_d1'), 'le2': ('enc_h1', 'enc_d2'), 'le3_mu': ('enc_h2', 'mu'),
-    'le3_ln_var': ('enc_h2', 'ln_var'), 'ld1': ('z', 'dec_d1'), 'ld2': ('dec_h1', 'dec_d2'),
-    'ld3': ('dec_h2', 'dec_d3')}
+FLOW = {                                    # layer: its input, output and delta in a Space
+    'le1': ('x', 'enc_h1', 'enc_d1'), 'le2': ('enc_h1', 'enc_h2', 'enc_d2'),
+    'le3_mu': ('enc_h2', 'mu', 'mu'), 'le3_ln_var': ('enc_h2', 'ln_var', 'ln_var'),
+    'ld1': ('z', 'dec_h1', 'dec_d1'), 'ld2': ('dec_h1', 'dec_h2', 'dec_d2'),
+    'ld3': ('dec_h2', 'dec_d3', 'dec_d3')}
 
 Layer = collections.namedtuple('Layer', 'W b')
 Layers = collections.namedtuple('Layers', FLOW)
