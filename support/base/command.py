@@ -76,7 +76,7 @@ def status_of(prog, main, argv=None):
 @contextlib.contextmanager
 def handled(signums, handler):
     """Handle signals by `handler` inside a `with` block, but for those that the parent ignores."""
-    is_main = threading.current_thread() is threading.main_thread()
+    is_main = threading.current_thread() is threading.main_thread()     # no other can have them
     earlier = {signum: signal.signal(signum, handler) for signum in signums
                if is_main and signal.getsignal(signum) != signal.SIG_IGN}
     try:

@@ -10,7 +10,7 @@ CUPY = ('nvidia-smi shows the GPUs, from number 0, and their CUDA version; pip i
 
 
 def get_device(gpu):
-    """Return the device for `--gpu N`, of which a negative number means the CPU.
+    """Return the device for `--gpu N`; a negative N means the CPU.
 
     Raises:
         command.UserError: If there is no such GPU, or no CuPy.

@@ -27,7 +27,7 @@ def replacing(path, mend='put that right, or name another folder with -o'):
     """Open a binary file that gets the name `path` once it is whole and on the disk.
 
     Raises:
-        FileError: If it cannot be written, with `mend`; what was at `path` is then as before.
+        FileError: If it cannot be written; `mend` says what helps. What was at `path` stays.
     """
     folder, name = os.path.split(path)
     part = os.path.join(folder, f'.{name}.{os.getpid()}.part')
@@ -76,7 +76,7 @@ def describe(error):
 
 
 def make_folder(out, mend=''):
-    """Make a folder, if need be; raise a FileError, with `mend`, if it cannot be written to."""
+    """Make a folder, or raise a FileError that says what helps: to `give {mend}another folder`."""
     try:
         os.makedirs(out, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):

@@ -47,10 +47,10 @@ class Digits(NamedTuple):
 def get_digits(dataset='auto', data_dir=None, tiny=False, binary=False):
     """Return the digits that `--dataset`, `--data-dir`, `--test` and `--binary` ask for.
 
-    Of datasets, 'auto' takes MNIST from Chainer's cache, or else downloads it, or else takes the
-    bundled digits and warns on stderr; 'mnist' never takes these; 'digits' does. If `data_dir`, a
-    folder of four IDX files, is given, that is the only source. If `tiny`, only the first `TINY` to
-    train and to test; if `binary`, pixels rounded to 0 or 1. The checksum is that of all, as read.
+    'auto' takes MNIST from Chainer's cache, or else downloads it, or else takes the bundled digits
+    and warns on stderr. 'mnist' never takes these, 'digits' takes them at once. If `data_dir` is
+    given, a folder of four IDX files, it is the only source. `tiny` leaves the first `TINY` digits
+    to train and to test, `binary` rounds pixels to 0 or 1. The checksum is that of all, unrounded.
 
     Raises:
         DatasetError: If there are no such digits.
@@ -108,14 +108,14 @@ def bundled():
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    small = load_digits()
+    small = load_digits()           # most of the last 297 are by other writers
     pixels, labels = np.zeros((1797, SIDE, SIDE), np.uint8), small.target.astype(np.uint8)
     for picture, image in zip(pixels, small.images, strict=True):
         gray = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
         picture[4:24, 4:24] = gray.resize((20, 20), Image.Resampling.BICUBIC)
     pixels = pixels.reshape(-1, SIDE * SIDE)
     return to_digits("scikit-learn's bundled digits", 'digits', None,
-                     (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))  # others wrote
+                     (pixels[:1500], labels[:1500], pixels[1500:], labels[1500:]))
 
 
 def cache_paths():

@@ -145,8 +145,8 @@ class Step:
         self.ones = self.xp.ones((1, n * k), np.float32)
         self.rows = self.xp.zeros(n, np.int64)
         self.numbers = self.xp.zeros(len(Adam._fields) + 1, np.float32)     # and C / n
-        self.grads = {name: self.xp.zeros_like(param.array)         # where a graph writes them
-                      for name, param in model.namedparams() if digits is not None}
+        params = model.namedparams() if digits is not None else ()
+        self.grads = {name: self.xp.zeros_like(param.array) for name, param in params}
 
     def __call__(self):
         """Take the step."""
