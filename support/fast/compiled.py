@@ -119,12 +119,12 @@ def descend(descents, part, parts, adam, has_gradients):
         size = len(layer.b)
         start, end = size * part // parts, size * (part + 1) // parts
         if not has_gradients:
-            grad = layer.b_grad[start:end]
+            delta, grad = np.ascontiguousarray(layer.delta[:, start:end]), layer.b_grad[start:end]
             grad[:] = 0
-            for i in range(len(layer.delta)):
+            for i in range(len(delta)):
                 for j in range(end - start):
-                    grad[j] += layer.delta[i, start + j]
-            dot(layer.delta[:, start:end].T, layer.h, layer.W_grad[start:end])
+                    grad[j] += delta[i, j]
+            dot(delta.T, layer.h, layer.W_grad[start:end])
         # NO_ADAM has three zeros; the gradients are in the cache now
         if adam.alpha_t != 0 or adam.one_minus_beta1 != 0 or adam.one_minus_beta2 != 0:
             update(layer.W[start:end].ravel(), layer.W_grad[start:end].ravel(),
