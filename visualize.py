@@ -20,7 +20,6 @@ from support.figures import (
     manifold,
     pictures,
     plots,
-    reparameterization,
     section1,
     section3,
     sources,
@@ -36,8 +35,8 @@ import numpy as np
 
 import net
 
-MOST = 5000             # test digits in a scatter plot and in the projector,
-MOST_TSNE = 2000        # and in t-SNE, which takes minutes for more
+POINTS = 5000           # test digits in a scatter plot and in the projector,
+POINTS_TSNE = 2000      # and in t-SNE, which takes minutes for more
 SPAN = 2                # the map goes from -SPAN to SPAN in z_1 and z_2
 STEPS = 80              # of the walk from one digit to another
 TURN = 40               # steps from every digit to every digit, and as many back
@@ -101,13 +100,13 @@ def endpoints(model, digits, start, end):
 
 def scatter(model, digits, path):
     """Codes of test digits, coloured by label (1-2)."""
-    drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, MOST), SPAN), path)
+    drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, POINTS), SPAN), path)
 
 
 def scatter_arrow(model, digits, path, start, end):
     """The same, with the arrow of the walk (1-2)."""
     ends = endpoints(model, digits, start, end)
-    drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, MOST), SPAN, ends,
+    drawing.save(plots.scatter_plot(model, *pictures.spaced(digits, POINTS), SPAN, ends,
                                     f'from a {start} to a {end}'), path)
 
 
@@ -179,21 +178,26 @@ def every_walk_gif(model, digits, path):
 # Section 1-3: the manifold hypothesis -----------------------------------------------------------
 
 
-def swiss_roll_gif(model, digits, path):
+def draw_roll(axes, points, bands):
+    """Draw points (N, 2 or 3) of the roll, each in the colour of its band, (N,)."""
+    plots.put_points(axes, points, bands, manifold.BANDS, 18, '#444444')
+
+
+def swiss_roll_gif(model, digits, path, roll):
     """A swiss roll in three dimensions, turning (1-3)."""
-    points, bands = manifold.roll()
-    figures = manifold.turning(points, lambda axes: manifold.draw_roll(axes, points, bands),
+    points, bands = roll()
+    figures = manifold.turning(points, lambda axes: draw_roll(axes, points, bands),
                                'the swiss roll: a plane, rolled up', views=manifold.SWING)
     pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
 
 
-def swiss_roll(model, digits, path):
+def swiss_roll(model, digits, path, roll):
     """The swiss roll, unrolled into two dimensions (1-3)."""
-    points, bands = manifold.roll()
+    points, bands = roll()
     figure = Figure(figsize=(7.2, 4.4), layout='constrained')
     axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
     axes.axis('off')
-    manifold.draw_roll(axes, manifold.unrolled(points), bands)
+    draw_roll(axes, manifold.unrolled(points), bands)
     drawing.save(figure, path)
 
 
@@ -283,7 +287,9 @@ def kl_gif(model, digits, path):
                                  f'numerical integral: {numeric[i]:.4f}'], loc='upper right')
         return figure
 
-    pictures.save_gif(map(frame, range(21)), path, range(21), [blue, red], milliseconds=200)
+    pictures.save_gif(map(frame, range(21)), path, range(21), [blue, red], milliseconds=200,
+                      still=[*pictures.axis_of(figure), *figure.texts,
+                             densities.get_legend(), logs.get_legend()])
 
 
 # End of the article: the latent space by t-SNE --------------------------------------------------
@@ -291,7 +297,7 @@ def kl_gif(model, digits, path):
 
 def by_tsne(model, digits, dims):
     """Return codes of test digits by t-SNE, (N, dims), and their labels (N,)."""
-    x, labels = pictures.spaced(digits, MOST_TSNE)
+    x, labels = pictures.spaced(digits, POINTS_TSNE)
     codes = encode(model, x)
     if len(np.unique(codes, axis=0)) < 5:
         raise pictures.FigureError('needs test digits of five different codes or more')
@@ -305,7 +311,8 @@ def tsne(model, digits, path):
     axes = figure.add_subplot(aspect='equal', adjustable='datalim')
     axes.margins(0.01)
     axes.set_title(f't-SNE of {len(labels)} {pictures.name_codes(model)}', size=14)
-    plots.scatter_points(axes, points, labels)
+    plots.put_points(axes, points, labels)
+    plots.put_legend(figure, labels)
     plots.put_numerals(axes, points, labels, 0.1)
     axes.axis('off')                                            # t-SNE has no units
     drawing.save(figure, path)
@@ -316,7 +323,8 @@ def tsne_gif(model, digits, path):
     points, labels = by_tsne(model, digits, 3)
 
     def draw(axes):
-        plots.scatter_points(axes, points, labels)
+        plots.put_points(axes, points, labels)
+        plots.put_legend(axes.figure, labels)
         plots.put_numerals(axes, points, labels)
         axes.axis('off')
 
@@ -327,7 +335,7 @@ def tsne_gif(model, digits, path):
 
 def projector(model, digits, path):
     """Codes for TensorBoard, --logdir OUT/projector (end)."""
-    places = mnist.spaced_places(len(digits.test), MOST)
+    places = mnist.spaced_places(len(digits.test), POINTS)
     x, labels = digits.test[places], digits.test_labels[places]
     metadata = {'label': labels, 'index': places,
                 'loss': [f'{loss:.2f}' for loss in tensorboard.losses(model, x)]}
@@ -355,8 +363,8 @@ FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes be
     'map.png': Recipe(latent_map, range(2, 3), WALK),
     'map_wide.png': Recipe(wide_map, range(2, 3)),                                      # +
     # section 1-3
-    'swiss_roll.gif': Recipe(swiss_roll_gif, None),
-    'swiss_roll.png': Recipe(swiss_roll, None),
+    'swiss_roll.gif': Recipe(swiss_roll_gif, None, ('roll',)),
+    'swiss_roll.png': Recipe(swiss_roll, None, ('roll',)),
     # section 2
     'training.gif': Recipe(training.animation, PLANE, ('run',)),                        # +
     'training.png': Recipe(training.panels, PLANE, ('run',)),                           # +
@@ -367,8 +375,8 @@ FIGURES = {             # the file or folder in OUT: how to draw it; "+" goes be
     'posterior.png': Recipe(section3.posterior, range(2, 3), ('gaps',), of_vae=True),   # +
     'dimensions.png': Recipe(section3.dimensions, of_vae=True),                         # +
     'kl.gif': Recipe(kl_gif, None),
-    'reparameterization.gif': Recipe(reparameterization.animation, PLANE, of_vae=True),         # +
-    'reparameterization.png': Recipe(reparameterization.graph, None),
+    'reparameterization.gif': Recipe(section3.reparameterization, PLANE, of_vae=True),          # +
+    'reparameterization.png': Recipe(diagrams.reparameterization, None),
     # end
     'tsne.png': Recipe(tsne, PLANE),
     'tsne.gif': Recipe(tsne_gif, PLANE),
@@ -395,6 +403,8 @@ def main(argv=None):
             ends_of(digits, args.start, args.end)
     values = settings | {
         'start': args.start, 'end': args.end, 'run': settings,
+        # what two figures share is computed once
+        'roll': functools.cache(manifold.roll),
         'gaps': functools.cache(lambda: section3.measure_gaps(model, digits))}
     if args.beside:
         values['beside'] = sources.read_beside(args, settings)

@@ -8,14 +8,7 @@ import subprocess
 import sys
 
 from support.base import drawing
-from support.figures import (
-    evidence,
-    graphs,
-    manifold,
-    plots,
-    reparameterization,
-    section3,
-)
+from support.figures import evidence, graphs, manifold, plots, section3
 
 from chainer import functions as F
 from chainer import using_config
@@ -131,7 +124,7 @@ def test_a_figure_is_not_blank_and_nothing_is_cut_off(drawn, name):
     ('training.gif', 200, (0, 2), plots.CLASS_COLORS),
     ('kl.gif', 200, (0, 20), [drawing.PALETTE[0], drawing.PALETTE[2]]),
     ('swiss_roll.gif', 150, (), manifold.BANDS), ('tsne.gif', 150, (), plots.CLASS_COLORS),
-    ('reparameterization.gif', 500, (0, 15), [reparameterization.BLUE, reparameterization.RED])])
+    ('reparameterization.gif', 500, (0, 15), [section3.BLUE, section3.RED])])
 def test_a_gif_loops_rests_where_it_has_ends_and_has_its_colours(drawn, name, each, ends, colors):
     path = drawn[0] / name
     arrays, durations = frames(path)
@@ -153,7 +146,7 @@ def quick(monkeypatch):
     """Let figures be of few frames and samples; and of the graph, what Graphviz is given."""
     turning = manifold.turning
     for where, name, value in (
-            (visualize, 'STEPS', 3), (visualize, 'TURN', 2), (reparameterization, 'DRAWS', 2),
+            (visualize, 'STEPS', 3), (visualize, 'TURN', 2), (section3, 'DRAWS', 2),
             (evidence, 'NODES', 31), (evidence, 'CELLS', 150), (section3, 'CANDIDATES', 12),
             (section3, 'KS', (1, 10)), (section3, 'WINDOW', 20),
             (manifold, 'tsne', lambda mu, dims: mu[:, [0, 1, 0]][:, :dims]),
@@ -432,7 +425,7 @@ def test_the_wide_map_has_the_circles_of_the_prior(drawn, run, monkeypatch):
 
 
 def test_the_roll_is_unrolled_in_the_order_of_its_bands(monkeypatch):
-    figure, = figures_of(monkeypatch, visualize.swiss_roll)
+    figure, = figures_of(monkeypatch, visualize.swiss_roll, roll=manifold.roll)
     dots = figure.axes[0].collections[0]
     flat = np.array(dots.get_offsets())
     points, bands = manifold.roll()
@@ -449,7 +442,7 @@ def test_the_roll_is_unrolled_in_the_order_of_its_bands(monkeypatch):
     for band in range(6):
         assert np.ptp(points[bands == band, 1]) > 0.9 * np.ptp(points[:, 1])
     views = set()
-    for figure in figures_of(monkeypatch, visualize.swiss_roll_gif):
+    for figure in figures_of(monkeypatch, visualize.swiss_roll_gif, roll=manifold.roll):
         axes, = figure.axes
         views.add((axes.elev, axes.azim))
         assert abs(axes.azim + 90) < 60                 # one sees the spiral, which is in x and z

@@ -6,11 +6,14 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from typing import NamedTuple
 
 from support.base import command, files
 from support.figures import pictures
-from support.run import losses, run_folder
+from support.run import losses, original, run_folder, snapshot
+
+import chainer
 
 import net
 
@@ -33,9 +36,6 @@ class Recipe(NamedTuple):
                                                     # it needs no snapshot
     keywords: tuple = ()        # further arguments, by name: see `values` in visualize.main
     of_vae: bool = False        # whether it shows q(z|x), which an autoencoder does not have
-
-
-# What the command line says ---------------------------------------------------------------------
 
 
 def stem(file):
@@ -79,15 +79,11 @@ def build_parser(figures, description):
 
 
 def parse(figures, argv, description):
-    """Parse the command line.
+    """Return the command line `argv` (default: the program's); `files` are the Recipes to draw.
 
     Args:
         figures (dict): The Recipe of each figure, by its file.
-        argv (list of str): The arguments; None for those of the program.
         description (str): What the command does, in its first line.
-
-    Returns:
-        Namespace: The arguments; `files` are those of `figures` to be drawn.
     """
     parser = build_parser(figures, description)
     args = parser.parse_args(argv)
@@ -121,9 +117,6 @@ def parse(figures, argv, description):
     return args
 
 
-# What is drawn ----------------------------------------------------------------------------------
-
-
 def misfit(recipe, settings, values):
     """Say why a figure cannot be drawn of a run, and what helps; '' if it can."""
     if recipe.dims is None:
@@ -139,20 +132,30 @@ def misfit(recipe, settings, values):
     return ''
 
 
+def reason_of(error, model):
+    """Return in one line why a figure failed, of a model or None; raise what ends the command."""
+    if isinstance(error, (pictures.FigureError, snapshot.SnapshotError)):
+        return ' '.join(str(error).splitlines())
+    if isinstance(error, (files.FileError, MemoryError, BrokenPipeError)):
+        raise error
+    if chainer.is_debug():
+        traceback.print_exception(error)
+    edited = [] if model is None or isinstance(model, net.Autoencoder) else original.edited(model)
+    where = f'net.py is edited in {", ".join(edited)}; ' if edited else ''
+    return f'{pictures.cause_of(error)}; {where}CHAINER_DEBUG=1 shows the traceback'
+
+
 def draw(args, model, digits, settings, values):
     """Draw the figures of a command line, and say on stdout which files that made.
+
+    Return the exit status: 1 if a figure failed that was not asked for by name. Raise a FigureError
+    at the end if one failed that was.
 
     Args:
         args (Namespace): As from `parse`.
         model (VAE or Autoencoder), digits (mnist.Digits), settings (dict): As from
             `sources.read_run`; None, None and {} where no figure needs a snapshot.
         values (dict): By name, what recipes ask for as keywords.
-
-    Returns:
-        int: The exit status: 1 if a figure failed that was not asked for by name.
-
-    Raises:
-        FigureError: If a figure cannot be drawn that was asked for by name.
     """
     misfits = {file: misfit(recipe, settings, values) for file, recipe in args.files.items()}
     for file, reason in misfits.items():
@@ -164,7 +167,7 @@ def draw(args, model, digits, settings, values):
     collapse = losses.collapse(settings.get('log', []))
     if collapse:
         print(f'note: {collapse}', flush=True)
-    status, failed = 0, {}          # of figures asked for by name: why, and which
+    status, failed = 0, {}          # of figures asked for by name: the reason, and which
     for file, recipe in args.files.items():
         path = os.path.join(args.out, file)
         try:
@@ -173,17 +176,17 @@ def draw(args, model, digits, settings, values):
             written = recipe.draw(model, digits, path,
                                   **{key: values[key] for key in recipe.keywords})
         except Exception as error:          # of net.py's, which may be edited, or of ours
-            why = pictures.why(error, recipe.dims and model)
+            reason = reason_of(error, recipe.dims and model)
             if args.figure:
-                failed.setdefault(why, []).append(file)
+                failed.setdefault(reason, []).append(file)
             elif isinstance(error, pictures.FigureError):
-                print(f'skipped {file}: {why}', flush=True)
+                print(f'skipped {file}: {reason}', flush=True)
             else:
                 status = 1
-                print(command.printable(f'visualize.py: error: {file}: {why}'), file=sys.stderr)
+                print(command.printable(f'visualize.py: error: {file}: {reason}'), file=sys.stderr)
         else:
             print(*written or [path], sep='\n', flush=True)
     if failed:
         raise pictures.FigureError(
-            '; '.join(f'{", ".join(those)}: {why}' for why, those in failed.items()))
+            '; '.join(f'{", ".join(those)}: {reason}' for reason, those in failed.items()))
     return status

@@ -1,12 +1,8 @@
-"""How tight the lower bound is: log p(x), L(x, z) and the posterior p(z|x), in numbers (section 3).
+"""log p(x) = log of the integral of p(x|z) p(z) dz = L(x, z) + KL[q(z|x) || p(z|x)], measured (3).
 
-    log p(x) = log of the integral of p(x|z) p(z) dz = L(x, z) + KL[q(z|x) || p(z|x)]
-
-Training sees L alone. With one or two latent dimensions the integral is a sum over a grid. With
-more, importance sampling gives a bound that is closer to it (Burda, Grosse & Salakhutdinov,
-"Importance Weighted Autoencoders", arXiv:1509.00519). The model computes in float32, all sums are
-in float64 and in nats. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions, M
-nodes of a grid, K samples.
+With one or two latent dimensions the integral is a sum over a grid. With more, importance sampling
+gives a bound (Burda, Grosse & Salakhutdinov, arXiv:1509.00519). The model computes in float32, sums
+are float64, in nats. Shapes: N digits of D pixels, Z latent dimensions, M nodes, K samples.
 """
 
 from typing import NamedTuple
@@ -33,11 +29,9 @@ FEW = range(1, 3)       # numbers of latent dimensions for which a grid is possi
 
 
 def one_draw(model, x):
-    """Let net.py's loss draw z once for digits (N, D), and draw it here from the same noise.
+    """Let net.py's loss draw z for digits (N, D), and draw it here from the same noise.
 
-    Returns:
-        tuple: Of net.py, the losses by name, and a list of all that it decoded. Of this module, mu,
-        ln_var and z = mu + eps * sigma, (N, Z) each.
+    Return net.py's losses by name, a list of all that it decoded; and mu, ln_var and z from here.
     """
     decoded = []
     with observe.as_tested(model), observe.same_noise(model.xp) as rewind:
@@ -58,30 +52,26 @@ def one_draw(model, x):
 
 
 def check_loss(model, x):
-    """Make sure, on some digits (N, D), that net.py's loss has the terms that are measured here.
-
-    Raises:
-        pictures.FigureError: If net.py is edited so that it has others.
-    """
-    why = ''
+    """Raise a FigureError if net.py's loss has other terms than these, on some digits (N, D)."""
+    is_same, cause = False, ''
     try:
         theirs, _, mu, ln_var, z = one_draw(model, x)
         ours = {'rec_loss': -np.diag(log_likelihood(model, x, z)).mean(),
                 'latent_loss': kl_to_prior(mu, ln_var).sum(axis=1).mean()}
         lacking = [name for name in ours if name not in theirs]
-        why = f'the loss of this net.py reports no {lacking[0]}; ' if lacking else ''
-        same = not lacking and all(
+        cause = f'the loss of this net.py reports no {lacking[0]}; ' if lacking else ''
+        is_same = not lacking and all(
             np.isclose(theirs[name], ours[name], rtol=1e-3, atol=1e-2) for name in ours)
     except (TypeError, ValueError, LookupError, AttributeError) as error:   # an edit may take
-        same, why = False, f'{pictures.cause_of(error)}; '                  # other arguments
-    if not same:
+        cause = f'{pictures.cause_of(error)}; '                             # other arguments
+    if not is_same:
         raise pictures.FigureError(
-            f'{why}it shows the loss of a Bernoulli likelihood, a normal q(z|x) and the prior '
+            f'{cause}it shows the loss of a Bernoulli likelihood, a normal q(z|x) and the prior '
             'N(0, I), and this net.py has another loss')
 
 
 def check_noise(model, x):
-    """Make sure that net.py's loss decodes z = mu + eps * sigma; the rest is as in `check_loss`."""
+    """Raise a FigureError if net.py's loss decodes another z than mu + eps * sigma."""
     _, decoded, *_, z = one_draw(model, x)
     if not any(each.shape == z.shape and np.allclose(each, z, 1e-3, 1e-3) for each in decoded):
         raise pictures.FigureError(
@@ -118,7 +108,7 @@ def log_likelihood(model, x, z):
 
 
 def log_joint(model, x, z):
-    """Return log p(x, z) = log p(x|z) + log p(z), (N, M), for the arguments of `log_likelihood`."""
+    """Return log p(x, z) = log p(x|z) + log p(z), (N, M), of digits (N, D) and z (M, Z)."""
     return log_likelihood(model, x, z) + log_normal(z)
 
 
@@ -145,10 +135,10 @@ def kl_to_prior(mu, ln_var):
 
 
 class Grid(NamedTuple):
-    """Nodes z (M, Z), and the volume of the cell of which each is the centre."""
+    """Nodes of a sum over z, each in the middle of a cell."""
 
-    z: np.ndarray
-    volume: float
+    z: np.ndarray               # (M, Z)
+    volume: float               # of a cell
 
 
 def product(line, dims):
@@ -162,15 +152,6 @@ def even_grid(limit, nodes, dims):
     return Grid(product(line, dims), step ** dims)
 
 
-def divided(grid, keep, parts):
-    """Return the Grid of the cells to keep, (M,) bool, each cut into parts in each direction."""
-    dims = grid.z.shape[1]
-    step = grid.volume ** (1 / dims)
-    offsets = product(((np.arange(parts) + 0.5) / parts - 0.5) * step, dims)
-    z = (grid.z[keep, None] + offsets).reshape(-1, dims)
-    return Grid(z, (step / parts) ** dims)
-
-
 def first_grid(mu, ln_var):
     """Return the Grid that holds the prior, and five sigma of each q(z|x), (N, Z) each."""
     limit = max(LIMIT, (np.abs(mu) + 5 * np.exp(ln_var / 2)).max())
@@ -179,27 +160,23 @@ def first_grid(mu, ln_var):
 
 
 def own_grid(grid, joint):
-    """Return the Grid of one digit: only where its posterior is, and as fine as that needs.
+    """Return the Grid of one digit: where its log p(x, z) on the first grid, (M,), is large.
 
-    A posterior is often narrower than a cell of the first grid. The less it covers, the more parts
-    each of its cells is cut into. One that covers much needs only some of the nodes. A sum over
-    even nodes of a smooth function that fades out is exact as soon as the step is no wider than the
-    standard deviation of its narrowest peak.
-
-    Args:
-        grid (Grid): The first grid.
-        joint (ndarray): log p(x, z) on it, (M,).
+    The less that is, the more parts each cell is cut into. A sum over even nodes of a smooth
+    function is exact once the step is no wider than the sigma of its narrowest peak.
     """
     dims = grid.z.shape[1]
     keep = (joint > joint.max() - CUT).reshape([round(len(joint) ** (1 / dims))] * dims)
     keep = binary_dilation(keep, np.ones([3] * dims))           # a peak may lie between nodes
     parts = (CELLS / keep.sum()) ** (1 / dims)
-    if parts >= 1:
-        return divided(grid, keep.ravel(), min(round(parts), 25))
-    stride = round(1 / parts)
-    some = np.zeros_like(keep)
-    some[(slice(None, None, stride),) * dims] = True
-    return Grid(grid.z[(keep & some).ravel()], grid.volume * stride ** dims)
+    if parts < 1:                                               # only some of the nodes
+        stride = round(1 / parts)
+        some = np.zeros_like(keep)
+        some[(slice(None, None, stride),) * dims] = True
+        return Grid(grid.z[(keep & some).ravel()], grid.volume * stride ** dims)
+    parts, step = min(round(parts), 25), grid.volume ** (1 / dims)
+    offsets = product(((np.arange(parts) + 0.5) / parts - 0.5) * step, dims)
+    return Grid((grid.z[keep.ravel(), None] + offsets).reshape(-1, dims), (step / parts) ** dims)
 
 
 def log_evidence(joint, volume):
@@ -207,16 +184,10 @@ def log_evidence(joint, volume):
     return logsumexp(joint, axis=-1) + np.log(volume)
 
 
-def posterior(model, x, grid):
-    """Return log p(z|x) = log p(x, z) - log p(x), (M,), of one digit (D,) on a Grid around it."""
-    joint, = log_joint(model, x[None], grid.z)
-    return joint - log_evidence(joint, grid.volume)
-
-
 def lower_bound(model, x, mu, ln_var, nodes=36):
     """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)] of digits (N, D), (N,).
 
-    The expectation is a Gauss-Hermite sum, with so many nodes in each direction: no noise.
+    The expectation is a Gauss-Hermite sum of so many nodes in each direction.
     """
     line, weights = np.polynomial.hermite_e.hermegauss(nodes)
     dims = mu.shape[1]
@@ -228,11 +199,7 @@ def lower_bound(model, x, mu, ln_var, nodes=36):
 
 
 def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=43):
-    """Return KL[q(z|x) || p(z|x)] of one digit (D,), the integral of q log(q / p).
-
-    It is summed over +-7 sigma around mu, with so many nodes in each direction. The posterior is
-    p(x, z) / p(x), of which `log_p` is log p(x).
-    """
+    """Return KL[q(z|x) || p(z|x)] of one digit (D,) and its log p(x), summed over mu +- 7 sigma."""
     eps, volume = even_grid(7, nodes, len(mu))
     z = mu + eps * np.exp(ln_var / 2)
     log_q = log_normal(z, mu, ln_var)
@@ -242,21 +209,10 @@ def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=43):
 
 
 def measure_gap(model, x, mu, ln_var, grid, joint):
-    """Measure the gap between log p(x) and the lower bound, with one or two latent dimensions.
+    """Return log p(x), L(x, z) and KL[q(z|x) || p(z|x)] of digits (N, D), (N,) each.
 
-    That log p(x) - L = KL checks all three sums. The KL is normalized on nodes that lie between
-    those of log p(x): a grid that is too coarse would show. One that is too small would not, as
-    both cover the same region; then importance sampling finds more than log p(x).
-
-    Args:
-        model (VAE): The model.
-        x (ndarray): Digits, (N, D).
-        mu, ln_var (ndarray): Of q(z|x), (N, Z) each.
-        grid (Grid): The first grid.
-        joint (ndarray): log p(x, z) on it, (N, M).
-
-    Returns:
-        tuple of ndarray: log p(x), L(x, z) and KL[q(z|x) || p(z|x)], (N,) each.
+    That log p(x) - L = KL checks all three sums: log p(x) in the KL is of nodes that lie between
+    the others, so a grid that is too coarse would show. `joint` is log p(x, z) on the first grid.
     """
     log_p, kl = [], []
     for i in range(len(x)):
@@ -274,8 +230,7 @@ def measure_gap(model, x, mu, ln_var, grid, joint):
 def log_weights(model, x, mu, ln_var, k):
     """Return log w = log p(x, z) - log q(z|x) of K samples of z from q(z|x), (N, K).
 
-    The mean of w is an unbiased estimate of p(x) (Burda et al., section 3). Each digit has the same
-    noise eps, so that its weights do not depend on the other digits.
+    The mean of w estimates p(x) without bias (Burda et al., section 3). All digits share the noise.
     """
     eps = np.random.RandomState(0).standard_normal((k, mu.shape[1]))
     rows = []
@@ -286,10 +241,9 @@ def log_weights(model, x, mu, ln_var, k):
 
 
 def importance_bounds(log_w, ks):
-    """Return L_k = E[log 1/k sum_j w_j] of weights (N, K) for each k, (N, len(ks)).
+    """Return L_k = E[log 1/k sum_j w_j] of weights (N, K), over all groups of k, (N, len(ks)).
 
-    L_1 is the lower bound L; L_k rises with k, to log p(x) (Burda et al., equation 8). The
-    expectation is the mean over all groups of k. If each k divides the next, L_k cannot fall.
+    L_1 = L; L_k rises to log p(x) (Burda et al., equation 8) if each k divides the next.
     """
     n, most = log_w.shape
     return np.stack([
@@ -298,8 +252,8 @@ def importance_bounds(log_w, ks):
 
 
 def effective_samples(log_w):
-    """Return how many of the samples carry the mean of their weights w (N, K), (N,), from 1 to K.
+    """Return how many samples carry the mean of their weights w (N, K): (sum w)^2 / sum w^2, (N,).
 
-    (sum w)^2 / sum w^2 (Owen, "Monte Carlo theory, methods and examples", section 9.3)
+    Owen, "Monte Carlo theory, methods and examples", section 9.3.
     """
     return np.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1))

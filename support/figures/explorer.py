@@ -1,8 +1,7 @@
 """explorer.html: encoder and decoder of a run in one HTML file, for a browser without a network.
 
-The parts of the page are in the folder page/; its net.js computes what net.py does. Weights are
-stored as float16, which is enough for a picture: first the low bytes of all, then the high bytes,
-deflated, in base64. Shapes in the comments: N digits, D = 784 pixels, Z latent dimensions.
+The folder page/ has its parts; net.js computes what net.py does. Weights are stored as float16,
+which is enough for a picture: first the low bytes of all, then the high bytes, deflated, in base64.
 """
 
 import ast
@@ -29,7 +28,7 @@ import numpy as np
 import net
 
 LINKS = 'le1', 'le2', 'le3_mu', 'le3_ln_var', 'ld1', 'ld2', 'ld3'      # whose weights it needs
-MOST = 2000             # test digits in the page
+POINTS = 2000           # test digits in the page
 PAGE = os.path.join(os.path.dirname(__file__), 'page')
 SCRIPTS = tuple(f'{name}.js' for name in (
     'net', 'plane', 'pad', 'digit', 'sheet', 'graph', 'run', 'epochs', 'explorer'))
@@ -37,22 +36,12 @@ ACTIVATIONS = {F.softplus: 'softplus', F.tanh: 'tanh', F.relu: 'relu'}      # th
 
 
 def save(model, digits, path, run):
-    """A page to play with in a browser (1-2, 2, 3).
-
-    Args:
-        model (VAE): The model.
-        digits (mnist.Digits): The digits of the run.
-        path (str): The file.
-        run (dict): Settings of the run, as from `sources.read_run`.
-
-    Raises:
-        pictures.FigureError: If net.py computes what the page does not.
-    """
-    why = unlike_page(model)
-    if why:
-        raise pictures.FigureError(f'the page shows net.py only as it came, and {why}; the other '
-                                   'figures show the edited model')
-    places = mnist.spaced_places(len(digits.test), MOST)
+    """A page to play with in a browser (1-2, 2, 3)."""
+    difference = unlike_page(model)
+    if difference:
+        raise pictures.FigureError(f'the page shows net.py only as it came, and {difference}; the '
+                                   'other figures show the edited model')
+    places = mnist.spaced_places(len(digits.test), POINTS)
     x, labels = digits.test[places], digits.test_labels[places]
     codes = pictures.encode(model, x)                                       # (N, Z)
     kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)
@@ -65,17 +54,15 @@ def save(model, digits, path, run):
         'activation': ACTIVATIONS[model.act_func], 'arrays': listed,
         'labels': labels.tolist(), 'classes': classes.tolist(),
         'colors': [to_hex(color) for color in plots.CLASS_COLORS],
-        'components': components(codes), 'kl': kl.tolist(), 'kl_digits': len(digits.test),
+        'components': plots.principal(codes)[0].tolist() if codes.shape[1] > 2 else None,
+        'kl': kl.tolist(), 'kl_digits': len(digits.test),
         'beta': run['beta'], 'settings': in_words(run),
-        'log': curves(run['log'], run.get('kl_weight', run['beta'])), 'source': source()}
-    about['collapse'] = losses.collapse(run['log'])
+        'log': curves(run['log'], run.get('kl_weight', run['beta'])), 'source': source(),
+        'collapse': losses.collapse(run['log'])}
     about['record'], record = training.for_page(digits, run)
     with files.replacing(path) as file:
         file.write(page(about, packed, record,
                         np.round(x * 255).astype(np.uint8).tobytes()).encode())
-
-
-# What the page can show -------------------------------------------------------------------------
 
 
 def unlike_page(model):
@@ -92,28 +79,18 @@ def unlike_page(model):
     return ''
 
 
-def components(codes):
-    """Return the two principal components of codes (N, Z), (2, Z); None if Z is 2 or less."""
-    return None if codes.shape[1] < 3 else plots.principal(codes)[0].tolist()
-
-
 def curves(log, C):
-    """Return [epoch, training loss, test loss] of each row of a log that has them.
-
-    Both are the negative ELBO, whatever weight C the KL had in training. If C is None, see
-    `models.describe_loss`, the training loss cannot be brought to that: no curves.
-    """
+    """Return [epoch, training, test] of the rows of a log that tell the negative ELBO of both."""
+    if C is None:               # see `losses.kl_weight`
+        return []
     found = losses.curves(log, C)
     rows = np.stack([losses.column(log, 'epoch'), found['main/loss'],
                      found['validation/main/loss']], axis=1)                # (rows, 3)
-    return [] if C is None else rows[np.isfinite(rows).all(axis=1)].tolist()
+    return rows[np.isfinite(rows).all(axis=1)].tolist()
 
 
 def in_words(run):
-    """Return the settings of a run as the page lists them: pairs of a name and a value.
-
-    People pass a page on: it has the names of files, and not their folders.
-    """
+    """Return names and values of a run's settings. A page may be passed on: it names no folders."""
     name = {'mnist': 'MNIST', 'digits': 'the digits of scikit-learn'}[run['dataset']]
     folder = run['data_dir'] and os.path.basename(os.path.abspath(run['data_dir']))
     known = {
@@ -127,10 +104,9 @@ def in_words(run):
 
 
 def source():
-    """Return, by name of a variable, the lines of net.py that compute it.
+    """Return, by name of a variable, the lines of net.py that compute it: method, number, text.
 
-    They begin after the lines of the variable before, and end where this one gets its name. Of each
-    there are the method, the number of the first line, and the text.
+    They begin after the lines of the variable before, and end where this one gets its name.
     """
     found = {}
     for method in (net.VAE.encode, net.VAE.decode, net.VAE.get_loss_func):
@@ -150,16 +126,8 @@ def source():
     return found
 
 
-# The file ---------------------------------------------------------------------------------------
-
-
 def as_halves(arrays):
-    """Pack arrays as float16, each divided by its largest number, so that none overflows.
-
-    Returns:
-        tuple: bytes, the low ones of all numbers and then the high ones; a list of name, shape and
-        scale of each array.
-    """
+    """Pack arrays as float16, each divided by its largest number; list names, shapes, scales."""
     scales = {name: float(np.abs(array).max()) or 1.0 for name, array in arrays.items()}
     halves = np.concatenate([(array / scales[name]).astype('<f2').ravel()
                              for name, array in arrays.items()])
@@ -174,28 +142,22 @@ def page(about, weights, record, pixels):
     A Content-Security-Policy lets only its own script and style run, by their hashes, and nothing
     be fetched. The JSON has no <, so no text can end its element.
     """
-    style, *scripts = map(part, ('page.css', *SCRIPTS))
-    script = '\n'.join(scripts)
+    def part(name):
+        with open(os.path.join(PAGE, name), encoding='utf-8') as file:
+            return file.read()
+
+    def in_base64(content):
+        return base64.b64encode(content).decode()
+
+    def hash_of(text):
+        return f"'sha256-{in_base64(hashlib.sha256(text.encode()).digest())}'"
+
+    style, script = part('page.css'), '\n'.join(map(part, SCRIPTS))
     parts = {
-        'policy': f"default-src 'none'; img-src data:; script-src {digest(script)}; "
-                  f'style-src {digest(style)}',
+        'policy': f"default-src 'none'; img-src data:; script-src {hash_of(script)}; "
+                  f'style-src {hash_of(style)}',
         'files': ', '.join(SCRIPTS), 'style': style, 'script': script,
-        'run': json.dumps(about, allow_nan=False).replace('<', '\\u003c'),
-        'weights': deflated(weights), 'record': deflated(record), 'pixels': deflated(pixels)}
+        'run': json.dumps(about, allow_nan=False).replace('<', '\\u003c')} | {
+        name: in_base64(zlib.compress(content, 9)) for name, content in (
+            ('weights', weights), ('record', record), ('pixels', pixels))}
     return re.sub(r'\{\{(\w+)\}\}', lambda name: parts[name[1]], part('page.html'))
-
-
-def part(name):
-    """Return the text of a file in page/."""
-    with open(os.path.join(PAGE, name), encoding='utf-8') as file:
-        return file.read()
-
-
-def digest(text):
-    """Return the hash by which a Content-Security-Policy knows a script or style."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def deflated(content):
-    """Return bytes, deflated, in base64."""
-    return base64.b64encode(zlib.compress(content, 9)).decode()

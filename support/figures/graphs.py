@@ -1,9 +1,7 @@
 """The computational graph as a picture that is easier to read than what Chainer writes.
 
-`net.draw_graph` gives a graph in Graphviz's DOT language, as in cg.dot. For graph.png parameters
-get their names, functions that change nothing are left out, encoder and decoder get a frame, noise
-and means are named, labels get the font of the other figures. Graphviz draws it. A graph is
-`labels`, a dict from each node's number to its label, and `edges`, a set of pairs of numbers.
+In here a graph is `labels`, a dict from each node's number to its label, and `edges`, a set of
+pairs of numbers. `net.draw_graph` gives it in Graphviz's DOT, as in cg.dot.
 """
 
 import functools
@@ -69,13 +67,6 @@ def without_nothing(labels, edges, functions):
     return labels, edges
 
 
-def framed(edges, params):
-    """Return the nodes of a part of the model: its parameters, and what it computes with them."""
-    layers = neighbours(edges, params, forward=True)
-    within = reached(edges, params, True) & reached(edges, layers, False)
-    return params | within | neighbours(edges, layers, forward=True)
-
-
 def ordered(labels, edges):
     """Return the nodes, inputs before what they go into, in an order that no number decides."""
     before = {node: neighbours(edges, {node}, forward=False) for node in labels}
@@ -85,7 +76,8 @@ def ordered(labels, edges):
     def key_by(near):
         @functools.cache
         def key(node):
-            return digest(labels[node], *sorted(map(key, near[node])))
+            text = '|'.join([labels[node], *sorted(map(key, near[node]))])
+            return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
         return key
 
     def visit(node):                    # nodes that are alike are followed one by one
@@ -99,17 +91,6 @@ def ordered(labels, edges):
         if not after[node]:
             visit(node)
     return sorted(order, key=lambda node: len(reached(edges, {node}, False)))
-
-
-def digest(*texts):
-    """Return a short text that stands for others."""
-    return hashlib.md5('|'.join(texts).encode(), usedforsecurity=False).hexdigest()
-
-
-def tidy(label):
-    """Return a label in two lines and without the type, as all have the same."""
-    label = re.sub(r',? ?float(16|32|64)$', '', label).removesuffix(':')
-    return label.replace(': ', r'\n') or 'scalar'
 
 
 def name_means(labels, edges, functions):
@@ -131,9 +112,7 @@ def name_means(labels, edges, functions):
 def draw(dot, names):
     """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives.
 
-    Args:
-        dot (str): The graph in Chainer's DOT.
-        names (dict): Of parameters, such as le1/W, by the number of their node, a str.
+    `names` are those of parameters, such as le1/W, by the number of their node in `dot`, a str.
     """
     labels, edges, functions = parse(dot)
     labels, edges = without_nothing(labels, edges, functions)
@@ -153,12 +132,16 @@ def draw(dot, names):
                  '#ffe3bf' if labels[node] == NOISE else '#eeeeee')
         shape = ('box, fontcolor=white' if node in functions else
                  'box, style="filled,rounded"' if node in names else 'octagon')
-        lines.append(f'  {number[node]} [label="{tidy(labels[node])}", shape={shape}, '
-                     f'fillcolor="{color}"]')
+        label = re.sub(r',? ?float(16|32|64)$', '', labels[node]).removesuffix(':')
+        label = label.replace(': ', r'\n') or 'scalar'          # all have the same type
+        lines.append(f'  {number[node]} [label="{label}", shape={shape}, fillcolor="{color}"]')
     lines += sorted(f'  {number[a]} -> {number[b]}' for a, b in edges)
     for title, prefixes in FRAMES.items():
         params = {node for node in labels if names.get(node, '').startswith(prefixes)}
-        inside = ' '.join(sorted(number[node] for node in framed(edges, params)))
+        layers = neighbours(edges, params, forward=True)
+        inside = (params | neighbours(edges, layers, forward=True)
+                  | reached(edges, params, True) & reached(edges, layers, False))
+        inside = ' '.join(sorted(number[node] for node in inside))
         lines.append(f'  subgraph cluster_{prefixes[0]} {{ label="{title}"; labeljust=l; '
                      f'color="#3f90da"; penwidth=1.5; style=rounded; {inside} }}')
     return HEAD + '\n'.join(lines) + '\n}\n'
@@ -170,11 +153,7 @@ def names_of(model):
 
 
 def save(dot, names, path):
-    """Write a graph as PNG; `dot` and `names` as for `draw`.
-
-    Raises:
-        FigureError: If Graphviz is missing or does not run.
-    """
+    """Write a graph as PNG; `dot` and `names` as for `draw`. FigureError if Graphviz fails."""
     if not shutil.which('dot'):
         raise pictures.FigureError('needs Graphviz: apt install graphviz, brew install graphviz, '
                                    'or https://graphviz.org/download')

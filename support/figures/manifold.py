@@ -1,7 +1,6 @@
-"""What scikit-learn computes: the swiss roll, its unrolling, t-SNE. And how points turn in 3-D.
+"""What scikit-learn computes: the swiss roll, its unrolling, t-SNE; and how points turn in 3-D.
 
-scikit-learn is imported where it is used, as that takes long. Shapes in the comments: N points, Z
-latent dimensions.
+scikit-learn is imported where it is used, as that takes long.
 """
 
 import os
@@ -12,10 +11,9 @@ import matplotlib
 import numpy as np
 
 BANDS = [tuple(matplotlib.colormaps['viridis'](i / 5)[:3]) for i in range(6)]   # their colours
-
 DEGREES = np.arange(0, 360, 10)
-AROUND = [(12, angle - 90) for angle in DEGREES]   # views: elevation, azimuth. Once around,
-# and to both sides of the spiral, which one would not see from the side
+# views, as elevation and azimuth: once around, and to both sides of the spiral
+AROUND = [(12, angle - 90) for angle in DEGREES]
 SWING = [(20 + 10 * np.cos(angle), -80 + 40 * np.sin(angle)) for angle in np.radians(DEGREES)]
 
 
@@ -32,7 +30,7 @@ def calm_openmp():
 
 
 def roll():
-    """Make a swiss roll: points (N, 3), and the number of the band along it of each, (N,)."""
+    """Return points of a swiss roll, (N, 3), and the number of the band of each, (N,)."""
     from sklearn.cluster import AgglomerativeClustering
     from sklearn.datasets import make_swiss_roll
     from sklearn.neighbors import kneighbors_graph
@@ -54,13 +52,6 @@ def unrolled(points):
     return embedding.fit_transform(points)
 
 
-def draw_roll(axes, points, bands):
-    """Draw points (N, 2 or 3), each in the colour of its band, (N,)."""
-    solid = {'depthshade': False} if points.shape[1] == 3 else {}
-    axes.scatter(*points.T, s=18, c=np.array(BANDS)[bands], edgecolors='#444444', linewidths=0.3,
-                 **solid)
-
-
 def tsne(mu, dims):
     """Return codes (N, Z) by t-SNE, (N, dims), scaled so that the largest coordinate is 1."""
     from sklearn.manifold import TSNE
@@ -73,10 +64,7 @@ def tsne(mu, dims):
 
 
 def turning(points, draw, title, width=400, height=400, zoom=0.95, views=AROUND):
-    """Draw points (N, 3) by draw(axes), and yield the figure as they turn through the views.
-
-    They turn in a square at the left of the figure.
-    """
+    """Draw points (N, 3) by draw(axes); yield the figure as they turn in a square at its left."""
     figure = pictures.figure_of(width, height)
     figure.text(height / width / 2, 1 - 8 / height, title, size=12, ha='center', va='top')
     axes = figure.add_axes((0, 0, height / width, 1), projection='3d')

@@ -1,19 +1,18 @@
-"""What several of the article's figures share: batches of digits, sheets, maps and GIFs.
+"""What figures share: batches of digits, sheets, maps and GIFs; plots.py has the rest.
 
-visualize.py says what a figure shows; this file and plots.py say how it is made. A figure is a
-matplotlib Figure, a picture is an array (height, width) of pixels in [0, 1]. Shapes in the
-comments: N digits of D = 784 pixels, Z latent dimensions.
+A figure is matplotlib's Figure, a picture an array (height, width) of pixels in [0, 1]. Shapes in
+the comments: N digits of D = 784 pixels, Z latent dimensions.
 """
 
 import os
-import traceback
 
 from support.base import command, drawing, files
 from support.data import mnist
-from support.run import observe, original, snapshot
+from support.run import observe, snapshot
 
 import chainer
 from chainer.backends import cuda
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 import numpy as np
@@ -35,27 +34,6 @@ def cause_of(error):
     return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'.removesuffix(': ')
 
 
-def why(error, model):
-    """Return in one line why a figure cannot be drawn. CHAINER_DEBUG=1 shows the traceback, too.
-
-    Args:
-        error (Exception): What was raised.
-        model (VAE): The model, whose net.py may be edited; None where the figure needs none.
-
-    Raises:
-        Exception: The same, if it ends the command: no memory, a file that cannot be written.
-    """
-    if isinstance(error, (FigureError, snapshot.SnapshotError)):
-        return ' '.join(str(error).splitlines())
-    if isinstance(error, (files.FileError, MemoryError, BrokenPipeError)):
-        raise error
-    if chainer.is_debug():
-        traceback.print_exception(error)
-    edited = [] if model is None or isinstance(model, net.Autoencoder) else original.edited(model)
-    where = f'net.py is edited in {", ".join(edited)}; ' if edited else ''
-    return f'{cause_of(error)}; {where}CHAINER_DEBUG=1 shows the traceback'
-
-
 # Digits -----------------------------------------------------------------------------------------
 
 
@@ -68,16 +46,7 @@ def spaced(digits, most):
 def in_batches(model, function, inputs):
     """Apply a function of `model` to inputs (N, ...), BATCH rows at once, in test mode.
 
-    Args:
-        model (VAE): The model.
-        function (callable): From an array (N, ...) float32 to a Variable or array (N, ...).
-        inputs (ndarray): (N, ...).
-
-    Returns:
-        ndarray: (N, ...) float32, on the CPU.
-
-    Raises:
-        snapshot.SnapshotError: If it is not finite.
+    Return (N, ...) float32 or wider, on the CPU; raise a SnapshotError if it is not finite.
     """
     inputs = np.asarray(inputs, np.float32)
     with observe.as_tested(model):
@@ -117,9 +86,14 @@ def figure_of(width, height):
     return Figure(figsize=size, dpi=drawing.DPI)
 
 
+def as_gray(canvas):
+    """Return pixels (height, width) in [0, 1] as RGBA, uint8: gray; where they are nan, nothing."""
+    return matplotlib.colormaps['gray'](canvas, bytes=True)
+
+
 def put_pixels(figure, canvas, left=0, bottom=0):
-    """Put an array of [0, 1] on a figure, pixel on pixel; where it is nan, nothing."""
-    figure.figimage(canvas, left, bottom, cmap='gray', vmin=0, vmax=1, origin='upper')
+    """Put pixels in [0, 1] on those of a figure. So they take half the time of floats."""
+    figure.figimage(as_gray(canvas), left, bottom, origin='upper')
 
 
 def as_pictures(x):
@@ -127,65 +101,52 @@ def as_pictures(x):
     return x.reshape(-1, mnist.SIDE, mnist.SIDE)
 
 
-def tiled(tiles):
-    """Join tiles (rows, columns, height, width) into one picture."""
-    rows, columns, height, width = tiles.shape
-    return tiles.swapaxes(1, 2).reshape(rows * height, columns * width)
+def joined(pictures, columns, zoom=1, gap=(0, 0), blank=0):
+    """Join pictures (N, height, width), row by row, into one that is `zoom` times as large.
+
+    Below and right of each are gaps of so many blank pixels. The last row is filled up.
+    """
+    n, height, width = pictures.shape
+    tiles = np.full((-(-n // columns) * columns, height * zoom + gap[0], width * zoom + gap[1]),
+                    blank, float)
+    tiles[:n, :height * zoom, :width * zoom] = np.kron(pictures, np.ones((1, zoom, zoom)))
+    rows = tiles.reshape(-1, columns, *tiles.shape[1:])
+    return rows.swapaxes(1, 2).reshape(-1, columns * tiles.shape[2])
 
 
-def joined(pictures, side):
-    """Join side x side pictures (side * side, 28, 28), row by row, into one square."""
-    return tiled(pictures.reshape(side, side, mnist.SIDE, mnist.SIDE))
-
-
-def sheet(pictures, columns, titles=None, heading=None, zoom=3, gap=12, names=()):
-    """Lay pictures out in rows, pixel by pixel, white on black.
+def sheet(pictures, columns, titles=(), heading=None, zoom=3, gap=12, names=()):
+    """Return a figure of pictures (N, height, width), row by row, pixel by pixel.
 
     Args:
-        pictures (ndarray): (N, height, width) in [0, 1].
-        columns (int): Pictures in a row.
-        titles (list of str): One above each picture.
+        titles (list of str), names (list of str): One above each picture, one left of each row.
         heading (str): One line above them all.
-        zoom (int): Pixels of the sheet, in each direction, for one of a picture.
-        gap (int): Pixels between pictures.
-        names (list of str): One at the left of each row.
-
-    Returns:
-        Figure: The sheet.
+        zoom, gap (int): Pixels for one of a picture; between pictures.
     """
-    pictures = np.kron(pictures, np.ones((1, zoom, zoom)))
-    n, height, width = pictures.shape
-    above = gap + 14 * (titles is not None)
-    left = 92 * bool(names)
-    total_width = left + columns * (width + gap) + gap
+    n, height, width = len(pictures), *(zoom * side for side in pictures.shape[1:])
+    above = gap + 14 * bool(titles)
+    left = 92 * bool(names) + gap
+    total_width = left + columns * (width + gap)
     size = min(18, total_width / 27)
-    top = round(2.4 * size) * (heading is not None)
-    total_height = top + -(-n // columns) * (above + height) + gap
-    canvas = np.full((total_height, total_width), np.nan)
+    top = round(2.4 * size) * (heading is not None) + above
+    total_height = top + -(-n // columns) * (above + height) + gap - above
     figure = figure_of(total_width, total_height)
-    for i, picture in enumerate(pictures):
-        x = left + gap + i % columns * (width + gap)
-        y = top + above + i // columns * (above + height)
-        canvas[y:y + height, x:x + width] = picture
-        if titles:
-            figure.text((x + width / 2) / total_width, 1 - (y - 4) / total_height, titles[i],
-                        size=8, ha='center')
+    canvas = joined(pictures, columns, zoom, (above, gap), np.nan)
+    put_pixels(figure, canvas[:-above], left, gap)
+    for i, title in enumerate(titles):
+        x, y = left + i % columns * (width + gap), top + i // columns * (above + height)
+        figure.text((x + width / 2) / total_width, 1 - (y - 4) / total_height, title, size=8,
+                    ha='center')
     for i, name in enumerate(names):
-        middle = top + above + i * (above + height) + height / 2
-        figure.text(left / total_width, 1 - middle / total_height, name, size=13, ha='right',
-                    va='center')
+        middle = top + i * (above + height) + height / 2
+        figure.text((left - gap) / total_width, 1 - middle / total_height, name, size=13,
+                    ha='right', va='center')
     if heading:
-        figure.text(0.5, 1 - 0.86 * top / total_height, heading, size=size, ha='center')
-    put_pixels(figure, canvas)
+        figure.text(0.5, 1 - 0.86 * (top - above) / total_height, heading, size=size, ha='center')
     return figure
 
 
 def map_of(model, limit, side):
-    """Draw side x side digits decoded from z_1 and z_2 in -limit..limit, on a figure of its own.
-
-    Returns:
-        Axes: Over the digits; each point is in the middle of its digit.
-    """
+    """Return axes over side x side digits, each decoded from its middle in -limit..limit."""
     grid = np.linspace(-limit, limit, side)
     z = np.stack(np.meshgrid(grid, grid[::-1]), axis=2)         # (side, side, 2), z_2 points up
     canvas = joined(decode(model, z.reshape(-1, 2)), side)
@@ -200,44 +161,41 @@ def map_of(model, limit, side):
 
 
 def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
-    """Lay pictures (n * n, 28, 28) out in a square on black, with a label at each row and column.
+    """Return a figure of pictures (n * n, 28, 28) on black, with n labels for rows and columns.
 
-    Args:
-        pictures (ndarray): (n * n, 28, 28) in [0, 1].
-        labels (sequence): n of them, for the rows and the columns.
-        heading (str): One line above.
-        zoom, gap, margin (int): Pixels for one of a picture, dark ones around each picture, and
-            white ones left of them and for each line above them.
+    `zoom`, `gap` and `margin` are pixels: for one of a picture; dark ones around each picture;
+    white ones left of them, and for each line above them.
     """
-    n, pitch = len(labels), mnist.SIDE * zoom + gap
-    tiles = np.kron(pictures, np.ones((1, zoom, zoom))).reshape(n, n, pitch - gap, pitch - gap)
-    tiles = np.pad(tiles, ((0, 0), (0, 0), (gap, 0), (gap, 0)))
-    canvas = np.pad(tiled(tiles), (0, gap))
-    side = len(canvas)
-    width, height = side + margin + gap, side + 2 * margin + gap
+    pitch = mnist.SIDE * zoom + gap
+    canvas = np.pad(joined(pictures, len(labels), zoom, (gap, gap)), ((gap, 0), (gap, 0)))
+    width, height = len(canvas) + margin + gap, len(canvas) + 2 * margin + gap
     figure = figure_of(width, height)
     put_pixels(figure, canvas, margin, gap)
+    look = {'ha': 'center', 'va': 'center', 'size': 13}
     for i, label in enumerate(labels):
         middle = (i + 0.5) * pitch + gap / 2
-        look = {'ha': 'center', 'va': 'center', 'weight': 'bold', 'size': 13}
-        figure.text(margin / 2 / width, 1 - (2 * margin + middle) / height, str(label), **look)
-        figure.text((margin + middle) / width, 1 - 1.5 * margin / height, str(label), **look)
-    figure.text(0.5, 1 - margin / 2 / height, heading, size=13, ha='center', va='center')
+        for x, y in ((margin / 2, 2 * margin + middle), (margin + middle, 1.5 * margin)):
+            figure.text(x / width, 1 - y / height, str(label), weight='bold', **look)
+    figure.text(0.5, 1 - margin / 2 / height, heading, **look)
     return figure
 
 
 # Files ------------------------------------------------------------------------------------------
 
 
-def shades(colors, grays=32):
-    """Return a palette, (n, 3) uint8: grays; colours, each whole, lighter and darker."""
-    mixed = [(1 - share) * 255 * np.array(color) + share * other for color in colors
-             for share, other in ((0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
-    steps = np.linspace(0, 255, grays)[:, None].repeat(3, axis=1)
-    return np.vstack([steps, *mixed]).round().astype(np.uint8)
+def pixels_of(figure):
+    """Draw a figure; return (height, width, 3) uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), grays=32):
+def axis_of(figure):
+    """Return all horizontal and vertical axis of a figure, with their ticks and labels."""
+    return [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+
+
+def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), grays=32, still=()):
     """Write figures as a GIF that loops and rests at both ends.
 
     Args:
@@ -248,18 +206,30 @@ def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), g
         milliseconds (int): For each frame that is no rest.
         rests (tuple of int): Which frames last longer.
         grays (int): How many, from black to white.
+        still (list of Artist): What is the same in all frames, and covers nothing that moves: it
+            is drawn once, as texts take long.
     """
+    shades = [np.linspace(0, 255, grays)[:, None].repeat(3, axis=1)]
+    for color in colors:                                        # whole, lighter and darker
+        shades += [(1 - share) * 255 * np.array(color) + share * other for share, other in (
+            (0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
     palette = Image.new('P', (1, 1))
-    palette.putpalette(shades(colors, grays).tobytes())
-    drawn = []
+    palette.putpalette(np.vstack(shades).round().astype(np.uint8).tobytes())
+    exact = np.round(np.arange(256) / 255 * (grays - 1)) / (grays - 1) * 255
+    exact = exact.round().astype(np.uint8)
+    drawn, whole, is_still = [], 0, False
     for figure in tqdm(figures, os.path.basename(path), max(order) + 1, False, unit='frame',
                        disable=None):
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = np.array(canvas.buffer_rgba())[..., :3]        # (height, width, 3) uint8
+        pixels = pixels_of(figure)
+        if still and not drawn:
+            whole = pixels
+            for artist in still:
+                artist.set_visible(False)
+            pixels = pixels_of(figure)
+            is_still = (whole != pixels).any(axis=2, keepdims=True)
+        pixels = np.where(is_still, whole, pixels)
         if not colors:                                          # so that they become exact grays
-            steps = np.round(pixels / 255 * (grays - 1))
-            pixels = (steps / (grays - 1) * 255).round().astype(np.uint8)
+            pixels = exact[pixels]
         drawn.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
     first, *others = (drawn[i] for i in order)
     durations = [milliseconds] * len(order)

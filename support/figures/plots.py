@@ -1,7 +1,4 @@
-"""Codes in a plane of the latent space: coloured points, numerals, circles, arrows.
-
-Shapes in the comments: N digits, Z latent dimensions.
-"""
+"""Codes of N digits in a plane of the Z latent dimensions: points, numerals, circles, arrows."""
 
 from support.base import drawing  # lets chainer import
 from support.figures import pictures
@@ -22,12 +19,7 @@ DARK = [withStroke(linewidth=3, foreground='black')]
 
 
 def plane(mu):
-    """Choose a plane of the latent space, in which to draw codes (N, Z).
-
-    Returns:
-        tuple: The function from (N, Z) to (N, 2), and the names of both axes. It leaves the origin
-        and the circles of N(0, I) where they are.
-    """
+    """Return a function from codes (N, Z) to a plane (N, 2) that keeps N(0, I) round; two names."""
     if mu.shape[1] == 2:
         return lambda z: z, ('$z_1$', '$z_2$')
     rows, shares = principal(mu)
@@ -48,25 +40,22 @@ def principal(mu):
     return pca.components_, pca.explained_variance_ratio_
 
 
-def scatter_points(axes, points, labels, legend=True, size=None):
-    """Draw points (N, 2 or 3), coloured by label (N,). Up to 10 classes have a large legend."""
-    classes = np.unique(labels)
-    colors = [CLASS_COLORS[i % 10] for i in np.searchsorted(classes, labels)]
-    size = size or np.clip(60000 / len(points), 14, 36)         # square points
-    look = {'edgecolors': 'white', 'linewidths': 0.3}
-    solid = {'depthshade': False} if points.shape[1] == 3 else {}
-    axes.scatter(*points.T, s=size, c=colors, **look, **solid)
-    if legend:
-        axes.figure.legend(handles=key(labels), loc='outside right center', title='label',
-                           ncols=-(-len(classes) // 30), handletextpad=0,
-                           fontsize=16 if len(classes) <= 10 else 9, markerscale=1.5)
+def put_points(axes, points, labels, colors=CLASS_COLORS, size=None, edge='white'):
+    """Draw points (N, 2 or 3), coloured by label (N,)."""
+    shown = [colors[i % len(colors)] for i in np.unique(labels, return_inverse=True)[1]]
+    axes.scatter(*points.T, s=size or np.clip(60000 / max(1, len(points)), 14, 36),
+                 c=shown, edgecolors=edge, linewidths=0.3,
+                 **{'depthshade': False} if points.shape[1] == 3 else {})
 
 
-def key(labels):
-    """Return what a legend shows: a point of each class's colour, with its label."""
-    return [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
-                   markeredgecolor='white', markeredgewidth=0.3)
-            for i, label in enumerate(np.unique(labels))]
+def put_legend(figure, labels, **look):
+    """Put a legend of the colour of each label on a figure."""
+    handles = [Line2D([], [], linestyle='', marker='o', color=CLASS_COLORS[i % 10], label=label,
+                      markeredgecolor='white', markeredgewidth=0.3)
+               for i, label in enumerate(np.unique(labels))]
+    figure.legend(handles=handles, title='label', handletextpad=0, **look or {
+        'loc': 'outside right center', 'ncols': -(-len(handles) // 30), 'markerscale': 1.5,
+        'fontsize': 16 if len(handles) <= 10 else 9})
 
 
 def spread(points, gap, fixed=0):
@@ -90,16 +79,9 @@ def medoid(points):
 
 
 def put_numerals(axes, points, labels, gap=0, others=()):
-    """Write the numeral of each class at a member of it, or beside it with a line.
+    """Write the numeral of each label at the medoid of its points (N, 2 or 3).
 
-    The member is the medoid. The mean of a class that lies in two places is in neither.
-
-    Args:
-        axes (Axes): Where `points` are drawn.
-        points (ndarray): (N, 2 or 3).
-        labels (ndarray): (N,).
-        gap (float): Least distance between two numerals in a plane, in units of the axes.
-        others (sequence): Points (M, 2) to which numerals keep that distance, too.
+    In a plane numerals keep a gap, in units of the axes, to each other and to `others` (M, 2).
     """
     look = {'size': 15, 'weight': 'bold', 'ha': 'center', 'va': 'center', 'zorder': 7,
             'path_effects': HALO}
@@ -116,20 +98,23 @@ def put_numerals(axes, points, labels, gap=0, others=()):
                       arrowprops={'arrowstyle': '-', 'shrinkA': 0, 'shrinkB': 0})
 
 
-def put_ellipses(axes, mu, sigma, color, **keywords):
+def put_ellipses(axes, mu, sigma, color, **look):
     """Draw the ellipses of N(mu, sigma^2), (2,) each, 1 to 3 sigma."""
     for times in (1, 2, 3):
         axes.add_patch(Ellipse(mu, *(2 * times * np.asarray(sigma)), fill=False, edgecolor=color,
-                               **keywords))
+                               **look))
 
 
-def put_arrow(axes, start, end):
-    """Draw an arrow between two points (2,), each in a ring, in front of all else."""
-    axes.annotate('', end, start, zorder=6, arrowprops={
-        'arrowstyle': '-|>', 'linewidth': 1.8, 'color': 'black', 'shrinkA': 5, 'shrinkB': 5,
-        'path_effects': HALO, 'mutation_scale': 18})
-    axes.plot(*np.transpose([start, end]), 'o', markersize=10, markerfacecolor='none',
-              markeredgecolor='black', markeredgewidth=1.8, path_effects=HALO, zorder=6)
+def put_square(axes, half, **look):
+    """Draw a square around the origin, of so much to each side."""
+    axes.add_patch(Rectangle((-half, -half), 2 * half, 2 * half, fill=False, **look))
+
+
+def put_codes(axes, points, labels, limit, size=None, **circles):
+    """Draw codes (N, 2) on axes from -limit to limit, and the circles of N(0, I)."""
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', **circles)
+    put_points(axes, points, labels, size=size)
 
 
 def put_line(axes, start, end):
@@ -142,43 +127,40 @@ def put_line(axes, start, end):
 
 
 def scatter_plot(model, x, labels, span, ends=None, way=''):
-    """Draw the codes of digits in a plane of the latent space, and the circles of N(0, I).
+    """Return a figure of the codes of digits (N, D) in a plane of the latent space.
 
     Args:
         model (VAE or Autoencoder): Encodes the digits.
-        x (ndarray): Digits, (N, D).
-        labels (ndarray): (N,).
+        x (ndarray), labels (ndarray): (N, D), (N,).
         span (float): Half a side of the square of map.png.
-        ends (ndarray): Codes (2, Z) between which an arrow is drawn, if any,
-        way (str): and where it goes, in words.
-
-    Returns:
-        Figure: The plot.
+        ends (ndarray), way (str): Codes (2, Z) between which an arrow goes; from where to where.
     """
     mu = pictures.encode(model, x)                              # (N, Z)
-    dims = mu.shape[1]
     project, names = plane(mu)
     points, ends = project(mu), [] if ends is None else project(ends)       # (N, 2), (2, 2)
     limit = max(3.3, 1.05 * np.abs([*points, *ends]).max())
     figure = Figure(figsize=(7.6, 7.2), layout='constrained')
-    axes = figure.add_subplot(aspect='equal', xlim=(-limit, limit), ylim=(-limit, limit))
+    axes = figure.add_subplot(aspect='equal')
     axes.set_xlabel(names[0], size=13)
     axes.set_ylabel(names[1], size=13)
     axes.tick_params(labelsize=13)
-    put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)     # above the points
-    scatter_points(axes, points, labels)
+    put_codes(axes, points, labels, limit, zorder=3)            # the circles above the points
+    put_legend(figure, labels)
     put_numerals(axes, points, labels, limit / 13,              # which stand beside the arrow
                  np.linspace(*ends, 60) if len(ends) else ends)
-    first, second = f'{pictures.name_codes(model)} of {len(mu)} test digits', (
-        'dashed: 1, 2 and 3 σ of N(0, I)')
-    if dims > 2:
-        second += f'; all is projected from {dims} dimensions'
+    title = f'{pictures.name_codes(model)} of {len(mu)} test digits'
+    notes = 'dashed: 1, 2 and 3 σ of N(0, I)'
+    if mu.shape[1] > 2:
+        notes += f'; all is projected from {mu.shape[1]} dimensions'
     else:
-        axes.add_patch(Rectangle((-span, -span), 2 * span, 2 * span, fill=False, linestyle=':',
-                                 linewidth=1.5, edgecolor='black', zorder=3))
-        second += '; dotted: the square of map.png'
+        put_square(axes, span, linestyle=':', linewidth=1.5, edgecolor='black', zorder=3)
+        notes += '; dotted: the square of map.png'
     if way:
-        put_arrow(axes, *ends)
-        first += f'; arrow: {way}'
-    axes.set_title(f'{first}\n{second}', size=13)
+        title += f'; arrow: {way}'
+        axes.annotate('', ends[1], ends[0], zorder=6, arrowprops={
+            'arrowstyle': '-|>', 'linewidth': 1.8, 'color': 'black', 'shrinkA': 5, 'shrinkB': 5,
+            'path_effects': HALO, 'mutation_scale': 18})
+        axes.plot(*ends.T, 'o', markersize=10, markerfacecolor='none', markeredgecolor='black',
+                  markeredgewidth=1.8, path_effects=HALO, zorder=6)
+    axes.set_title(f'{title}\n{notes}', size=13)
     return figure

@@ -6,10 +6,10 @@ The article describes an autoencoder in section 1-1. It does not compare the two
 from support.base import drawing  # lets chainer import
 from support.figures import pictures, plots
 
-from matplotlib.patches import ConnectionPatch, Rectangle
+from matplotlib.patches import ConnectionPatch
 import numpy as np
 
-MOST = 5000             # test digits in a scatter plot
+POINTS = 5000           # test digits in a scatter plot
 SIDE = 14               # digits in a row of a map,
 WIDTH = SIDE * 28       # and pixels of it and of all panels
 NEAR = 3.3              # the least limit of axes: the circles of N(0, I) fit in
@@ -26,16 +26,10 @@ HEADING = (
 def autoencoder(model, digits, path, beside):
     """A plain autoencoder beside the VAE (1-1, 1-2).
 
-    Its columns: the autoencoder over the range of its codes; the autoencoder and the VAE over the
-    range of the VAE's codes.
-
-    Args:
-        model (VAE): Of two latent dimensions.
-        digits (mnist.Digits): On which both were trained.
-        path (str): The file.
-        beside (Autoencoder): Of two latent dimensions, too.
+    Columns: the autoencoder over the range of its codes; both over the range of the VAE's codes.
+    `beside` is the Autoencoder; both models have two latent dimensions.
     """
-    x, labels = pictures.spaced(digits, MOST)
+    x, labels = pictures.spaced(digits, POINTS)
     own, codes = (pictures.encode(each, x) for each in (beside, model))         # (N, 2) each
     near = 1.03 * max(NEAR, np.abs(codes).max())
     # all but the farthest hundredth of the autoencoder's codes
@@ -60,12 +54,18 @@ def autoencoder(model, digits, path, beside):
             (model, 'VAE (1-2)', codes, near, SPAN, noise, 'z ~ N(0, I)'))):
         inside = np.abs(mu).max(axis=1) < limit
         *_, axes = panel(0, column, f'{name}: {inside.mean():.0%} of the codes')
-        put_codes(axes, mu[inside], labels[inside], limit)
-        for half, look in ((near, {'edgecolor': plots.RED, 'linewidth': 3}),
-                           (span, {'linestyle': ':', 'linewidth': 2})):
-            if half < limit:
-                axes.add_patch(Rectangle((-half, -half), 2 * half, 2 * half, fill=False, zorder=8,
-                                         **look))
+        axes.set_xlabel('$z_1$', size=TEXT)
+        axes.set_ylabel('$z_2$', size=TEXT)
+        axes.yaxis.set_label_coords(-0.09, 0.5)     # beside the short tick label 0
+        axes.tick_params(labelsize=TEXT - 2)
+        axes.locator_params(nbins=5)
+        plots.put_codes(axes, mu[inside], labels[inside], limit, zorder=3)
+        if inside.any():
+            plots.put_numerals(axes, mu[inside], labels[inside], limit / 7)
+        if near < limit:
+            plots.put_square(axes, near, zorder=8, edgecolor=plots.RED, linewidth=3)
+        if span < limit:
+            plots.put_square(axes, span, zorder=8, linestyle=':', linewidth=2)
         if column == 1:                 # enlarges the red square to the left
             for y in (-near, near) if near < wide else ():
                 figure.add_artist(ConnectionPatch(
@@ -73,26 +73,11 @@ def autoencoder(model, digits, path, beside):
                     color=plots.RED, linewidth=1.5, zorder=2))
         line = np.linspace(-span, span, SIDE)
         grid = np.stack(np.meshgrid(line, line[::-1]), axis=2).reshape(-1, 2)
-        for row, what, at, side in (
+        for row, shown, at, side in (
                 (1, f'$z_1$ and $z_2$ from {-span:.0f} to {span:.0f}', grid, SIDE),
                 (2, from_what, z, SIDE // 2)):
-            left, bottom, _ = panel(row, column, f'decoded: {what}', frame_on=False, xticks=(),
+            left, bottom, _ = panel(row, column, f'decoded: {shown}', frame_on=False, xticks=(),
                                     yticks=())
-            picture = pictures.joined(pictures.decode(each, at), side)
-            zoom = WIDTH // len(picture)
-            pictures.put_pixels(figure, np.kron(picture, np.ones((zoom, zoom))), left, bottom)
+            decoded = pictures.joined(pictures.decode(each, at), side, SIDE // side)
+            pictures.put_pixels(figure, decoded, left, bottom)
     drawing.save(figure, path)
-
-
-def put_codes(axes, mu, labels, limit):
-    """Draw codes (N, 2) and the circles of N(0, I), 1 to 3 sigma, on axes that end at limit."""
-    plots.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', zorder=3)
-    axes.set_xlabel('$z_1$', size=TEXT)
-    axes.set_ylabel('$z_2$', size=TEXT)
-    axes.yaxis.set_label_coords(-0.09, 0.5)     # beside the short tick label 0
-    axes.tick_params(labelsize=TEXT - 2)
-    axes.locator_params(nbins=5)
-    if len(mu):
-        plots.scatter_points(axes, mu, labels, legend=False)
-        plots.put_numerals(axes, mu, labels, limit / 7)
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit))

@@ -1,8 +1,6 @@
-"""Figures of section 3 that go beyond the article: the gap under log p(x), the posterior, the KL.
+"""Figures of section 3 beyond the article: the gap under log p(x), the posterior, KL, the noise.
 
-The article draws the gap as a bar with a "?"; here it is measured, by evidence.py. One function
-draws one figure; the table in visualize.py lists them. Shapes in the comments: N digits of D = 784
-pixels, Z latent dimensions.
+The article draws the gap as a bar with a "?"; here evidence.py measures it.
 """
 
 from typing import NamedTuple
@@ -11,15 +9,14 @@ from support.base import drawing
 from support.data import mnist
 from support.figures import evidence, pictures, plots
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 import numpy as np
 
-BLUE, ORANGE, RED, *_ = matplotlib.color_sequences['petroff10']
-GRAY = '#777777'
+BLUE, ORANGE, RED, *_ = drawing.PALETTE
+GRAY, RINGS = '#777777', '#bbbbbb'
 CANDIDATES = 100        # test digits, of which ROWS are chosen by their gap,
 ROWS = 10               # for bound.png,
 PANELS = 6              # and of those some for posterior.png
@@ -28,6 +25,7 @@ COUNT = 10              # samples of L_k that have to count: with fewer it is fa
 LEAST = 1e-4            # nats: no axis ends below it, not even where a decoder ignores z
 USED = 0.01             # nats: a dimension with a smaller KL divergence is unused
 WINDOW = 56             # nodes in each direction of a picture of p(z|x)
+DRAWS = 16              # frames of reparameterization.gif
 
 
 class Gaps(NamedTuple):
@@ -46,11 +44,7 @@ class Gaps(NamedTuple):
 
 
 def measure_gaps(model, digits):
-    """Choose test digits evenly in the order of their gap, and return their Gaps.
-
-    The smallest and the largest gap are among them. bound.png and posterior.png share the result,
-    which takes seconds.
-    """
+    """Return the Gaps of test digits, evenly in the order of their gap. It takes seconds."""
     x, labels = pictures.spaced(digits, CANDIDATES)
     mu, ln_var = evidence.infer(model, x)
     grid = evidence.first_grid(mu, ln_var)
@@ -66,20 +60,12 @@ def measure_gaps(model, digits):
 
 
 def digit_rows(x, columns, is_red):
-    """Make a figure of a row for each digit (N, D): its picture, two panels, a table.
+    """Return a figure of a row for each digit (N, D), and the axes of its two panels.
 
-    It is 640 pixels wide, as README shows it at 530.
-
-    Args:
-        x (ndarray): The digits, (N, D).
-        columns (list): Of the table: heading, N texts.
-        is_red (ndarray): Which rows of the table are red, (N,) bool.
-
-    Returns:
-        tuple: The figure and the axes of both panels.
+    `columns` are of a table at the right, each a heading and N texts; (N,) bool are red.
     """
     n = len(x)
-    width, height = 640, 176 + 44 * n
+    width, height = 640, 176 + 44 * n           # README shows it 530 pixels wide
     figure = pictures.figure_of(width, height)
     faces, left, right, table = (
         figure.add_axes((start / width, 76 / height, length / width, 44 * n / height))
@@ -127,14 +113,11 @@ def bound(model, digits, path, gaps):
     """The gap between log p(x) and its bound, measured (3).
 
     Args:
-        model (VAE), digits (mnist.Digits), path (str): As for every figure.
-        gaps (callable): Returns their `measure_gaps`.
+        gaps (callable): Returns `measure_gaps` of model and digits, which posterior.png needs, too.
     """
     evidence.check_loss(model, digits.test[:ROWS])
-    if pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW:
-        drawing.save(draw_exact_gap(gaps()), path)
-    else:
-        drawing.save(draw_sampled_gap(model, digits), path)
+    is_exact = pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW
+    drawing.save(draw_exact_gap(gaps()) if is_exact else draw_sampled_gap(model, digits), path)
 
 
 def draw_exact_gap(gaps):
@@ -198,21 +181,8 @@ def draw_sampled_gap(model, digits):
     return figure
 
 
-def window_on(points):
-    """Return the Grid of a square around points (N, 2), and the extent of the square."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    grid = evidence.even_grid(0.55 * (high - low).max(), WINDOW, 2)
-    grid = grid._replace(z=grid.z + (low + high) / 2)
-    half = grid.volume ** 0.5 / 2
-    (left, bottom), (right, top) = grid.z[0] - half, grid.z[-1] + half
-    return grid, (left, right, bottom, top)
-
-
 def posterior(model, digits, path, gaps):
-    """The posterior p(z|x), and q(z|x) on it (3).
-
-    Args: as for `bound`.
-    """
+    """The posterior p(z|x), and q(z|x) on it (3)."""
     evidence.check_loss(model, digits.test[:ROWS])
     gaps = gaps()
     figure = Figure(figsize=(10.6, 7.5), layout='constrained')
@@ -231,11 +201,16 @@ def posterior(model, digits, path, gaps):
     for axes, i in zip(panels, chosen, strict=False):
         x, label, mu, ln_var, joint, log_p, lower = (array[i] for array in gaps[:7])
         sigma = np.exp(ln_var / 2)
-        window, extent = window_on(np.concatenate([         # the posterior, and four sigma of q
-            gaps.z[joint > joint.max() - 8], [mu - 4 * sigma, mu + 4 * sigma]]))
-        density = np.exp(evidence.posterior(model, x, window)).reshape(WINDOW, WINDOW)
+        points = np.concatenate([gaps.z[joint > joint.max() - 8],       # where the posterior is,
+                                 [mu - 4 * sigma, mu + 4 * sigma]])     # and q
+        low, high = points.min(axis=0), points.max(axis=0)
+        grid = evidence.even_grid(0.55 * (high - low).max(), WINDOW, 2)
+        z, half = grid.z + (low + high) / 2, grid.volume ** 0.5 / 2
+        joint, = evidence.log_joint(model, x[None], z)
+        density = np.exp(joint - evidence.log_evidence(joint, grid.volume))
         axes.axis('on')
-        axes.imshow(density.T, cmap='Blues', origin='lower', extent=extent,
+        axes.imshow(density.reshape(WINDOW, WINDOW).T, cmap='Blues', origin='lower',
+                    extent=np.stack([z[0] - half, z[-1] + half], axis=1).ravel(),
                     interpolation='bilinear')
         plots.put_ellipses(axes, mu, sigma, RED)
         axes.set(xlabel='$z_1$', ylabel='$z_2$', title=f'a {label}: gap {log_p - lower:.3g} nats')
@@ -277,9 +252,8 @@ def dimensions(model, digits, path):
         left.annotate(f'{value:.2f}' if value > USED else f'{value:.1g}', (value, i), (4, 0),
                       textcoords='offset points', va='center', size=8,
                       color='black' if value > USED else GRAY)
-    rows = decoded.reshape(n, m, *decoded.shape[1:]).transpose(0, 2, 1, 3).reshape(n * 28, m * 28)
-    right.imshow(rows, cmap='gray', vmin=0, vmax=1, extent=(-0.5, m - 0.5, n - 0.5, -0.5),
-                 interpolation='antialiased')
+    right.imshow(pictures.joined(decoded, m), cmap='gray', vmin=0, vmax=1,
+                 extent=(-0.5, m - 0.5, n - 0.5, -0.5), interpolation='antialiased')
     right.set(xticks=range(0, m, 2), xticklabels=[f'{step:g}' for step in steps[::2]],
               yticks=range(n), yticklabels=[f'$z_{{{j + 1}}}$' for j in shown],
               title=f'one dimension from -3 to 3, the others at the code of a '
@@ -291,3 +265,59 @@ def dimensions(model, digits, path):
         right.add_patch(Rectangle((own - 0.5, i - 0.5), 1, 1, fill=False, color=ORANGE, linewidth=2,
                                   clip_on=False))
     drawing.save(figure, path)
+
+
+def reparameterization(model, digits, path):
+    """One digit, and z = µ + ε·σ drawn again and again (3)."""
+    places = mnist.first_of_each(digits)
+    x = digits.test[list(places.values())]
+    evidence.check_noise(model, x)
+    mu, ln_var = evidence.infer(model, x)
+    i = ln_var.sum(axis=1).argmax()                             # the widest q(z|x)
+    mu, sigma = mu[i], np.exp(ln_var[i] / 2)
+    eps = np.random.RandomState(0).standard_normal((DRAWS, len(mu)))
+    z = mu + eps * sigma                                        # (DRAWS, Z)
+    decoded = pictures.decode(model, z)
+    used = np.sort(np.argsort(-evidence.kl_to_prior(mu, ln_var[i]))[:2])
+    numbers = 'µ = ({:.2f}, {:.2f}), σ = ({:.3f}, {:.3f})'.format(*mu[used], *sigma[used])
+    heading = f'a {list(places)[i]}, {numbers}'
+    if len(mu) > 2:
+        heading += f'; its two most used of {len(mu)} dimensions'
+    figure = Figure(figsize=(8.4, 3.52), dpi=drawing.DPI)
+    head = figure.text(0.5, 0.94, '', ha='center', size=10)
+    figure.legend(loc='lower left', bbox_to_anchor=(0.04, 0), ncols=3, handles=[
+        Line2D([], [], linestyle='', marker='o', color=RED, markersize=9, label='this draw'),
+        Line2D([], [], linestyle='', marker='o', color=BLUE, markersize=4, label='earlier draws'),
+        Line2D([], [], color=RINGS, label='rings: 1, 2 and 3 standard deviations')])
+
+    def put_plane(left, title, letter, center, scale):
+        """Draw the axes of a panel; return the points of earlier draws, and that of this one."""
+        axes = figure.add_axes((left, 0.2, 0.255, 0.608), title=title)
+        plots.put_ellipses(axes, center[used], scale[used], RINGS)
+        names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used].max()
+        axes.set(xlabel=names[0], ylabel=names[1], **{          # both have one scale
+            f'{name}lim': (center[j] - reach, center[j] + reach)
+            for name, j in zip('xy', used, strict=True)})
+        axes.locator_params(nbins=4)
+        return (*axes.plot([], 'o', color=BLUE, markersize=4),
+                *axes.plot([], 'o', color=RED, markersize=9))
+
+    panels = ((eps, put_plane(0.06, 'the noise: ε ~ N(0, I)', r'\varepsilon', np.zeros(len(mu)),
+                              np.ones(len(mu)))),
+              (z, put_plane(0.43, 'z = µ + ε·σ, so z ~ q(z|x)', 'z', mu, sigma)))
+    for bottom, picture, title in ((0.49, pictures.as_pictures(x[i])[0], 'x'),
+                                   (0.05, decoded[0], 'decoded from z')):
+        axes = figure.add_axes((0.79, bottom, 0.144, 0.3456), title=title)
+        face = axes.imshow(picture, cmap='gray', vmin=0, vmax=1)
+        axes.axis('off')
+
+    def frame(t):
+        head.set_text(f'{heading}; draw {t + 1} of {DRAWS}')
+        for points, (earlier, now) in panels:
+            earlier.set_data(*points[:t, used].T)
+            now.set_data(*points[t:t + 1, used].T)
+        face.set_data(decoded[t])
+        return figure
+
+    pictures.save_gif(map(frame, range(DRAWS)), path, range(DRAWS), [BLUE, RED],
+                      milliseconds=500, still=[*pictures.axis_of(figure), *figure.legends])

@@ -1,7 +1,6 @@
 """What figures are drawn from: the snapshot of a run, or weights alone.
 
-Cell 12 of the article's notebook saves its VAE by `chainer.serializers.save_npz`, that is weights
-alone. The sizes follow from the arrays. The command line gives activation and digits.
+Cell 12 of the article's notebook saves weights alone, by `chainer.serializers.save_npz`.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import net
 
 
 def read_run(args):
-    """Read the model and the digits of a snapshot, and its settings.
+    """Return the model and the digits of a snapshot, and its settings.
 
     Args:
         args (Namespace): The command line of visualize.py: `snapshot` (str), or None for the newest
@@ -27,9 +26,8 @@ def read_run(args):
 
     Returns:
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict of the
-        `settings.Settings`, but with `dim_h` and `dim_z` of this model, `dataset`,
-        `data_dir` and `checksum` of these digits, the `path` of the snapshot, its `epochs_done`,
-        and its `log` (a list of rows, empty if there is none).
+        `settings.Settings`, but with sizes of this model and facts of these digits, the `path` of
+        the snapshot, its `epochs_done`, and its `log` (a list of rows).
 
     Raises:
         UserError: If model or digits cannot be read.
@@ -71,15 +69,7 @@ def read_run(args):
 
 
 def guess(arrays, args, path):
-    """Return the Settings of weights alone, from their shapes and the command line; no seed.
-
-    Args:
-        arrays (dict), path (str): From `snapshot.read`, of this file.
-        args (Namespace): As for `read_run`.
-
-    Raises:
-        snapshot.SnapshotError: If they are not the weights of such a model.
-    """
+    """Return the Settings of the weights in a file, from their shapes and the command line."""
     prefix = snapshot.prefix_of(arrays)     # also of a Trainer without settings, as Chainer's own
     is_plain = f'{prefix}le3/W' in arrays and f'{prefix}le3_mu/W' not in arrays
     layers = [f'{prefix}{link}/W' for link in ('le1', 'le3' if is_plain else 'le3_mu')]
@@ -99,11 +89,7 @@ def guess(arrays, args, path):
 
 
 def read_beside(args, settings):
-    """Return the Autoencoder of --beside, of z = 2, on the device of --gpu.
-
-    Raises:
-        UserError: If there is none, or its digits are not those of the run with these settings.
-    """
+    """Return the Autoencoder of --beside, of z = 2; UserError if its digits are not the run's."""
     model, _, its_own = read_run(argparse.Namespace(**vars(args) | {
         'out': args.beside, 'snapshot': None, 'dataset': None, 'activation': None}))
     if (its_own['autoencoder'], its_own['dim_z']) != (True, 2):

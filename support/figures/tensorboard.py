@@ -1,8 +1,7 @@
 """The files of TensorBoard's Embedding Projector: codes of digits, and facts about each.
 
-Its PCA draws three axes, and nothing if codes have fewer dimensions. Its t-SNE and UMAP look for
-neighbours by the dot product, as if all vectors had unit length (tensorflow/tensorboard, issue
-6271). So there are two tensors. Shapes in the comments: N digits, Z latent dimensions.
+Its PCA draws nothing of fewer than three dimensions. Its t-SNE and UMAP find neighbours by the dot
+product, as if all vectors had unit length (tensorflow/tensorboard, issue 6271). So two tensors.
 """
 
 import os
@@ -38,11 +37,9 @@ embeddings {{
 
 
 def losses(model, x):
-    """Return the loss of each digit (N, D): -L(x, z) with one draw of z, or the squared error.
+    """Return the loss of each digit (N, D), (N,): -L(x, z) with one draw of z, or squared error.
 
-    Returns:
-        ndarray: (N,) float32, the same each time. If net.py's loss is edited, it is called digit by
-        digit, which takes longer.
+    If net.py's loss is edited, it is called digit by digit, which takes longer.
     """
     def loss(x):
         if isinstance(model, net.Autoencoder):
@@ -75,41 +72,30 @@ def padded(mu):
 def on_sphere(mu):
     """Return vectors of unit length, (N, max(Z + 1, 3)), that are neighbours if codes (N, Z) are.
 
-    Codes that are only scaled would coincide if they have one direction: with z = 1, all would be
-    one of two points. So each first gets one more coordinate, the same for all.
+    Codes that were only scaled would coincide if they have one direction. So each first gets one
+    more coordinate, the same for all.
     """
     lifted = padded(np.pad(mu, [(0, 0), (0, 1)], constant_values=RADIUS))
     return lifted / np.linalg.norm(lifted, axis=1, keepdims=True)
 
 
-def table(rows):
-    """Return the text of a file of tab-separated values."""
-    return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
-
-
-def sprite_of(x):
-    """Return one image of all digits, (N, D) in [0, 1], in a square."""
-    side = int(np.ceil(np.sqrt(len(x))))
-    tiles = np.zeros((side * side, mnist.SIDE, mnist.SIDE))
-    tiles[:len(x)] = pictures.as_pictures(x)
-    return Image.fromarray(np.round(pictures.joined(tiles, side) * 255).astype(np.uint8))
-
-
 def save(path, mu, x, metadata):
-    """Write codes for the projector, with the picture of each.
+    """Write a folder for TensorBoard's --logdir; return the paths of its files.
 
     Args:
-        path (str): The folder, which is TensorBoard's --logdir.
-        mu (ndarray): The codes, (N, Z).
-        x (ndarray): Their digits, (N, D) in [0, 1].
+        path (str): The folder.
+        mu (ndarray), x (ndarray): Codes (N, Z), and their digits (N, D) in [0, 1].
         metadata (dict): Facts about each code, (N,), by the name of the column.
-
-    Returns:
-        list of str: The files.
     """
+    def table(rows):
+        return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
+
     files.make_folder(path)
+    tiles = pictures.joined(pictures.as_pictures(x), int(np.ceil(np.sqrt(len(x)))))
+    side = max(tiles.shape)                         # the projector wants a square
+    sprite = np.pad(tiles, [(0, side - length) for length in tiles.shape])
     with files.replacing(os.path.join(path, 'sprite.png')) as file:
-        sprite_of(x).save(file, 'PNG')
+        Image.fromarray(np.round(sprite * 255).astype(np.uint8)).save(file, 'PNG')
     tensors = {'tensors.tsv': (FOR_PCA, padded(mu)),
                'tensors_on_sphere.tsv': (FOR_NEIGHBOURS, on_sphere(mu))}
     texts = {file: table([f'{value:.9g}' for value in row] for row in tensor)

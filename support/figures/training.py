@@ -1,7 +1,6 @@
 """The training as pictures, from what a run noted after each epoch (beyond the article).
 
-At epoch 0 all codes lie in one spot and every z decodes to noise. Then the codes part, and the
-digits sharpen. Shapes in the comments: N digits of D = 784 pixels, Z latent dimensions.
+At epoch 0 all codes lie in one spot and every z decodes to noise. Then codes part, digits sharpen.
 """
 
 import os
@@ -28,21 +27,13 @@ def frames_of(epochs, most=FRAMES):
                                 np.unique(np.rint(wanted).astype(int)))]
 
 
-def kl_of(noted):
-    """Return the mean KL divergence of codes from N(0, I); None where `ln_var` is not noted."""
-    if 'ln_var' not in noted:
-        return None
-    mu, ln_var = noted['mu'].astype(float), noted['ln_var'].astype(float)
-    return evidence.kl_to_prior(mu, ln_var).sum(axis=1).mean()
-
-
 def panels_of(noted, most=PANELS):
     """Choose up to `most` epochs: the first, the last, the end of the plateau, and some between."""
     epochs = [*noted]
     chosen = {epochs[0], epochs[-1]}
-    kls = [kl_of(noted[epoch]) for epoch in epochs]
-    flat = next((i for i, kl in enumerate(kls[1:], 1)
-                 if kl is None or kl >= losses.COLLAPSED), len(epochs))
+    kls = [evidence.kl_to_prior(*(arrays[name].astype(float) for name in ('mu', 'ln_var'))).sum(
+        axis=1).mean() if 'ln_var' in arrays else np.inf for arrays in noted.values()]
+    flat = next((i for i, kl in enumerate(kls[1:], 1) if kl >= losses.COLLAPSED), len(epochs))
     chosen |= {*epochs[max(1, flat - 1):flat + 1]}  # the last of the plateau, the first after it
     while len(chosen) < min(most, len(epochs)):     # the farthest from all others, by ratio
         chosen.add(max(epochs, key=lambda epoch: min(
@@ -63,35 +54,40 @@ class Story:
 
     def __init__(self, digits, run):
         noted = record.read(os.path.dirname(run['path']) or '.', run['epochs_done'])
-        self.noted = {of: arrays for of, arrays in noted.items()
+        self.noted = {epoch: arrays for epoch, arrays in noted.items()
                       if is_whole(arrays, digits, run['dim_z'])}
         if len(self.noted) < 2 or run['dim_z'] < 2:
             raise pictures.FigureError('needs z = 2 or more, and two epochs in the folder record/, '
                                        'which train_vae.py writes beside its snapshots')
         last = [*self.noted.values()][-1]
         project, self.names = plots.plane(last['mu'])
-        self.points = {of: project(arrays['mu']) for of, arrays in self.noted.items()}
+        self.points = {epoch: project(arrays['mu']) for epoch, arrays in self.noted.items()}
         self.limit = max(3.3, *(1.03 * float(np.quantile(np.abs(points).max(axis=1), 0.998))
                                 for points in self.points.values()))
         self.labels = digits.test_labels[last['places']]
         self.x = digits.test[[*mnist.first_of_each(digits).values()]]
-        self.log = run['log']
+        # up to two losses of the test digits by name: epochs and values, what the log has
+        self.losses, epochs = {}, losses.column(run['log'], 'epoch')
+        for name in NAMES:
+            values = losses.column(run['log'], losses.TEST + name)
+            is_known = np.isfinite(values) & np.isfinite(epochs)
+            if is_known.any() and len(self.losses) < 2:
+                self.losses[name] = epochs[is_known], values[is_known]
 
     def put_codes(self, axes, epoch, size):
-        """Draw the codes of an epoch, and the circles of N(0, I)."""
-        axes.set(aspect='equal', xlim=(-self.limit, self.limit), ylim=(-self.limit, self.limit))
-        plots.put_ellipses(axes, (0, 0), (1, 1), '#666666', linestyle='--', linewidth=0.8, zorder=1)
-        plots.scatter_points(axes, self.points[epoch], self.labels, legend=False, size=size)
+        """Draw the codes of an epoch."""
+        axes.set_aspect('equal')
+        plots.put_codes(axes, self.points[epoch], self.labels, self.limit, size, linewidth=0.8,
+                        zorder=1)
 
-    def losses_of(self):
-        """Return the losses of the test digits by name: epochs and values, what the log has."""
-        found, epochs = {}, losses.column(self.log, 'epoch')
-        for name in ('rec_loss', 'latent_loss', 'loss'):
-            values = losses.column(self.log, losses.TEST + name)
-            is_known = np.isfinite(values) & np.isfinite(epochs)
-            if is_known.any() and len(found) < 2:
-                found[name] = epochs[is_known], values[is_known]
-        return found
+    def digits_of(self, epoch):
+        """Return two arrays of pixels: test digits above their reconstructions, and samples."""
+        x, half = pictures.as_pictures(self.x), -(-len(self.x) // 2)
+        y, samples = (pictures.as_pictures(self.noted[epoch][name] / 255)
+                      for name in ('reconstruction', 'samples'))
+        rows = [pictures.joined(of, half, 2, (2, 2))
+                for of in (x[:half], y[:half], x[half:], y[half:])]
+        return np.concatenate(rows), pictures.joined(samples[:20], 10, 1, (2, 2))
 
 
 def is_whole(arrays, digits, dims):
@@ -105,39 +101,10 @@ def is_whole(arrays, digits, dims):
         and np.isfinite(arrays['mu']).all())
 
 
-def row_of(rows, zoom, gap=2):
-    """Join pictures (rows, columns, 28, 28) on black, `zoom` times as large: (height, width)."""
-    large = np.kron(rows, np.ones((1, 1, zoom, zoom)))
-    return pictures.tiled(np.pad(large, ((0, 0), (0, 0), (0, gap), (0, gap))))
-
-
-def bytes_as_pictures(pixels):
-    """Return pixels (N, D) uint8 as pictures (N, 28, 28) in [0, 1]."""
-    return pictures.as_pictures(pixels / 255)
-
-
 def animation(model, digits, path, run):
     """The training, epoch by epoch."""
     story = Story(digits, run)
     epochs = frames_of([*story.noted])
-    colors = [to_rgb(color) for color in plots.CLASS_COLORS]
-    pictures.save_gif(map(film(story, epochs[0]), epochs), path, range(len(epochs)), colors,
-                      milliseconds=200)
-
-
-def canvases_of(story, epoch):
-    """Return test digits above their reconstructions, and samples, as two arrays of pixels."""
-    noted = story.noted[epoch]
-    x, y = pictures.as_pictures(story.x), bytes_as_pictures(noted['reconstruction'])
-    half = -(-len(x) // 2)
-    blank = np.zeros((2 * half - len(x), 28, 28))
-    x, y = (np.concatenate([of, blank]) for of in (x, y))
-    samples = bytes_as_pictures(noted['samples'])[:20].reshape(2, 10, 28, 28)
-    return row_of(np.stack([x[:half], y[:half], x[half:], y[half:]]), 2), row_of(samples, 1)
-
-
-def film(story, first):
-    """Draw the first epoch; return a function that draws another in the same figure."""
     figure, left = pictures.figure_of(WIDTH, HEIGHT), 450
 
     def place(left, bottom, width, height, **options):
@@ -146,20 +113,19 @@ def film(story, first):
 
     heading = figure.text(0.5, 1 - 22 / HEIGHT, '', size=14, weight='bold', ha='center')
     axes = place(52, 220, 370, 370)
-    story.put_codes(axes, first, 18)
+    story.put_codes(axes, epochs[0], 18)
     axes.set(xlabel=story.names[0].split(' of ')[0], ylabel=story.names[1].split(' of ')[0])
     dots, = axes.collections
-    for canvas, top, text in zip(canvases_of(story, first), (64, 330), (
+    for canvas, top, text in zip(story.digits_of(epochs[0]), (64, 330), (
             'test digits, and below each its reconstruction', 'decoded from z ~ N(0, I)'),
             strict=True):
         figure.text(left / WIDTH, 1 - (top - 5) / HEIGHT, text, size=9)
         pictures.put_pixels(figure, canvas, left, HEIGHT - top - len(canvas))
-    figure.legend(handles=plots.key(story.labels), loc='center left', ncols=5, columnspacing=1,
-                  handletextpad=0, title='label', alignment='left',
-                  bbox_to_anchor=((left - 12) / WIDTH, 1 - 420 / HEIGHT))
-    found, marks = story.losses_of(), []
-    width = (WIDTH - 60 - 60 * len(found)) / max(1, len(found))
-    for i, (name, (at, values)) in enumerate(found.items()):
+    plots.put_legend(figure, story.labels, loc='center left', ncols=5, columnspacing=1,
+                     alignment='left', bbox_to_anchor=((left - 12) / WIDTH, 1 - 420 / HEIGHT))
+    marks, n = [], len(story.losses)
+    width = (WIDTH - 60 - 60 * n) / max(1, n)
+    for i, (name, (at, values)) in enumerate(story.losses.items()):
         axes = place(52 + i * (width + 70), 46, width, 108, title=NAMES[name] + ', test digits')
         axes.plot(at, values, color=drawing.PALETTE[2])
         last = max(1, at.max())
@@ -172,17 +138,19 @@ def film(story, first):
                       axes.plot([], 'o', color='black', zorder=5)[0],
                       axes.axvline(last, color='#888888', linewidth=0.8, zorder=1)))
 
-    def draw(epoch):
+    def frame(epoch):
         heading.set_text(f'epoch {epoch}')
         dots.set_offsets(story.points[epoch])
-        for image, canvas in zip(figure.images, canvases_of(story, epoch), strict=True):
-            image.set_data(canvas)
+        for image, canvas in zip(figure.images, story.digits_of(epoch), strict=True):
+            image.set_data(pictures.as_gray(canvas))
         for values, dot, line in marks:
             dot.set_data(*([epoch], [values[epoch]]) if epoch in values else ([], []))
             line.set(xdata=[epoch] * 2, visible=epoch in values)
         return figure
 
-    return draw
+    pictures.save_gif(map(frame, epochs), path, range(len(epochs)),
+                      [to_rgb(color) for color in plots.CLASS_COLORS], milliseconds=200,
+                      still=[*pictures.axis_of(figure), *figure.legends, *figure.texts[1:]])
 
 
 def panels(model, digits, path, run):
@@ -203,24 +171,20 @@ def panels(model, digits, path, run):
         noted = story.noted[epoch]
         for name, text in (('reconstruction', 'reconstructions'), ('samples', 'z ~ N(0, I)')):
             top -= (side if name == 'reconstruction' else large) + 22
-            rows = bytes_as_pictures(noted[name])[:10]
-            rows = np.concatenate([rows, np.zeros((10 - len(rows), 28, 28))])
-            pictures.put_pixels(figure, row_of(rows.reshape(2, 5, 28, 28), 1), x, top - large)
+            rows = pictures.joined(pictures.as_pictures(noted[name][:10] / 255), 5, 1, (2, 2))
+            pictures.put_pixels(figure, rows, x, top - len(rows))
             if i == 0:
                 figure.text((x - 4) / width, (top - large / 2) / height, text, size=8, ha='right',
                             va='center', rotation=90)
-    figure.legend(handles=plots.key(story.labels), loc='upper right', title='label',
-                  handletextpad=0, bbox_to_anchor=(1, 1 - 10 / height))
+    plots.put_legend(figure, story.labels, loc='upper right', bbox_to_anchor=(1, 1 - 10 / height))
     drawing.save(figure, path)
 
 
 def for_page(digits, run):
-    """Pack the record for explorer.html, whose epochs.js unpacks it.
+    """Pack the record for explorer.html, whose epochs.js unpacks it: a dict for its JSON; bytes.
 
-    Returns:
-        tuple: A dict for its JSON: epochs, labels, sizes, and both terms of each epoch's test loss;
-        and bytes: of each epoch the points (n, 2) as int16 and digits as uint8, then the inputs.
-        `(None, b'')` where the run has no record.
+    The bytes are of each epoch the points (n, 2) as int16 and digits as uint8, then the inputs.
+    Where the run has no record: `(None, b'')`.
     """
     try:
         story = Story(digits, run)
@@ -234,7 +198,7 @@ def for_page(digits, run):
         shown = np.concatenate([noted['reconstruction'], noted['samples'][:columns]])
         content += [points.round().astype('<i2').tobytes(), shown.tobytes()]
     content.append(np.round(story.x * 255).astype(np.uint8).tobytes())
-    by_epoch = {name: dict(zip(*of, strict=True)) for name, of in story.losses_of().items()}
+    by_epoch = {name: dict(zip(*of, strict=True)) for name, of in story.losses.items()}
     terms = [[by_epoch.get(name, {}).get(epoch) for name in ('rec_loss', 'latent_loss')]
              for epoch in epochs]
     return {'at': epochs, 'n': len(story.labels), 'limit': story.limit, 'columns': columns,

@@ -5,29 +5,35 @@ from support.data import mnist
 from support.figures import diagrams
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch, Polygon
 import numpy as np
 import pytest
 
-DIAGRAMS = {'autoencoder': diagrams.autoencoder, 'vae': diagrams.vae,
-            'graphical_model': diagrams.graphical_model}
+DRAW = {'autoencoder': diagrams.autoencoder, 'vae': diagrams.vae,
+        'graphical_model': diagrams.graphical_model, 'trick': diagrams.reparameterization}
 
 
 @pytest.fixture(scope='module')
 def axes_of():
-    """Return the axes of each diagram by its name."""
+    """Return a function that returns the axes of a diagram, and their texts and arrows."""
+    def look(name, place=0):
+        axes = seen[[*DRAW].index(name)].axes[place]
+        arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+        return axes, {text.get_text() for text in axes.texts}, arrows
+
     seen = []
     with pytest.MonkeyPatch.context() as patch, drawing.style():
         patch.setattr(drawing, 'save', lambda figure, path: seen.append(figure))
-        for draw in DIAGRAMS.values():
+        for draw in DRAW.values():
             draw(None, None, '')
             FigureCanvasAgg(seen[-1]).draw()
-    return {name: figure.axes[0] for name, figure in zip(DIAGRAMS, seen, strict=True)}
+    return look
 
 
-@pytest.mark.parametrize('name', DIAGRAMS)
-def test_texts_keep_clear(axes_of, name):
-    axes = axes_of[name]
+@pytest.mark.parametrize('name, place', [*((name, 0) for name in DRAW), ('trick', 1)])
+def test_texts_keep_clear(axes_of, name, place):
+    axes = axes_of(name, place)[0]
     boxes = [text.get_window_extent() for text in axes.texts]
     for i, box in enumerate(boxes):
         assert axes.bbox.containsx(box.x0) and axes.bbox.containsx(box.x1)
@@ -42,14 +48,8 @@ def test_texts_keep_clear(axes_of, name):
         assert not any(box.overlaps(image.get_window_extent()) for image in axes.images)
 
 
-def texts_and_arrows(axes):
-    arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
-    return {text.get_text() for text in axes.texts}, arrows
-
-
 def test_an_autoencoder_is_a_chain(axes_of):
-    axes = axes_of['autoencoder']
-    texts, arrows = texts_and_arrows(axes)
+    axes, texts, arrows = axes_of('autoencoder')
     assert {'$x$', 'Encoder', '$z$', 'Decoder', r'$\hat{x}$', 'the code:\n20 numbers'} <= texts
     assert len(arrows) == 4
     x, look = (image.get_array() for image in axes.images)
@@ -60,13 +60,26 @@ def test_an_autoencoder_is_a_chain(axes_of):
 
 
 def test_the_noise_comes_from_the_side(axes_of):
-    texts, arrows = texts_and_arrows(axes_of['vae'])
+    _, texts, arrows = axes_of('vae')
     assert {r'$\mu$', r'$\sigma$', r'$z = \mu + \varepsilon \cdot \sigma$'} <= texts
     upward = [start[0] == end[0] for start, end in (arrow._posA_posB for arrow in arrows)]
     assert (len(arrows), sum(upward)) == (8, 1)
 
 
 def test_only_the_encoder_is_dashed(axes_of):
-    texts, arrows = texts_and_arrows(axes_of['graphical_model'])
+    _, texts, arrows = axes_of('graphical_model')
     assert {r'$\phi$', r'$\theta$', '$N$', '$z$', '$x$'} <= texts
     assert [arrow.get_linestyle() != '-' for arrow in arrows] == [False, False, True, True]
+
+
+def test_the_gradient_flows_back_past_the_noise(axes_of):
+    counts = []
+    for place in (0, 1):
+        _, texts, arrows = axes_of('trick', place)
+        blue = [to_hex(arrow.get_edgecolor()) == to_hex(diagrams.BLUE) for arrow in arrows]
+        counts.append((len(arrows), sum(blue)))
+        for arrow, back in zip(arrows, blue, strict=True):
+            (start, _), (end, _) = arrow._posA_posB
+            assert start > end if back else start <= end
+    assert counts == [(8 + 3, 3), (10 + 8, 8)]      # all the way back but for x and the noise
+    assert 'ε ~ N(0, I)' in texts

@@ -141,16 +141,6 @@ def test_the_gap_is_the_kl(dims, strength, act_func):
         assert found == pytest.approx(-float(loss.array), abs=0.02 + 0.01 * abs(found))
 
 
-def test_the_posterior_is_normalized_and_is_proportional_to_the_joint():
-    model, x = make_model(2)
-    grid = evidence.even_grid(5, 50, 2)
-    log_density = evidence.posterior(model, x[3], grid)
-    assert np.exp(log_density).sum() * grid.volume == pytest.approx(1)
-    difference = log_density - evidence.log_joint(model, x[3:4], grid.z)[0]
-    assert np.ptp(difference) == pytest.approx(0, abs=1e-9)
-    assert -difference.mean() == pytest.approx(measure(model, x[3:4])[2][0], abs=1e-3)
-
-
 # Grids ------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ def test_both_maps_and_samples_stand_at_their_pixels(draw, small_run, beside):
     vae, _, settings = sources.read_run(args)
     plain = sources.read_beside(args, settings)
     assert (type(vae), type(plain)) == (net.VAE, net.Autoencoder)
-    digits = pictures.spaced(read_run('-o', small_run)[1], section1.MOST)[0]
+    digits = pictures.spaced(read_run('-o', small_run)[1], section1.POINTS)[0]
     own = pictures.encode(plain, digits)
     wide = 1.03 * max(section1.NEAR, *(
         np.quantile(np.abs(pictures.encode(model, digits)).max(axis=1), share)

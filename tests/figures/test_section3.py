@@ -7,7 +7,7 @@ from support.base import drawing  # lets chainer import
 from support.figures import evidence, pictures, section3
 
 import chainer.functions as F
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
 import numpy as np
 import pytest
 from shown import figures_of, texts_of
@@ -28,13 +28,21 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def show(monkeypatch):
-    """Return a function that draws a figure of a new model, and returns it, model and digits."""
-    def run(draw, dims, n=30):
+def made():
+    """Return a function that returns a new model and n test digits."""
+    def run(dims, n=30):
         np.random.seed(0)
         model = net.VAE(784, dims, 8, F.softplus)
-        digits = SimpleNamespace(test=np.random.uniform(size=(n, 784)).astype(np.float32),
-                                 test_labels=np.arange(n) % 10)
+        return model, SimpleNamespace(test=np.random.uniform(size=(n, 784)).astype(np.float32),
+                                      test_labels=np.arange(n) % 10)
+    return run
+
+
+@pytest.fixture
+def show(made, monkeypatch):
+    """Return a function that draws a figure of a new model, and returns it, model and digits."""
+    def run(draw, dims, n=30):
+        model, digits = made(dims, n)
         keywords = {} if draw == section3.dimensions else {
             'gaps': lambda: section3.measure_gaps(model, digits)}
         figure, = figures_of(monkeypatch, draw, model, digits, **keywords)
@@ -215,3 +223,44 @@ def test_dimensions_are_sorted_and_sum_to_the_latent_loss(show, dims):
     for row, frame in enumerate(right.patches):
         column = frame.get_x() + 0.5
         assert abs(-3 + column / 2 - mu[order[row]]) <= 0.25 or column in (0, 12)
+
+
+# The noise --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('dims', [2, 5])
+def test_a_draw_is_mu_plus_eps_times_sigma(made, monkeypatch, dims):
+    monkeypatch.setattr(section3, 'DRAWS', 5)
+    model, digits = made(dims)
+    mu, ln_var = evidence.infer(model, digits.test[:10])        # the first of each class
+    i = ln_var.sum(axis=1).argmax()
+    eps = np.random.RandomState(0).standard_normal((5, dims))
+    z = mu[i] + eps * np.exp(ln_var[i] / 2)
+    used = sorted(np.argsort(-evidence.kl_to_prior(mu[i], ln_var[i]))[:2])
+    for t, figure in enumerate(figures_of(monkeypatch, section3.reparameterization,
+                                          model, digits)):
+        left, right, face, decoded = figure.axes
+        for axes, wanted in ((left, eps), (right, z)):
+            earlier, now = axes.lines
+            np.testing.assert_allclose(np.transpose(earlier.get_data()), wanted[:t][:, used])
+            np.testing.assert_allclose(np.transpose(now.get_data()), wanted[t:t + 1][:, used])
+        np.testing.assert_array_equal(face.images[0].get_array().ravel(), digits.test[i])
+        np.testing.assert_allclose(decoded.images[0].get_array(),
+                                   pictures.decode(model, z[t:t + 1])[0], atol=1e-6)
+        colors = {text.get_text(): to_hex(handle.get_color()) for text, handle in zip(
+            figure.legends[0].get_texts(), figure.legends[0].legend_handles, strict=True)}
+        assert colors == {'this draw': to_hex(now.get_color()),
+                          'earlier draws': to_hex(earlier.get_color()),
+                          'rings: 1, 2 and 3 standard deviations':
+                              to_hex(right.patches[0].get_edgecolor())}
+        heading = figure.texts[0].get_text()
+        assert heading.startswith(f'a {i}, µ = ({mu[i][used[0]]:.2f}, ')
+        assert heading.endswith(f'; draw {t + 1} of 5')
+        assert ('its two most used of 5 dimensions' in heading) == (dims == 5)
+    assert t == 4
+    assert np.ptp(right.get_xlim()) == pytest.approx(np.ptp(right.get_ylim()))      # not stretched
+    box = right.get_window_extent()
+    assert box.width == pytest.approx(box.height, rel=0.01)
+    for times, ellipse in zip((1, 2, 3), right.patches, strict=True):
+        np.testing.assert_allclose((ellipse.width, ellipse.height),
+                                   2 * times * np.exp(ln_var[i] / 2)[used])

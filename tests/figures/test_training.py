@@ -136,11 +136,11 @@ def test_rows_without_a_test_loss_have_no_point(run):
     finer = [row for whole in settings['log'] for row in (
         {'epoch': whole['epoch'], 'validation/main/rec_loss': float('nan')}, whole)]
     story = training.Story(digits, settings | {'log': finer})
-    epochs, values = story.losses_of()['rec_loss']
+    epochs, values = story.losses['rec_loss']
     assert epochs.tolist() == [1, 2, 3, 4]
     assert values.tolist() == [row['validation/main/rec_loss'] for row in settings['log']]
     assert json.dumps(training.for_page(digits, settings | {'log': []})[0], allow_nan=False)
-    assert training.Story(digits, settings | {'log': []}).losses_of() == {}
+    assert training.Story(digits, settings | {'log': []}).losses == {}
 
 
 def test_codes_of_one_dimension_have_no_plane(run):
