@@ -5,7 +5,7 @@ gives a bound (Burda, Grosse & Salakhutdinov, arXiv:1509.00519). The model compu
 are float64, in nats. Shapes: N digits of D pixels, Z latent dimensions, M nodes, K samples.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from support.figures import pictures  # lets chainer import
 from support.run import observe
@@ -23,16 +23,11 @@ MOST_NODES = 501        # but at most these
 CUT = 20                # nodes below e^-CUT of the largest value are left out
 CELLS = 1500            # nodes, about, of the second grid; each digit has its own
 FEW = range(1, 3)       # numbers of latent dimensions for which a grid is possible
-
-
-# Whether net.py's loss is the one that is measured here -------------------------------------------
+Grid = namedtuple('Grid', 'z volume')   # nodes (M, Z), and the volume of the cell around each
 
 
 def one_draw(model, x):
-    """Let net.py's loss draw z for digits (N, D), and draw it here from the same noise.
-
-    Return net.py's losses by name, a list of all that it decoded; and mu, ln_var and z from here.
-    """
+    """Let net.py's loss draw z; return its losses, all that it decoded, and our mu, ln_var, z."""
     decoded = []
     with observe.as_tested(model), observe.same_noise(model.xp) as rewind:
         decode = model.decode
@@ -79,9 +74,6 @@ def check_noise(model, x):
             'decodes another z')
 
 
-# The densities ----------------------------------------------------------------------------------
-
-
 def log_normal(z, mu=0.0, ln_var=0.0):
     """Return log N(z; mu, sigma^2), summed over the last axis: (..., Z) -> (...)."""
     return -0.5 * np.sum((z - mu) ** 2 / np.exp(ln_var) + ln_var + np.log(2 * np.pi), axis=-1)
@@ -90,8 +82,8 @@ def log_normal(z, mu=0.0, ln_var=0.0):
 def log_likelihood(model, x, z):
     """Return log p(x|z) of each digit x (N, D) at each z (M, Z), (N, M) float64.
 
-    With logits l of the pixels' probabilities y, it is (Kingma & Welling, appendix C.1)
-    sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] = x . l - sum_i log(1 + e^l_i).
+    sum_i [x_i log y_i + (1 - x_i) log(1 - y_i)] = x . l - sum_i log(1 + e^l_i), with the logits l
+    of the pixels' probabilities y (Kingma & Welling, appendix C.1).
     """
     x = model.xp.asarray(x, np.float64)
 
@@ -124,21 +116,8 @@ def infer(model, x):
 
 
 def kl_to_prior(mu, ln_var):
-    """Return KL[q(z_j|x) || p(z_j)] of each dimension, (N, Z): its sum over j is the latent loss.
-
-    1/2 [mu_j^2 + sigma_j^2 - log sigma_j^2 - 1]                (Kingma & Welling, appendix B)
-    """
-    return (mu ** 2 + np.exp(ln_var) - ln_var - 1) / 2
-
-
-# Few dimensions: sums over grids ----------------------------------------------------------------
-
-
-class Grid(NamedTuple):
-    """Nodes of a sum over z, each in the middle of a cell."""
-
-    z: np.ndarray               # (M, Z)
-    volume: float               # of a cell
+    """Return KL[q(z_j|x) || p(z_j)] of each dimension, (N, Z); their sum is the latent loss."""
+    return (mu ** 2 + np.exp(ln_var) - ln_var - 1) / 2          # Kingma & Welling, appendix B
 
 
 def product(line, dims):
@@ -147,7 +126,7 @@ def product(line, dims):
 
 
 def even_grid(limit, nodes, dims):
-    """Return the Grid of nodes ** dims nodes over -limit..limit."""
+    """Return the Grid of nodes ** dims nodes in -limit..limit."""
     line, step = np.linspace(-limit, limit, nodes, retstep=True)
     return Grid(product(line, dims), step ** dims)
 
@@ -160,11 +139,9 @@ def first_grid(mu, ln_var):
 
 
 def own_grid(grid, joint):
-    """Return the Grid of one digit: where its log p(x, z) on the first grid, (M,), is large.
-
-    The less that is, the more parts each cell is cut into. A sum over even nodes of a smooth
-    function is exact once the step is no wider than the sigma of its narrowest peak.
-    """
+    """Return the Grid of one digit: where its log p(x, z) on the first grid, (M,), is large."""
+    # a sum over even nodes of a smooth function is exact once the step is no wider than the sigma
+    # of its narrowest peak: the fewer cells are kept, the more parts each is cut into
     dims = grid.z.shape[1]
     keep = (joint > joint.max() - CUT).reshape([round(len(joint) ** (1 / dims))] * dims)
     keep = binary_dilation(keep, np.ones([3] * dims))           # a peak may lie between nodes
@@ -185,10 +162,7 @@ def log_evidence(joint, volume):
 
 
 def lower_bound(model, x, mu, ln_var, nodes=36):
-    """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)] of digits (N, D), (N,).
-
-    The expectation is a Gauss-Hermite sum of so many nodes in each direction.
-    """
+    """Return L(x, z) = -KL[q(z|x) || p(z)] + E_q[log p(x|z)] by Gauss-Hermite sums, (N,)."""
     line, weights = np.polynomial.hermite_e.hermegauss(nodes)
     dims = mu.shape[1]
     eps = product(line, dims)                                   # (M, Z)
@@ -209,11 +183,9 @@ def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=43):
 
 
 def measure_gap(model, x, mu, ln_var, grid, joint):
-    """Return log p(x), L(x, z) and KL[q(z|x) || p(z|x)] of digits (N, D), (N,) each.
-
-    That log p(x) - L = KL checks all three sums: log p(x) in the KL is of nodes that lie between
-    the others, so a grid that is too coarse would show. `joint` is log p(x, z) on the first grid.
-    """
+    """Return log p(x), L(x, z) and KL[q(z|x) || p(z|x)], (N,) each; `joint` is on `grid`."""
+    # log p(x) - L = KL checks all three sums: log p(x) in the KL is of nodes between the others,
+    # so a grid that is too coarse would show
     log_p, kl = [], []
     for i in range(len(x)):
         own = own_grid(grid, joint[i])
@@ -224,14 +196,8 @@ def measure_gap(model, x, mu, ln_var, grid, joint):
     return np.array(log_p), lower_bound(model, x, mu, ln_var), np.array(kl)
 
 
-# Any dimensions: importance sampling --------------------------------------------------------------
-
-
 def log_weights(model, x, mu, ln_var, k):
-    """Return log w = log p(x, z) - log q(z|x) of K samples of z from q(z|x), (N, K).
-
-    The mean of w estimates p(x) without bias (Burda et al., section 3). All digits share the noise.
-    """
+    """Return log w = log p(x, z) - log q(z|x) of k samples of z from q(z|x), (N, k)."""
     eps = np.random.RandomState(0).standard_normal((k, mu.shape[1]))
     rows = []
     for i in range(len(x)):
@@ -241,9 +207,9 @@ def log_weights(model, x, mu, ln_var, k):
 
 
 def importance_bounds(log_w, ks):
-    """Return L_k = E[log 1/k sum_j w_j] of weights (N, K), over all groups of k, (N, len(ks)).
+    """Return L_k = E[log 1/k sum_j w_j] over all groups of k of K weights, (N, len(ks)).
 
-    L_1 = L; L_k rises to log p(x) (Burda et al., equation 8) if each k divides the next.
+    L_1 = L. L_k rises to log p(x) if each k divides the next (Burda et al., equation 8).
     """
     n, most = log_w.shape
     return np.stack([
@@ -252,8 +218,5 @@ def importance_bounds(log_w, ks):
 
 
 def effective_samples(log_w):
-    """Return how many samples carry the mean of their weights w (N, K): (sum w)^2 / sum w^2, (N,).
-
-    Owen, "Monte Carlo theory, methods and examples", section 9.3.
-    """
+    """Return how many samples carry the mean of w (N, K), (sum w)^2 / sum w^2 (Owen, 9.3)."""
     return np.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1))

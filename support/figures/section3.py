@@ -3,7 +3,7 @@
 The article draws the gap as a bar with a "?"; here evidence.py measures it.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 from support.base import drawing
 from support.data import mnist
@@ -26,21 +26,9 @@ LEAST = 1e-4            # nats: no axis ends below it, not even where a decoder 
 USED = 0.01             # nats: a dimension with a smaller KL divergence is unused
 WINDOW = 56             # nodes in each direction of a picture of p(z|x)
 DRAWS = 16              # frames of reparameterization.gif
-
-
-class Gaps(NamedTuple):
-    """Test digits in the order of their gap, and what is measured of them."""
-
-    x: np.ndarray               # (n, D)
-    labels: np.ndarray          # (n,)
-    mu: np.ndarray              # of q(z|x), (n, Z)
-    ln_var: np.ndarray          # (n, Z)
-    joint: np.ndarray           # log p(x, z) on the first grid, (n, M)
-    log_p: np.ndarray           # log p(x), (n,)
-    bound: np.ndarray           # L, (n,)
-    kl: np.ndarray              # KL[q(z|x) || p(z|x)], (n,)
-    z: np.ndarray               # the nodes of the first grid, (M, Z)
-    among: int                  # of how many digits these were chosen
+# of n test digits: x (n, D), labels (n,), mu and ln_var (n, Z), log p(x, z) on the first grid (n, M),
+# log p(x), L and KL[q(z|x) || p(z|x)] (n,); the nodes z of that grid (M, Z); chosen among how many
+Gaps = namedtuple('Gaps', 'x labels mu ln_var joint log_p bound kl z among')
 
 
 def measure_gaps(model, digits):
@@ -59,10 +47,10 @@ def measure_gaps(model, digits):
                 grid.z, len(roughly))
 
 
-def digit_rows(x, columns, is_red):
-    """Return a figure of a row for each digit (N, D), and the axes of its two panels.
+def draw_gap(x, least, rest, names, columns, lines, is_red):
+    """Return a figure of digits (N, D): bars of two parts of -L, a panel, a table; and the panel.
 
-    `columns` are of a table at the right, each a heading and N texts; (N,) bool are red.
+    `columns` are of the table, each a heading and N texts; (N,) bool are red.
     """
     n = len(x)
     width, height = 640, 176 + 44 * n           # README shows it 530 pixels wide
@@ -74,6 +62,10 @@ def digit_rows(x, columns, is_red):
     for i, picture in enumerate(pictures.as_pictures(x)):
         faces.imshow(picture, cmap='gray', vmin=0, vmax=1, aspect='auto',
                      extent=(-0.44, 0.44, i + 0.44, i - 0.44))
+    left.barh(range(n), least, 0.62, color=BLUE, label=names[0])
+    left.barh(range(n), rest, 0.62, least, color=RED, label=names[1])
+    left.set(xlabel='nats; both together: -L', xlim=(0, 1.03 * max(least + rest)),
+             yticks=[])
     table.axis('off')
     for i, (heading, texts) in enumerate(columns):
         table.text(i + 1, -0.6, heading, ha='right', va='bottom')
@@ -83,30 +75,10 @@ def digit_rows(x, columns, is_red):
     table.set_xlim(0, len(columns))
     for axes in (faces, left, right, table):
         axes.set(ylim=(n - 0.5, -0.5))
-    left.set_yticks([])
-    return figure, left, right
-
-
-def put_lines(figure, first, second, last):
-    """Write two lines at the top of a figure, and one at its bottom."""
     height = figure.bbox.height
-    for text, y, size in ((first, height - 22, 11), (second, height - 42, 9), (last, 12, 9)):
+    for text, y, size in zip(lines, (height - 22, height - 42, 12), (11, 9, 9), strict=True):
         figure.text(0.5, y / height, text, ha='center', size=size)
-
-
-def put_bars(axes, least, rest, names, together):
-    """Draw bars as the article does: from 0 to `least`, and on top of it the rest, (N,) each."""
-    rows = range(len(least))
-    axes.barh(rows, least, 0.62, color=BLUE, label=names[0])
-    axes.barh(rows, rest, 0.62, least, color=RED, label=names[1])
-    axes.set(xlabel=f'nats; both together: {together}', xlim=(0, 1.03 * max(least + rest)))
-    put_key(axes)
-
-
-def put_key(axes):
-    """Put the legend of a panel above it."""
-    axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, columnspacing=1,
-                handlelength=1, handletextpad=0.4)
+    return figure, right
 
 
 def bound(model, digits, path, gaps):
@@ -117,18 +89,26 @@ def bound(model, digits, path, gaps):
     """
     evidence.check_loss(model, digits.test[:ROWS])
     is_exact = pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW
-    drawing.save(draw_exact_gap(gaps()) if is_exact else draw_sampled_gap(model, digits), path)
+    figure = draw_exact_gap(gaps()) if is_exact else draw_sampled_gap(model, digits)
+    for axes in figure.axes[1:3]:
+        axes.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=2, columnspacing=1,
+                    handlelength=1, handletextpad=0.4)
+    drawing.save(figure, path)
 
 
 def draw_exact_gap(gaps):
     """Return the figure of -L = -log p(x) + KL, by quadrature."""
     gap = gaps.log_p - gaps.bound
-    figure, left, right = digit_rows(gaps.x, [
-        ('-log p(x)', [f'{value:.2f}' for value in -gaps.log_p]),
-        ('-L', [f'{value:.2f}' for value in -gaps.bound]),
-        *((name, [f'{value:.{3 if value < 100 else 1}f}' for value in values])
-          for name, values in (('gap', gap), ('KL', gaps.kl)))], np.zeros(len(gap), bool))
-    put_bars(left, -gaps.log_p, gap, ('-log p(x)', 'the gap'), '-L')
+    numbers = [(name, [f'{value:.{3 if value < 100 else 1}f}' for value in values])
+               for name, values in (('gap', gap), ('KL', gaps.kl))]
+    figure, right = draw_gap(
+        gaps.x, -gaps.log_p, gap, ('-log p(x)', 'the gap'),
+        [('-log p(x)', [f'{value:.2f}' for value in -gaps.log_p]),
+         ('-L', [f'{value:.2f}' for value in -gaps.bound]), *numbers],
+        ('the loss:  -L(x, z) = -log p(x) + KL[q(z|x) || p(z|x)]',
+         f'{len(gap)} of {gaps.among} test digits, evenly in the order of their gap, log p(x) - L',
+         'the gap and the KL, each by its own sum over z, agree to within '
+         f'{np.abs(gap - gaps.kl).max():.1g} nats'), np.zeros(len(gap), bool))
     rows = range(len(gap))
     least, most = np.log10(np.maximum([gap.min() / 1.5, gap.max() * 1.5], LEAST))
     decades = 10 ** np.floor(least), 10 ** np.ceil(most + LEAST)
@@ -139,12 +119,6 @@ def draw_exact_gap(gaps):
     right.xaxis.set_major_locator(LogLocator(numticks=4))
     right.xaxis.set_major_formatter('{x:g}')
     right.minorticks_off()
-    put_key(right)
-    put_lines(
-        figure, 'the loss:  -L(x, z) = -log p(x) + KL[q(z|x) || p(z|x)]',
-        f'{len(gap)} of {gaps.among} test digits, evenly in the order of their gap, log p(x) - L',
-        'the gap and the KL, each by its own sum over z, agree to within '
-        f'{np.abs(gap - gaps.kl).max():.1g} nats')
     return figure
 
 
@@ -157,27 +131,23 @@ def draw_sampled_gap(model, digits):
     x, l_k, count = x[order], l_k[order], evidence.effective_samples(log_w)[order]
     rise = l_k - l_k[:, :1]
     name = f'$L_{{{KS[-1]}}}$'
-    figure, left, right = digit_rows(x, [
-        ('-L', [f'{value:.2f}' for value in -l_k[:, 0]]),
-        (f'-{name}', [f'{value:.2f}' for value in -l_k[:, -1]]),
-        ('gap ≥', [f'{value:.2f}' for value in rise[:, -1]]),
-        ('samples', [f'{n:,.0f}' if n >= COUNT else 'too few' for n in count])],
-        count < COUNT)
-    put_bars(left, -l_k[:, -1], rise[:, -1], (f'-{name}', f'{name} - L'), '-L')
+    figure, right = draw_gap(
+        x, -l_k[:, -1], rise[:, -1], (f'-{name}', f'{name} - L'),
+        [*((heading, [f'{value:.2f}' for value in values]) for heading, values in (
+            ('-L', -l_k[:, 0]), (f'-{name}', -l_k[:, -1]), ('gap ≥', rise[:, -1]))),
+         ('samples', [f'{n:,.0f}' if n >= COUNT else 'too few' for n in count])],
+        (f'the loss:  -L ≥ -{name} ≥ -log p(x).  The gap is {name} - L or more: '
+         f'{rise[:, -1].mean():.2f} on average',
+         '$L_k$: the logarithm of the mean of k values of p(x, z) / q(z|x), for z from q(z|x); '
+         '$L_1$ = L',
+         f'{len(x)} test digits; samples: how many of {KS[-1]:,} carry the mean; red: '
+         f'too few, less than {COUNT}'), count < COUNT)
     right.plot(KS, rise.T, color='#aaaaaa', linewidth=1)
     right.plot([], [], color='#aaaaaa', linewidth=1, label='$L_k$ - L')
     right.plot(KS, rise.mean(axis=0), color=RED, linewidth=2.5, marker='o', label='mean')
     right.set(xscale='log', xlabel='samples k', ylim=(0, 1.05 * max(rise.max(), LEAST)))
     right.set_xticks(KS[::2], [f'{k:,}' for k in KS[::2]])
     right.minorticks_off()
-    put_key(right)
-    put_lines(
-        figure, f'the loss:  -L ≥ -{name} ≥ -log p(x).  The gap is {name} - L or more: '
-        f'{rise[:, -1].mean():.2f} on average',
-        '$L_k$: the logarithm of the mean of k values of p(x, z) / q(z|x), for z from q(z|x); '
-        '$L_1$ = L',
-        f'{len(x)} test digits; samples: how many of {KS[-1]:,} carry the mean; red: '
-        f'too few, less than {COUNT}')
     return figure
 
 
