@@ -31,6 +31,7 @@ from support.figures.pictures import decode, encode
 from support.run import observe
 
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 import numpy as np
 
 import net
@@ -148,7 +149,12 @@ def latent_map(model, digits, path, start, end):
     axes = pictures.map_of(model, SPAN, 25)
     axes.set(xticks=range(-2, 3), yticks=range(-2, 3))
     axes.set_title(f'digits decoded from z; red: from a {start} to a {end}', size=13)
-    plots.put_line(axes, *endpoints(model, digits, start, end))
+    ends = endpoints(model, digits, start, end)
+    look = {'color': plots.RED, 'path_effects': [withStroke(linewidth=2.5, foreground='black')]}
+    axes.plot(*ends[0], 'o', markersize=7, **look)
+    axes.annotate('', ends[1], ends[0], arrowprops={        # thin: digits below it stay legible
+        'arrowstyle': '-|>', 'linewidth': 1.2, 'mutation_scale': 24, 'shrinkA': 0, 'shrinkB': 0,
+        **look})
     drawing.save(axes.figure, path)
 
 
@@ -157,7 +163,8 @@ def wide_map(model, digits, path):
     axes = pictures.map_of(model, 2 * SPAN, 33)
     axes.set_title('digits decoded from z; circles: 1, 2 and 3 σ of N(0, I), inside which 39, 86 '
                    'and 99% of it lie')
-    plots.put_ellipses(axes, (0, 0), (1, 1), plots.RED, path_effects=plots.DARK)
+    plots.put_ellipses(axes, (0, 0), (1, 1), plots.RED,
+                       path_effects=[withStroke(linewidth=3, foreground='black')])
     drawing.save(axes.figure, path)
 
 
@@ -211,7 +218,7 @@ def graph(model, digits, path, beta, k, batch_size):
     x = model.xp.asarray(digits.train[:batch_size])
     with observe.unchanged(model):
         dot = net.draw_graph(model, x, C=beta, k=min(k, 3))
-    graphs.save(dot, graphs.names_of(model), path)
+    graphs.save(dot, model, path)
 
 
 # Section 3: the KL divergence -------------------------------------------------------------------
@@ -288,8 +295,7 @@ def kl_gif(model, digits, path):
         return figure
 
     pictures.save_gif(map(frame, range(21)), path, range(21), [blue, red], milliseconds=200,
-                      still=[*pictures.axis_of(figure), *figure.texts,
-                             densities.get_legend(), logs.get_legend()])
+                      still=[*figure.texts, densities.get_legend(), logs.get_legend()])
 
 
 # End of the article: the latent space by t-SNE --------------------------------------------------

@@ -79,12 +79,7 @@ def build_parser(figures, description):
 
 
 def parse(figures, argv, description):
-    """Return the command line `argv` (default: the program's); `files` are the Recipes to draw.
-
-    Args:
-        figures (dict): The Recipe of each figure, by its file.
-        description (str): What the command does, in its first line.
-    """
+    """Return the command line; its `files` are those of the Recipes `figures` that it names."""
     parser = build_parser(figures, description)
     args = parser.parse_args(argv)
     args.out = args.out or run_folder.folder_of(args.snapshot) or 'results'
@@ -148,14 +143,14 @@ def reason_of(error, model):
 def draw(args, model, digits, settings, values):
     """Draw the figures of a command line, and say on stdout which files that made.
 
-    Return the exit status: 1 if a figure failed that was not asked for by name. Raise a FigureError
-    at the end if one failed that was.
-
     Args:
-        args (Namespace): As from `parse`.
-        model (VAE or Autoencoder), digits (mnist.Digits), settings (dict): As from
-            `sources.read_run`; None, None and {} where no figure needs a snapshot.
         values (dict): By name, what recipes ask for as keywords.
+
+    Returns:
+        int: The exit status: 1 if a figure failed that was not asked for by name.
+
+    Raises:
+        FigureError: At the end, if one failed that was.
     """
     misfits = {file: misfit(recipe, settings, values) for file, recipe in args.files.items()}
     for file, reason in misfits.items():

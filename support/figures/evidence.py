@@ -172,27 +172,21 @@ def lower_bound(model, x, mu, ln_var, nodes=36):
     return np.array(expected) - kl_to_prior(mu, ln_var).sum(axis=1)
 
 
-def kl_to_posterior(model, x, mu, ln_var, log_p, nodes=43):
-    """Return KL[q(z|x) || p(z|x)] of one digit (D,) and its log p(x), summed over mu +- 7 sigma."""
-    eps, volume = even_grid(7, nodes, len(mu))
-    z = mu + eps * np.exp(ln_var / 2)
-    log_q = log_normal(z, mu, ln_var)
-    joint, = log_joint(model, x[None], z)
-    q = np.exp(log_q) * volume * np.exp(ln_var.sum() / 2)       # dz = sigma deps
-    return np.sum(q * (log_q - joint + log_p))
-
-
 def measure_gap(model, x, mu, ln_var, grid, joint):
     """Return log p(x), L(x, z) and KL[q(z|x) || p(z|x)], (N,) each; `joint` is on `grid`."""
     # log p(x) - L = KL checks all three sums: log p(x) in the KL is of nodes between the others,
     # so a grid that is too coarse would show
-    log_p, kl = [], []
+    log_p, kl, eps = [], [], even_grid(7, 43, mu.shape[1])      # to +-7 sigma around mu
     for i in range(len(x)):
         own = own_grid(grid, joint[i])
         shift = 0.5 * own.volume ** (1 / mu.shape[1])
-        log_p.append(log_evidence(log_joint(model, x[i:i + 1], own.z)[0], own.volume))
-        again = log_evidence(log_joint(model, x[i:i + 1], own.z + shift)[0], own.volume)
-        kl.append(kl_to_posterior(model, x[i], mu[i], ln_var[i], again))
+        z = mu[i] + eps.z * np.exp(ln_var[i] / 2)
+        at_own, between, at_z = (log_joint(model, x[i:i + 1], nodes)[0]
+                                 for nodes in (own.z, own.z + shift, z))
+        log_p.append(log_evidence(at_own, own.volume))
+        log_q = log_normal(z, mu[i], ln_var[i])
+        q = np.exp(log_q) * eps.volume * np.exp(ln_var[i].sum() / 2)        # dz = sigma deps
+        kl.append(np.sum(q * (log_q - at_z + log_evidence(between, own.volume))))
     return np.array(log_p), lower_bound(model, x, mu, ln_var), np.array(kl)
 
 

@@ -48,16 +48,20 @@ def save(model, digits, path, run):
     arrays = {f'{link}/{param}': cuda.to_cpu(getattr(getattr(model, link), param).array)
               for link in LINKS for param in ('W', 'b')} | {'codes': codes}
     packed, listed = as_halves(arrays)
-    classes = np.unique(labels)
+    C = run.get('kl_weight', run['beta'])
+    log = [] if C is None else run['log']       # which does not tell the negative ELBO then
+    found = losses.curves(log, C)
+    rows = np.stack([losses.column(log, 'epoch'), found['main/loss'],
+                     found['validation/main/loss']], axis=1)                # (rows, 3)
     about = {
         'name': os.path.basename(os.path.dirname(os.path.abspath(path))),
         'activation': ACTIVATIONS[model.act_func], 'arrays': listed,
-        'labels': labels.tolist(), 'classes': classes.tolist(),
+        'labels': labels.tolist(), 'classes': np.unique(labels).tolist(),
         'colors': [to_hex(color) for color in plots.CLASS_COLORS],
         'components': plots.principal(codes)[0].tolist() if codes.shape[1] > 2 else None,
         'kl': kl.tolist(), 'kl_digits': len(digits.test),
         'beta': run['beta'], 'settings': in_words(run),
-        'log': curves(run['log'], run.get('kl_weight', run['beta'])), 'source': source(),
+        'log': rows[np.isfinite(rows).all(axis=1)].tolist(), 'source': source(),
         'collapse': losses.collapse(run['log'])}
     about['record'], record = training.for_page(digits, run)
     with files.replacing(path) as file:
@@ -70,23 +74,13 @@ def unlike_page(model):
     edited = original.edited(model)
     if edited:
         return f'{edited[0]} is edited'
-    for name in LINKS:
-        link = getattr(model, name, None)
+    links = {name: getattr(model, name, None) for name in LINKS}
+    for name, link in links.items():
         if type(link) is not L.Linear or link.b is None:
             return f'{name} is no plain Linear layer'
     if model.act_func not in ACTIVATIONS:
         return f'its activation is {getattr(model.act_func, "__name__", "another")}'
     return ''
-
-
-def curves(log, C):
-    """Return [epoch, training, test] of the rows of a log that tell the negative ELBO of both."""
-    if C is None:               # see `losses.kl_weight`
-        return []
-    found = losses.curves(log, C)
-    rows = np.stack([losses.column(log, 'epoch'), found['main/loss'],
-                     found['validation/main/loss']], axis=1)                # (rows, 3)
-    return rows[np.isfinite(rows).all(axis=1)].tolist()
 
 
 def in_words(run):

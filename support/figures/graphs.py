@@ -26,14 +26,6 @@ digraph {
 """
 
 
-def parse(dot):
-    """Return the labels and edges of a graph in Chainer's DOT, and which nodes are functions."""
-    labels = dict(re.findall(r'(\d+) \[label="(.*?)"', dot))
-    edges = set(re.findall(r'(\d+) -> (\d+)', dot))
-    functions = set(re.findall(r'(\d+) \[[^]]*shape="(?:record|box)"', dot))
-    return labels, edges, functions
-
-
 def neighbours(edges, nodes, forward):
     """Return the nodes next to some, along the edges or against them."""
     return ({b for a, b in edges if a in nodes} if forward
@@ -50,7 +42,6 @@ def reached(edges, nodes, forward):
 
 def without_nothing(labels, edges, functions):
     """Return labels and edges without functions that change nothing, and without their inputs."""
-    labels, edges = dict(labels), set(edges)
     for function in sorted(functions):
         before = neighbours(edges, {function}, forward=False)
         after = neighbours(edges, {function}, forward=True)
@@ -109,13 +100,12 @@ def name_means(labels, edges, functions):
     return named
 
 
-def draw(dot, names):
-    """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives.
-
-    `names` are those of parameters, such as le1/W, by the number of their node in `dot`, a str.
-    """
-    labels, edges, functions = parse(dot)
-    labels, edges = without_nothing(labels, edges, functions)
+def draw(dot, model):
+    """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives."""
+    functions = set(re.findall(r'(\d+) \[[^]]*shape="(?:record|box)"', dot))
+    names = {str(id(param.node)): name.lstrip('/') for name, param in model.namedparams()}
+    labels, edges = without_nothing(dict(re.findall(r'(\d+) \[label="(.*?)"', dot)),
+                                    set(re.findall(r'(\d+) -> (\d+)', dot)), functions)
     for node, name in names.items():
         if node in labels:
             labels[node] = f'{name}: {labels[node].partition(": ")[2]}'
@@ -147,18 +137,13 @@ def draw(dot, names):
     return HEAD + '\n'.join(lines) + '\n}\n'
 
 
-def names_of(model):
-    """Return the names of a model's parameters by the numbers that Chainer's DOT gives them."""
-    return {str(id(param.node)): name.lstrip('/') for name, param in model.namedparams()}
-
-
-def save(dot, names, path):
-    """Write a graph as PNG; `dot` and `names` as for `draw`. FigureError if Graphviz fails."""
+def save(dot, model, path):
+    """Write the graph of a model's loss as PNG. FigureError if Graphviz fails."""
     if not shutil.which('dot'):
         raise pictures.FigureError('needs Graphviz: apt install graphviz, brew install graphviz, '
                                    'or https://graphviz.org/download')
     try:
-        done = subprocess.run(['dot', '-Tpng'], input=draw(dot, names).encode(),
+        done = subprocess.run(['dot', '-Tpng'], input=draw(dot, model).encode(),
                               capture_output=True, check=False)
         picture, cause = done.stdout, done.stderr.decode(errors='replace')
         is_drawn = done.returncode == 0 and picture.startswith(PNG)

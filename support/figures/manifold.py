@@ -20,8 +20,7 @@ SWING = [(20 + 10 * np.cos(angle), -80 + 40 * np.sin(angle)) for angle in np.rad
 def calm_openmp():
     """Set how many threads scikit-learn uses and how they wait, before it is imported.
 
-    Without this it prints a long warning where it finds no physical cores. And its threads wait so
-    actively that t-SNE is many times slower on a machine that does something else, too.
+    Else it warns where it finds no physical cores, and t-SNE is slow where others compute, too.
     """
     import joblib  # it also sets some variables for OpenMP
 

@@ -1,9 +1,10 @@
-"""What figures share: batches of digits, sheets, maps and GIFs; plots.py has the rest.
+"""What figures share: batches of digits, sheets, maps and GIFs.
 
 A figure is matplotlib's Figure, a picture an array (height, width) of pixels in [0, 1]. Shapes in
-the comments: N digits of D = 784 pixels, Z latent dimensions.
+comments, here and beside: N digits of D = 784 pixels, Z latent dimensions.
 """
 
+import functools
 import os
 
 from support.base import command, drawing, files
@@ -23,6 +24,7 @@ import net
 
 BATCH = 1000            # digits encoded or decoded at once
 HOLD = 1000             # milliseconds that a GIF rests at both ends
+as_gray = functools.partial(matplotlib.colormaps['gray'], bytes=True)   # of [0, 1]: RGBA, uint8
 
 
 class FigureError(command.UserError):
@@ -34,9 +36,6 @@ def cause_of(error):
     return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'.removesuffix(': ')
 
 
-# Digits -----------------------------------------------------------------------------------------
-
-
 def spaced(digits, most):
     """Return up to `most` test digits (N, D), evenly spaced among them, and their labels (N,)."""
     places = mnist.spaced_places(len(digits.test), most)
@@ -44,10 +43,7 @@ def spaced(digits, most):
 
 
 def in_batches(model, function, inputs):
-    """Apply a function of `model` to inputs (N, ...), BATCH rows at once, in test mode.
-
-    Return (N, ...) float32 or wider, on the CPU; raise a SnapshotError if it is not finite.
-    """
+    """Apply a function of `model` to inputs (N, ...) in test mode: (N, ...) on the CPU, finite."""
     inputs = np.asarray(inputs, np.float32)
     with observe.as_tested(model):
         outputs = np.concatenate([
@@ -77,22 +73,14 @@ def decode(model, z):
     return as_pictures(in_batches(model, model.decode, z))
 
 
-# Sheets -----------------------------------------------------------------------------------------
-
-
 def figure_of(width, height):
     """Return an empty figure of so many pixels."""
     size = (width + 1e-6) / drawing.DPI, (height + 1e-6) / drawing.DPI
     return Figure(figsize=size, dpi=drawing.DPI)
 
 
-def as_gray(canvas):
-    """Return pixels (height, width) in [0, 1] as RGBA, uint8: gray; where they are nan, nothing."""
-    return matplotlib.colormaps['gray'](canvas, bytes=True)
-
-
 def put_pixels(figure, canvas, left=0, bottom=0):
-    """Put pixels in [0, 1] on those of a figure. So they take half the time of floats."""
+    """Put pixels (height, width) of [0, 1] on those of a figure; where they are nan, nothing."""
     figure.figimage(as_gray(canvas), left, bottom, origin='upper')
 
 
@@ -102,10 +90,7 @@ def as_pictures(x):
 
 
 def joined(pictures, columns, zoom=1, gap=(0, 0), blank=0):
-    """Join pictures (N, height, width), row by row, into one that is `zoom` times as large.
-
-    Below and right of each are gaps of so many blank pixels. The last row is filled up.
-    """
+    """Join pictures (N, height, width), enlarged, row by row; gaps are below and right of each."""
     n, height, width = pictures.shape
     tiles = np.full((-(-n // columns) * columns, height * zoom + gap[0], width * zoom + gap[1]),
                     blank, float)
@@ -115,12 +100,9 @@ def joined(pictures, columns, zoom=1, gap=(0, 0), blank=0):
 
 
 def sheet(pictures, columns, titles=(), heading=None, zoom=3, gap=12, names=()):
-    """Return a figure of pictures (N, height, width), row by row, pixel by pixel.
+    """Return a figure of pictures (N, height, width), row by row.
 
-    Args:
-        titles (list of str), names (list of str): One above each picture, one left of each row.
-        heading (str): One line above them all.
-        zoom, gap (int): Pixels for one of a picture; between pictures.
+    There is a title above each, a name left of each row. Pictures are enlarged `zoom` times.
     """
     n, height, width = len(pictures), *(zoom * side for side in pictures.shape[1:])
     above = gap + 14 * bool(titles)
@@ -161,11 +143,7 @@ def map_of(model, limit, side):
 
 
 def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
-    """Return a figure of pictures (n * n, 28, 28) on black, with n labels for rows and columns.
-
-    `zoom`, `gap` and `margin` are pixels: for one of a picture; dark ones around each picture;
-    white ones left of them, and for each line above them.
-    """
+    """Return a figure of pictures (n * n, 28, 28) on black, with n labels for rows and columns."""
     pitch = mnist.SIDE * zoom + gap
     canvas = np.pad(joined(pictures, len(labels), zoom, (gap, gap)), ((gap, 0), (gap, 0)))
     width, height = len(canvas) + margin + gap, len(canvas) + 2 * margin + gap
@@ -180,9 +158,6 @@ def square(pictures, labels, heading, zoom=2, gap=4, margin=22):
     return figure
 
 
-# Files ------------------------------------------------------------------------------------------
-
-
 def pixels_of(figure):
     """Draw a figure; return (height, width, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
@@ -190,24 +165,16 @@ def pixels_of(figure):
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def axis_of(figure):
-    """Return all horizontal and vertical axis of a figure, with their ticks and labels."""
-    return [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
-
-
-def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), grays=32, still=()):
+def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), grays=32,
+             still=None):
     """Write figures as a GIF that loops and rests at both ends.
 
     Args:
         figures (iterable of Figure): All of one size. They may be one figure that moves on.
-        path (str): The file.
-        order (sequence of int): Which figure each frame is.
-        colors (list): What they show besides grays, each RGB in [0, 1].
-        milliseconds (int): For each frame that is no rest.
-        rests (tuple of int): Which frames last longer.
-        grays (int): How many, from black to white.
-        still (list of Artist): What is the same in all frames, and covers nothing that moves: it
-            is drawn once, as texts take long.
+        order (sequence of int), rests (tuple of int): Which figure each frame is; which last long.
+        colors (list), grays (int): What they show, each RGB in [0, 1]; and how many grays.
+        still (list of Artist): If given, what does not move besides all axis. These are drawn once,
+            as texts take long: nothing that moves may touch them.
     """
     shades = [np.linspace(0, 255, grays)[:, None].repeat(3, axis=1)]
     for color in colors:                                        # whole, lighter and darker
@@ -215,21 +182,21 @@ def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), g
             (0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
     palette = Image.new('P', (1, 1))
     palette.putpalette(np.vstack(shades).round().astype(np.uint8).tobytes())
-    exact = np.round(np.arange(256) / 255 * (grays - 1)) / (grays - 1) * 255
-    exact = exact.round().astype(np.uint8)
+    exact = (np.round(np.arange(256) / 255 * (grays - 1)) / (grays - 1) * 255).round()
     drawn, whole, is_still = [], 0, False
     for figure in tqdm(figures, os.path.basename(path), max(order) + 1, False, unit='frame',
                        disable=None):
         pixels = pixels_of(figure)
-        if still and not drawn:
+        if still is not None and not drawn:
             whole = pixels
-            for artist in still:
+            for artist in (*still, *(axis for axes in figure.axes
+                                     for axis in (axes.xaxis, axes.yaxis))):
                 artist.set_visible(False)
             pixels = pixels_of(figure)
             is_still = (whole != pixels).any(axis=2, keepdims=True)
         pixels = np.where(is_still, whole, pixels)
         if not colors:                                          # so that they become exact grays
-            pixels = exact[pixels]
+            pixels = exact.astype(np.uint8)[pixels]
         drawn.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
     first, *others = (drawn[i] for i in order)
     durations = [milliseconds] * len(order)

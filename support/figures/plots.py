@@ -15,7 +15,6 @@ import numpy as np
 CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 7, 0, 6, 1, 4, 8, 2, 9)] + [to_rgb('#2d3ce1')]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
-DARK = [withStroke(linewidth=3, foreground='black')]
 
 
 def plane(mu):
@@ -79,10 +78,7 @@ def medoid(points):
 
 
 def put_numerals(axes, points, labels, gap=0, others=()):
-    """Write the numeral of each label at the medoid of its points (N, 2 or 3).
-
-    In a plane numerals keep a gap, in units of the axes, to each other and to `others` (M, 2).
-    """
+    """Write each label at the medoid of its points (N, 2 or 3), in a plane a gap from `others`."""
     look = {'size': 15, 'weight': 'bold', 'ha': 'center', 'va': 'center', 'zorder': 7,
             'path_effects': HALO}
     members = {label: medoid(points[labels == label]) for label in np.unique(labels)}
@@ -117,23 +113,10 @@ def put_codes(axes, points, labels, limit, size=None, **circles):
     put_points(axes, points, labels, size=size)
 
 
-def put_line(axes, start, end):
-    """Draw a red arrow between two points (2,), so thin that the digits below it stay legible."""
-    look = {'color': RED, 'path_effects': [withStroke(linewidth=2.5, foreground='black')]}
-    axes.plot(*start, 'o', markersize=7, **look)
-    axes.annotate('', end, start, arrowprops={
-        'arrowstyle': '-|>', 'linewidth': 1.2, 'mutation_scale': 24, 'shrinkA': 0, 'shrinkB': 0,
-        **look})
-
-
 def scatter_plot(model, x, labels, span, ends=None, way=''):
     """Return a figure of the codes of digits (N, D) in a plane of the latent space.
 
-    Args:
-        model (VAE or Autoencoder): Encodes the digits.
-        x (ndarray), labels (ndarray): (N, D), (N,).
-        span (float): Half a side of the square of map.png.
-        ends (ndarray), way (str): Codes (2, Z) between which an arrow goes; from where to where.
+    `span` is half a side of the square of map.png; between the codes `ends`, (2, Z), is an arrow.
     """
     mu = pictures.encode(model, x)                              # (N, Z)
     project, names = plane(mu)

@@ -26,8 +26,8 @@ LEAST = 1e-4            # nats: no axis ends below it, not even where a decoder 
 USED = 0.01             # nats: a dimension with a smaller KL divergence is unused
 WINDOW = 56             # nodes in each direction of a picture of p(z|x)
 DRAWS = 16              # frames of reparameterization.gif
-# of n test digits: x (n, D), labels (n,), mu and ln_var (n, Z), log p(x, z) on the first grid (n, M),
-# log p(x), L and KL[q(z|x) || p(z|x)] (n,); the nodes z of that grid (M, Z); chosen among how many
+# of n test digits: x (n, D), labels (n,), mu and ln_var (n, Z), log p(x, z) on a grid (n, M),
+# log p(x), L, KL[q(z|x) || p(z|x)] (n,); its nodes z (M, Z); among how many these were chosen
 Gaps = namedtuple('Gaps', 'x labels mu ln_var joint log_p bound kl z among')
 
 
@@ -290,4 +290,4 @@ def reparameterization(model, digits, path):
         return figure
 
     pictures.save_gif(map(frame, range(DRAWS)), path, range(DRAWS), [BLUE, RED],
-                      milliseconds=500, still=[*pictures.axis_of(figure), *figure.legends])
+                      milliseconds=500, still=figure.legends)

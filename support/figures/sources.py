@@ -18,19 +18,12 @@ import net
 
 
 def read_run(args):
-    """Return the model and the digits of a snapshot, and its settings.
-
-    Args:
-        args (Namespace): The command line of visualize.py: `snapshot` (str), or None for the newest
-            one in `out`, `data_dir`, `dataset`, `activation` and `gpu`.
+    """Return the model and the digits of the snapshot in a command line, and its settings.
 
     Returns:
         tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict of the
         `settings.Settings`, but with sizes of this model and facts of these digits, the `path` of
         the snapshot, its `epochs_done`, and its `log` (a list of rows).
-
-    Raises:
-        UserError: If model or digits cannot be read.
     """
     device = devices.get_device(args.gpu)
     path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else
@@ -77,8 +70,7 @@ def guess(arrays, args, path):
         if layer not in arrays:
             raise snapshot.of_another_network(arrays, layer, path)
     shapes = [arrays[layer].shape for layer in layers]
-    if not all(len(shape) == 2 and 0 < min(shape) <= max(shape) <= settings.MOST_COUNTED
-               for shape in shapes):
+    if not all(len(shape) == 2 and min(shape) for shape in shapes):
         raise snapshot.SnapshotError(f'{path} does not hold the weights of a VAE; {kinds.OURS}')
     (dim_h, n_in), (dim_z, _) = shapes
     snapshot.check_memory(arrays, prefix, n_in, dim_h, dim_z, path)

@@ -37,10 +37,7 @@ embeddings {{
 
 
 def losses(model, x):
-    """Return the loss of each digit (N, D), (N,): -L(x, z) with one draw of z, or squared error.
-
-    If net.py's loss is edited, it is called digit by digit, which takes longer.
-    """
+    """Return the loss of each digit (N, D), (N,): -L(x, z) with one draw of z, or squared error."""
     def loss(x):
         if isinstance(model, net.Autoencoder):
             return F.sum((x - model(x)) ** 2, axis=1)
@@ -61,6 +58,7 @@ def losses(model, x):
         same = np.isclose(by_net_py(x[:10]), found[:10].mean(), rtol=1e-3)
     except (TypeError, ValueError, AttributeError, type_check.InvalidType):
         same = False                                    # encode or decode takes something else
+    # if net.py's loss is edited, it is called digit by digit, which takes longer
     return found if same else np.array([by_net_py(digit[None]) for digit in x], np.float32)
 
 
@@ -70,22 +68,16 @@ def padded(mu):
 
 
 def on_sphere(mu):
-    """Return vectors of unit length, (N, max(Z + 1, 3)), that are neighbours if codes (N, Z) are.
-
-    Codes that were only scaled would coincide if they have one direction. So each first gets one
-    more coordinate, the same for all.
-    """
+    """Return unit vectors, (N, max(Z + 1, 3)), that are neighbours if the codes (N, Z) are."""
+    # one more coordinate, the same for all, keeps codes of one direction apart
     lifted = padded(np.pad(mu, [(0, 0), (0, 1)], constant_values=RADIUS))
     return lifted / np.linalg.norm(lifted, axis=1, keepdims=True)
 
 
 def save(path, mu, x, metadata):
-    """Write a folder for TensorBoard's --logdir; return the paths of its files.
+    """Write codes (N, Z) of digits (N, D), and facts about each by column, into a folder.
 
-    Args:
-        path (str): The folder.
-        mu (ndarray), x (ndarray): Codes (N, Z), and their digits (N, D) in [0, 1].
-        metadata (dict): Facts about each code, (N,), by the name of the column.
+    Return the paths of the files.
     """
     def table(rows):
         return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)

@@ -16,6 +16,7 @@ import numpy as np
 
 FRAMES, PANELS = 60, 6          # epochs in training.gif and in training.png, at most
 WIDTH, HEIGHT = 790, 640        # pixels of a frame
+CIRCLES = {'linewidth': 0.8, 'zorder': 1}       # of N(0, I): below the codes
 NAMES = {'rec_loss': 'reconstruction error', 'latent_loss': 'latent loss (KL divergence)',
          'loss': 'loss'}
 
@@ -42,15 +43,7 @@ def panels_of(noted, most=PANELS):
 
 
 class Story:
-    """What all epochs of a run share: the plane of their codes, its limits, labels, the losses.
-
-    Args:
-        digits (mnist.Digits): Those of the run.
-        run (dict): Its settings, as from `sources.read_run`.
-
-    Raises:
-        FigureError: If the record has fewer than two epochs of this run, or z has one dimension.
-    """
+    """What all epochs of a run share: the plane of their codes, its limits, labels, the losses."""
 
     def __init__(self, digits, run):
         noted = record.read(os.path.dirname(run['path']) or '.', run['epochs_done'])
@@ -66,19 +59,13 @@ class Story:
                                 for points in self.points.values()))
         self.labels = digits.test_labels[last['places']]
         self.x = digits.test[[*mnist.first_of_each(digits).values()]]
-        # up to two losses of the test digits by name: epochs and values, what the log has
+        # up to two losses of the test digits by name: epochs and values
         self.losses, epochs = {}, losses.column(run['log'], 'epoch')
         for name in NAMES:
             values = losses.column(run['log'], losses.TEST + name)
             is_known = np.isfinite(values) & np.isfinite(epochs)
             if is_known.any() and len(self.losses) < 2:
                 self.losses[name] = epochs[is_known], values[is_known]
-
-    def put_codes(self, axes, epoch, size):
-        """Draw the codes of an epoch."""
-        axes.set_aspect('equal')
-        plots.put_codes(axes, self.points[epoch], self.labels, self.limit, size, linewidth=0.8,
-                        zorder=1)
 
     def digits_of(self, epoch):
         """Return two arrays of pixels: test digits above their reconstructions, and samples."""
@@ -92,9 +79,9 @@ class Story:
 
 def is_whole(arrays, digits, dims):
     """Tell whether an epoch's arrays are all there, and of these digits and of z (dims,)."""
-    n, c = len(arrays.get('places', ())), len(np.unique(digits.test_labels))
-    shapes = {'places': (n,), 'mu': (n, dims), 'reconstruction': (c, digits.test.shape[1]),
-              'samples': (record.SAMPLES, digits.test.shape[1])}
+    n, pixels = len(arrays.get('places', ())), digits.test.shape[1]
+    shapes = {'places': (n,), 'mu': (n, dims), 'samples': (record.SAMPLES, pixels),
+              'reconstruction': (len(np.unique(digits.test_labels)), pixels)}
     return n > 0 and all(name in arrays and arrays[name].shape == shape
                          for name, shape in shapes.items()) and (
         np.isin(arrays['places'], np.arange(len(digits.test))).all()
@@ -112,8 +99,8 @@ def animation(model, digits, path, run):
                                **options)
 
     heading = figure.text(0.5, 1 - 22 / HEIGHT, '', size=14, weight='bold', ha='center')
-    axes = place(52, 220, 370, 370)
-    story.put_codes(axes, epochs[0], 18)
+    axes = place(52, 220, 370, 370, aspect='equal')
+    plots.put_codes(axes, story.points[epochs[0]], story.labels, story.limit, 18, **CIRCLES)
     axes.set(xlabel=story.names[0].split(' of ')[0], ylabel=story.names[1].split(' of ')[0])
     dots, = axes.collections
     for canvas, top, text in zip(story.digits_of(epochs[0]), (64, 330), (
@@ -150,7 +137,7 @@ def animation(model, digits, path, run):
 
     pictures.save_gif(map(frame, epochs), path, range(len(epochs)),
                       [to_rgb(color) for color in plots.CLASS_COLORS], milliseconds=200,
-                      still=[*pictures.axis_of(figure), *figure.legends, *figure.texts[1:]])
+                      still=[*figure.legends, *figure.texts[1:]])
 
 
 def panels(model, digits, path, run):
@@ -165,9 +152,9 @@ def panels(model, digits, path, run):
     for i, epoch in enumerate(epochs):
         x, top = left + i * (side + gap), height - 24
         axes = figure.add_axes((x / width, (top - side) / height, side / width, side / height),
-                               xticks=(), yticks=(), title=f'epoch {epoch}')
+                               xticks=(), yticks=(), title=f'epoch {epoch}', aspect='equal')
         axes.spines[:].set_visible(True)
-        story.put_codes(axes, epoch, 5)
+        plots.put_codes(axes, story.points[epoch], story.labels, story.limit, 5, **CIRCLES)
         noted = story.noted[epoch]
         for name, text in (('reconstruction', 'reconstructions'), ('samples', 'z ~ N(0, I)')):
             top -= (side if name == 'reconstruction' else large) + 22
@@ -181,10 +168,9 @@ def panels(model, digits, path, run):
 
 
 def for_page(digits, run):
-    """Pack the record for explorer.html, whose epochs.js unpacks it: a dict for its JSON; bytes.
+    """Pack the record for epochs.js: a dict for JSON, and bytes; `(None, b'')` if there is none.
 
     The bytes are of each epoch the points (n, 2) as int16 and digits as uint8, then the inputs.
-    Where the run has no record: `(None, b'')`.
     """
     try:
         story = Story(digits, run)

@@ -98,7 +98,7 @@ def test_what_stands_still_is_drawn_once_and_seen_in_each_frame(tmp_path):
             line.set_ydata([0, 1 - t])
             return figure
 
-        still = [*pictures.axis_of(figure), axes.get_legend()] if is_still else []
+        still = [axes.get_legend()] if is_still else None
         pictures.save_gif(map(frame, (0, 0.4, 0.8)), tmp_path / name, (0, 1, 2, 1), [(0, 0, 1)], 50,
                           still=still)
         assert sum(drawn) == (1 if is_still else 3)
