@@ -200,11 +200,14 @@ def swiss_roll_gif(model, digits, path, roll):
 
 def swiss_roll(model, digits, path, roll):
     """The swiss roll, unrolled into two dimensions (1-3)."""
+    from sklearn.manifold import LocallyLinearEmbedding  # here, as this takes long
+
     points, bands = roll()
+    unrolled = LocallyLinearEmbedding(n_neighbors=12, method='modified', random_state=0)
     figure = Figure(figsize=(7.2, 4.4), layout='constrained')
     axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
     axes.axis('off')
-    draw_roll(axes, manifold.unrolled(points), bands)
+    draw_roll(axes, unrolled.fit_transform(points), bands)
     drawing.save(figure, path)
 
 

@@ -151,8 +151,8 @@ def quick(monkeypatch):
             (section3, 'KS', (1, 10)), (section3, 'WINDOW', 20),
             (manifold, 'tsne', lambda mu, dims: mu[:, [0, 1, 0]][:, :dims]),
             (manifold, 'turning', lambda *args, **options: [*turning(*args, **options)]),
-            (graphs, 'save', lambda dot, names, path: Path(path).write_text(
-                graphs.draw(dot, names)))):
+            (graphs, 'save', lambda dot, model, path: Path(path).write_text(
+                graphs.draw(dot, model)))):
         monkeypatch.setattr(where, name, value)
 
 
@@ -469,7 +469,7 @@ def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
         assert f'label="{text}"' in seen[0]
     for _ in range(2):
         visualize.main(['graph', '-o', str(other_run)])
-    drawn = graphs.draw((other_run / 'cg.dot').read_text(), {})
+    drawn = graphs.draw((other_run / 'cg.dot').read_text(), net.VAE(784, 3, 12))
     shapes = [sorted(re.sub(r'l[ed]\w+/', '', label) for label in re.findall('label="(.*?)"', dot))
               for dot in (seen[1], drawn)]
     assert shapes[0] == shapes[1]
@@ -481,7 +481,7 @@ def test_the_graph_is_of_this_run(other_run, tmp_path, monkeypatch):
 
 def test_of_many_samples_the_graph_shows_three_and_says_so(run, monkeypatch, capsys):
     dots = []
-    monkeypatch.setattr(graphs, 'save', lambda dot, names, path: dots.append(dot))
+    monkeypatch.setattr(graphs, 'save', lambda dot, model, path: dots.append(dot))
     for k in (3, 100):
         visualize.graph(*run[:2], 'graph.png', 1.0, k, 20)
     assert dots[0].count('Gaussian') == dots[1].count('Gaussian') > 0

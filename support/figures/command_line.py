@@ -38,13 +38,8 @@ class Recipe(NamedTuple):
     of_vae: bool = False        # whether it shows q(z|x), which an autoencoder does not have
 
 
-def stem(file):
-    """Return the name of a figure: its file without the extension."""
-    return os.path.splitext(file)[0]
-
-
-def build_parser(figures, description):
-    """Return the parser of the command line, whose help lists the figures."""
+def parse(figures, argv, description):
+    """Return the command line; its `files` are those of the Recipes `figures` that it names."""
     parser = command.Parser(
         prog='visualize.py', description=description.splitlines()[0] + '\n' + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,12 +70,6 @@ def build_parser(figures, description):
         help='only with -s FILE of weights alone: their activation (default: softplus)')
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='encode and decode on GPU N (default: on the CPU)')
-    return parser
-
-
-def parse(figures, argv, description):
-    """Return the command line; its `files` are those of the Recipes `figures` that it names."""
-    parser = build_parser(figures, description)
     args = parser.parse_args(argv)
     args.out = args.out or run_folder.folder_of(args.snapshot) or 'results'
     if args.start == args.end:
@@ -90,8 +79,9 @@ def parse(figures, argv, description):
     names = {}                      # what a user may call a figure: its files
     for file, key in all_files.items():
         short = key.replace('_0to7', '')
-        for name in {file, stem(file), key, stem(key), short, stem(short)}:
+        for name in (file, key, short):
             names.setdefault(name, set()).add(file)
+            names.setdefault(name.partition('.')[0], set()).add(file)
 
     def named(given):
         for name in given:
@@ -99,7 +89,8 @@ def parse(figures, argv, description):
                 ends = re.match('interpolation_([0-9]+)to([0-9]+)', name)
                 parser.error(f'unknown figure {name}; ' + (
                     f'it is interpolation with --start {ends[1]} --end {ends[2]}' if ends else
-                    'the figures are ' + ', '.join(dict.fromkeys(map(stem, figures)))))
+                    'the figures are ' + ', '.join(
+                        dict.fromkeys(file.partition('.')[0] for file in figures))))
         return set().union(*(names[name.rstrip('/')] for name in given))
 
     chosen = (named(args.figure) or set(all_files)) - named(args.skip)

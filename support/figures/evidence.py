@@ -209,8 +209,3 @@ def importance_bounds(log_w, ks):
     return np.stack([
         (logsumexp(log_w[:, :most // k * k].reshape(n, -1, k), axis=2) - np.log(k)).mean(axis=1)
         for k in ks], axis=1)
-
-
-def effective_samples(log_w):
-    """Return how many samples carry the mean of w (N, K), (sum w)^2 / sum w^2 (Owen, 9.3)."""
-    return np.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1))

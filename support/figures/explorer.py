@@ -15,7 +15,6 @@ import textwrap
 import zlib
 
 from support.base import files
-from support.data import mnist
 from support.figures import evidence, pictures, plots, training
 from support.run import losses, original
 
@@ -37,16 +36,21 @@ ACTIVATIONS = {F.softplus: 'softplus', F.tanh: 'tanh', F.relu: 'relu'}      # th
 
 def save(model, digits, path, run):
     """A page to play with in a browser (1-2, 2, 3)."""
-    difference = unlike_page(model)
-    if difference:
-        raise pictures.FigureError(f'the page shows net.py only as it came, and {difference}; the '
+    links = {name: getattr(model, name, None) for name in LINKS}
+    odd = [f'{name} is edited' for name in original.edited(model)] + [
+        f'{name} is no plain Linear layer' for name, link in links.items()
+        if type(link) is not L.Linear or link.b is None]
+    act_func = getattr(model, 'act_func', None)
+    if act_func not in ACTIVATIONS:
+        odd.append(f'its activation is {getattr(act_func, "__name__", "another")}')
+    if odd:
+        raise pictures.FigureError(f'the page shows net.py only as it came, and {odd[0]}; the '
                                    'other figures show the edited model')
-    places = mnist.spaced_places(len(digits.test), POINTS)
-    x, labels = digits.test[places], digits.test_labels[places]
+    x, labels = pictures.spaced(digits, POINTS)
     codes = pictures.encode(model, x)                                       # (N, Z)
     kl = evidence.kl_to_prior(*evidence.infer(model, digits.test)).mean(axis=0)
-    arrays = {f'{link}/{param}': cuda.to_cpu(getattr(getattr(model, link), param).array)
-              for link in LINKS for param in ('W', 'b')} | {'codes': codes}
+    arrays = {f'{name}/{param}': cuda.to_cpu(getattr(link, param).array)
+              for name, link in links.items() for param in ('W', 'b')} | {'codes': codes}
     packed, listed = as_halves(arrays)
     C = run.get('kl_weight', run['beta'])
     log = [] if C is None else run['log']       # which does not tell the negative ELBO then
@@ -55,7 +59,7 @@ def save(model, digits, path, run):
                      found['validation/main/loss']], axis=1)                # (rows, 3)
     about = {
         'name': os.path.basename(os.path.dirname(os.path.abspath(path))),
-        'activation': ACTIVATIONS[model.act_func], 'arrays': listed,
+        'activation': ACTIVATIONS[act_func], 'arrays': listed,
         'labels': labels.tolist(), 'classes': np.unique(labels).tolist(),
         'colors': [to_hex(color) for color in plots.CLASS_COLORS],
         'components': plots.principal(codes)[0].tolist() if codes.shape[1] > 2 else None,
@@ -67,20 +71,6 @@ def save(model, digits, path, run):
     with files.replacing(path) as file:
         file.write(page(about, packed, record,
                         np.round(x * 255).astype(np.uint8).tobytes()).encode())
-
-
-def unlike_page(model):
-    """Say how a model differs from the one that net.js computes; '' if it does not."""
-    edited = original.edited(model)
-    if edited:
-        return f'{edited[0]} is edited'
-    links = {name: getattr(model, name, None) for name in LINKS}
-    for name, link in links.items():
-        if type(link) is not L.Linear or link.b is None:
-            return f'{name} is no plain Linear layer'
-    if model.act_func not in ACTIVATIONS:
-        return f'its activation is {getattr(model.act_func, "__name__", "another")}'
-    return ''
 
 
 def in_words(run):

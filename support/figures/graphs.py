@@ -7,7 +7,6 @@ pairs of numbers. `net.draw_graph` gives it in Graphviz's DOT, as in cg.dot.
 import functools
 import hashlib
 import re
-import shutil
 import subprocess
 
 from support.base import files
@@ -139,18 +138,17 @@ def draw(dot, model):
 
 def save(dot, model, path):
     """Write the graph of a model's loss as PNG. FigureError if Graphviz fails."""
-    if not shutil.which('dot'):
-        raise pictures.FigureError('needs Graphviz: apt install graphviz, brew install graphviz, '
-                                   'or https://graphviz.org/download')
     try:
-        done = subprocess.run(['dot', '-Tpng'], input=draw(dot, model).encode(),
-                              capture_output=True, check=False)
-        picture, cause = done.stdout, done.stderr.decode(errors='replace')
-        is_drawn = done.returncode == 0 and picture.startswith(PNG)
-    except OSError as error:
-        is_drawn, cause = False, str(error)
-    if not is_drawn:
-        raise pictures.FigureError('needs Graphviz, which does not run here '
-                                   f'({" ".join(cause.split())[:200]}); install it anew')
+        picture = subprocess.run(['dot', '-Tpng'], input=draw(dot, model).encode(),
+                                 capture_output=True, check=True).stdout
+        cause = ''
+    except (OSError, subprocess.CalledProcessError) as error:
+        picture, cause = b'', str(error)
+        if isinstance(error, subprocess.CalledProcessError):
+            cause = error.stderr.decode(errors='replace')
+    if not picture.startswith(PNG):
+        raise pictures.FigureError(
+            'needs Graphviz: apt install graphviz, brew install graphviz, or '
+            f'https://graphviz.org/download (here: {" ".join(cause.split())[:200]})')
     with files.replacing(path) as file:
         file.write(picture)

@@ -1,4 +1,4 @@
-"""What scikit-learn computes: the swiss roll, its unrolling, t-SNE; and how points turn in 3-D.
+"""What scikit-learn computes: the swiss roll, t-SNE; and how points turn in 3-D.
 
 scikit-learn is imported where it is used, as that takes long.
 """
@@ -41,14 +41,6 @@ def roll():
     found = clusters.fit_predict(points)
     means = [along[found == cluster].mean() for cluster in range(len(BANDS))]
     return points, np.argsort(np.argsort(means))[found]
-
-
-def unrolled(points):
-    """Return points (N, 3) of the roll by locally linear embedding, (N, 2)."""
-    from sklearn.manifold import LocallyLinearEmbedding
-
-    embedding = LocallyLinearEmbedding(n_neighbors=12, method='modified', random_state=0)
-    return embedding.fit_transform(points)
 
 
 def tsne(mu, dims):

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 import numpy as np
+from scipy.special import logsumexp
 
 BLUE, ORANGE, RED, *_ = drawing.PALETTE
 GRAY, RINGS = '#777777', '#bbbbbb'
@@ -128,7 +129,9 @@ def draw_sampled_gap(model, digits):
     log_w = evidence.log_weights(model, x, *evidence.infer(model, x), KS[-1])
     l_k = evidence.importance_bounds(log_w, KS)                 # (N, len(KS))
     order = np.argsort(l_k[:, -1] - l_k[:, 0])
-    x, l_k, count = x[order], l_k[order], evidence.effective_samples(log_w)[order]
+    x, l_k, log_w = x[order], l_k[order], log_w[order]
+    # how many samples carry the mean: (sum w)^2 / sum w^2 (Owen, "Monte Carlo theory", 9.3)
+    count = np.exp(2 * logsumexp(log_w, axis=1) - logsumexp(2 * log_w, axis=1))
     rise = l_k - l_k[:, :1]
     name = f'$L_{{{KS[-1]}}}$'
     figure, right = draw_gap(
@@ -260,21 +263,18 @@ def reparameterization(model, digits, path):
         Line2D([], [], linestyle='', marker='o', color=BLUE, markersize=4, label='earlier draws'),
         Line2D([], [], color=RINGS, label='rings: 1, 2 and 3 standard deviations')])
 
-    def put_plane(left, title, letter, center, scale):
-        """Draw the axes of a panel; return the points of earlier draws, and that of this one."""
+    moving = []                     # points; those of earlier draws, and that of this one
+    for left, title, letter, points, center, scale in (
+            (0.06, 'the noise: ε ~ N(0, I)', r'\varepsilon', eps, np.zeros(2), np.ones(2)),
+            (0.43, 'z = µ + ε·σ, so z ~ q(z|x)', 'z', z, mu[used], sigma[used])):
         axes = figure.add_axes((left, 0.2, 0.255, 0.608), title=title)
-        plots.put_ellipses(axes, center[used], scale[used], RINGS)
-        names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale[used].max()
+        plots.put_ellipses(axes, center, scale, RINGS)
+        names, reach = [f'${letter}_{{{j + 1}}}$' for j in used], 3.4 * scale.max()
         axes.set(xlabel=names[0], ylabel=names[1], **{          # both have one scale
-            f'{name}lim': (center[j] - reach, center[j] + reach)
-            for name, j in zip('xy', used, strict=True)})
+            f'{name}lim': (at - reach, at + reach) for name, at in zip('xy', center, strict=True)})
         axes.locator_params(nbins=4)
-        return (*axes.plot([], 'o', color=BLUE, markersize=4),
-                *axes.plot([], 'o', color=RED, markersize=9))
-
-    panels = ((eps, put_plane(0.06, 'the noise: ε ~ N(0, I)', r'\varepsilon', np.zeros(len(mu)),
-                              np.ones(len(mu)))),
-              (z, put_plane(0.43, 'z = µ + ε·σ, so z ~ q(z|x)', 'z', mu, sigma)))
+        moving.append((points[:, used], *axes.plot([], 'o', color=BLUE, markersize=4),
+                       *axes.plot([], 'o', color=RED, markersize=9)))
     for bottom, picture, title in ((0.49, pictures.as_pictures(x[i])[0], 'x'),
                                    (0.05, decoded[0], 'decoded from z')):
         axes = figure.add_axes((0.79, bottom, 0.144, 0.3456), title=title)
@@ -283,9 +283,9 @@ def reparameterization(model, digits, path):
 
     def frame(t):
         head.set_text(f'{heading}; draw {t + 1} of {DRAWS}')
-        for points, (earlier, now) in panels:
-            earlier.set_data(*points[:t, used].T)
-            now.set_data(*points[t:t + 1, used].T)
+        for points, earlier, now in moving:
+            earlier.set_data(*points[:t].T)
+            now.set_data(*points[t:t + 1].T)
         face.set_data(decoded[t])
         return figure
 

@@ -176,11 +176,6 @@ def test_importance_bounds_rise_from_the_mean_to_the_log_of_the_mean():
     assert (np.diff(bounds, axis=1) > 0).all()
 
 
-def test_effective_samples_are_those_that_share_the_weight():
-    log_w = np.array([[-900.0] * 4, [-9, -900, -900, -900], [-9, -9, -900, -900]])
-    np.testing.assert_allclose(evidence.effective_samples(log_w), (4, 1, 2))
-
-
 # What is measured, and net.py's loss --------------------------------------------------------------
 
 

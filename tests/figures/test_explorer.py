@@ -99,13 +99,15 @@ def test_a_variable_stands_beside_its_lines_of_net_py():
     assert 'F.bernoulli_nll' in source['reconstruction error']['text']
 
 
-def test_curves_leave_out_what_is_no_number():
+def test_curves_leave_out_what_is_no_number(make):
+    def curves(row, beta):
+        return about(make(2, log=[row, *others, {}], beta=1.0, kl_weight=beta)[0])['log']
+
     row = {'epoch': 1, 'main/rec_loss': 3.0, 'main/latent_loss': 8.0, 'validation/main/loss': 2}
-    others = [row | {'main/rec_loss': value} for value in ('x', float('nan'), None)]
-    assert explorer.curves([row, *others, {}], 4.0) == [[1, 5.0, 2]]        # 8 is 4 times the KL
-    assert explorer.curves([row | {'main/loss': 11.0}], 1.0) == [[1, 11.0, 2]]
+    others = [row | {'main/rec_loss': value} for value in ('x', None)]
+    assert curves(row, 4.0) == [[1, 5.0, 2]]                        # 8 is 4 times the KL
     for unknown in (0.0, None):             # of which the log does not tell the KL
-        assert explorer.curves([row], unknown) == []
+        assert curves(row, unknown) == []
 
 
 def test_a_page_from_a_checkout_of_windows_is_the_same(make, monkeypatch, tmp_path):
