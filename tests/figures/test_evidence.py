@@ -31,22 +31,15 @@ def make_model(dims, strength=1.0, act_func=F.softplus):
     return model, np.random.uniform(size=(8, 9)).astype(np.float32)
 
 
-def measure(model, x):
-    """Return mu and ln_var of digits, and log p(x), L and KL by quadrature."""
-    mu, ln_var = evidence.infer(model, x)
+def measure(model, x, mu, ln_var):
+    """Return log p(x), L and KL of digits by quadrature."""
     grid = evidence.first_grid(mu, ln_var)
     joint = evidence.log_joint(model, x, grid.z)
-    return mu, ln_var, *evidence.measure_gap(model, x, mu, ln_var, grid, joint)
+    return evidence.measure_gap(model, x, mu, ln_var, grid, joint)
 
 
-# The densities ----------------------------------------------------------------------------------
-
-
-def test_log_normal():
-    z, mu, ln_var = np.random.RandomState(0).normal(size=(3, 5, 2))
-    wanted = stats.norm.logpdf(z, mu, np.exp(ln_var / 2)).sum(axis=1)
-    np.testing.assert_allclose(evidence.log_normal(z, mu, ln_var), wanted)
-    np.testing.assert_allclose(evidence.log_normal(z), stats.norm.logpdf(z).sum(axis=1))
+def by_sampling(model, x, mu, ln_var, k):
+    return evidence.importance_bounds(evidence.log_weights(model, x, mu, ln_var, k), [k])[:, 0]
 
 
 def test_log_likelihood_is_chainers_bernoulli(monkeypatch):
@@ -76,20 +69,17 @@ def test_the_kl_of_the_dimensions_sums_to_the_latent_loss():
     assert kl.sum(axis=1).mean() == pytest.approx(float(model.latent_loss.array), rel=1e-5)
 
 
-# Log p(x) against closed forms ------------------------------------------------------------------
-
-
 def test_a_decoder_that_ignores_z_makes_the_prior_the_posterior():
     model, x = make_model(2)
     model.ld3.W.array[:] = 0
     model.ld3.b.array[:] = np.linspace(-2, 2, 9)
     y = 1 / (1 + np.exp(-model.ld3.b.array.astype(float)))
-    mu, ln_var, log_p, _, kl = measure(model, x)
+    mu, ln_var = evidence.infer(model, x)
+    log_p, _, kl = measure(model, x, mu, ln_var)
     wanted = (x * np.log(y) + (1 - x) * np.log(1 - y)).sum(axis=1)
     np.testing.assert_allclose(log_p, wanted, atol=1e-4)
     np.testing.assert_allclose(kl, evidence.kl_to_prior(mu, ln_var).sum(axis=1), atol=1e-4)
-    log_w = evidence.log_weights(model, x, mu, ln_var, 2000)
-    np.testing.assert_allclose(evidence.importance_bounds(log_w, [2000])[:, 0], wanted, atol=0.3)
+    np.testing.assert_allclose(by_sampling(model, x, mu, ln_var, 2000), wanted, atol=0.3)
 
 
 @pytest.mark.parametrize('noise', [1.0, 0.1, 0.05])
@@ -109,21 +99,14 @@ def test_a_linear_gaussian_model_is_solved(monkeypatch, noise):
           + (difference @ np.linalg.inv(covariance) * difference).sum(axis=1)
           + np.log(np.linalg.det(covariance)) - np.log(sigma ** 2).sum()) / 2
 
-    grid = evidence.first_grid(mu, ln_var)
-    joint = evidence.log_joint(None, x, grid.z)
-    found = evidence.measure_gap(None, x, mu, ln_var, grid, joint)
+    found = measure(None, x, mu, ln_var)
     np.testing.assert_allclose(found, (log_p, log_p - kl, kl), atol=0.005)
-    log_w = evidence.log_weights(None, x, mu, ln_var, 5000)
-    np.testing.assert_allclose(evidence.importance_bounds(log_w, [5000])[:, 0], log_p, atol=0.15)
+    np.testing.assert_allclose(by_sampling(None, x, mu, ln_var, 5000), log_p, atol=0.15)
     # where q lies beside the posterior, importance sampling falls short, and quadrature does not
     beside = mean + 12 * sigma
-    log_w = evidence.log_weights(None, x, beside, ln_var, 5000)
-    assert (log_p - evidence.importance_bounds(log_w, [5000])[:, 0] > 1).all()
-    found, lower, kl = evidence.measure_gap(None, x, beside, ln_var, grid, joint)
+    assert (log_p - by_sampling(None, x, beside, ln_var, 5000) > 1).all()
+    found, lower, kl = measure(None, x, beside, ln_var)
     np.testing.assert_allclose(found - lower, kl, atol=0.01)
-
-
-# A network's posterior --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('dims', [1, 2])
@@ -132,16 +115,13 @@ def test_a_linear_gaussian_model_is_solved(monkeypatch, noise):
 def test_the_gap_is_the_kl(dims, strength, act_func):
     model, x = make_model(dims, strength, act_func)
     model.le3_ln_var.b.array[:] = -2
-    *_, log_p, lower, kl = measure(model, x)
+    log_p, lower, kl = measure(model, x, *evidence.infer(model, x))
     assert (kl > 0).all()
     np.testing.assert_allclose(log_p - lower, kl, atol=0.01)
     np.random.seed(0)
     for digit, found in zip(x, lower, strict=True):                 # by Monte Carlo
         loss = model.get_loss_func()(np.repeat(digit[None], 2000, axis=0))
         assert found == pytest.approx(-float(loss.array), abs=0.02 + 0.01 * abs(found))
-
-
-# Grids ------------------------------------------------------------------------------------------
 
 
 def test_the_first_grid_holds_codes_that_lie_far_out():
@@ -155,28 +135,12 @@ def test_the_first_grid_holds_codes_that_lie_far_out():
         assert grid.volume ** 0.5 == pytest.approx(step, rel=0.02)
 
 
-@pytest.mark.parametrize('sigma', [0.05, 0.3, 1])
-def test_a_grid_of_its_own_is_as_fine_as_it_needs(sigma):
-    grid = evidence.even_grid(4.5, evidence.NODES, 2)
-    center = np.array([0.31, -0.77])
-    own = evidence.own_grid(grid, evidence.log_normal(grid.z, center, 2 * np.log(sigma)))
-    assert 200 < len(own.z) < 2500
-    total = np.exp(evidence.log_normal(own.z, center, 2 * np.log(sigma))).sum() * own.volume
-    assert total == pytest.approx(1, abs=1e-3)
-
-
-# Importance sampling ----------------------------------------------------------------------------
-
-
 def test_importance_bounds_rise_from_the_mean_to_the_log_of_the_mean():
     log_w = np.random.RandomState(0).normal(size=(4, 1000))
     bounds = evidence.importance_bounds(log_w, (1, 10, 100, 1000))
     np.testing.assert_allclose(bounds[:, 0], log_w.mean(axis=1))
     np.testing.assert_allclose(bounds[:, 3], np.log(np.exp(log_w).mean(axis=1)))
     assert (np.diff(bounds, axis=1) > 0).all()
-
-
-# What is measured, and net.py's loss --------------------------------------------------------------
 
 
 LOSS = 'this net.py has another loss'
