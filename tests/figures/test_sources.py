@@ -3,7 +3,6 @@
 from support.run import snapshot  # lets chainer import
 
 import chainer
-from conftest import SMALL, train
 import numpy as np
 import pytest
 from runs import rewrite
@@ -19,12 +18,6 @@ def test_a_snapshot_gives_its_model_digits_and_settings(finished):
         for name, param in model.namedparams():
             assert np.array_equal(param.array, npz[snapshot.MODEL_PREFIX + name[1:]])
     assert (settings['dim_z'], settings['dim_h'], len(digits.test)) == (2, 16, 30)
-
-
-def test_the_snapshot_of_an_autoencoder_gives_one(data_dir, tmp_path):
-    train(data_dir, tmp_path / 'run', *SMALL, '--autoencoder')
-    model, _, settings = read_run('-o', tmp_path / 'run')
-    assert (type(model), settings['autoencoder']) == (net.Autoencoder, True)
 
 
 @pytest.mark.parametrize('kind', [net.VAE, net.Autoencoder])
@@ -54,15 +47,6 @@ def test_weights_in_a_trainer_without_settings(finished, data_dir, tmp_path):
     assert (settings['dim_z'], settings['dim_h'], settings['autoencoder']) == (2, 16, False)
 
 
-def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
-    path = tmp_path / 'mlp_2.model'
-    chainer.serializers.save_npz(str(path), net.VAE(784, 2, 9))
-    status, out, err = draw('-s', path, '--data-dir', data_dir, '-o', tmp_path / 'out',
-                            'reconstruction', 'map', 'scatter', 'samples')
-    assert (status, err) == (0, '')
-    assert len(out.splitlines()) == 4
-
-
 @pytest.mark.parametrize('arrays, line', [
     ({'le1/W': np.zeros((3, 784), 'f')}, 'another network: it holds le1/W, and no le3_mu/W; '),
     ({'le1/W': np.zeros(3, 'f'), 'le3_mu/W': np.zeros((2, 3), 'f')},
@@ -75,7 +59,6 @@ def test_weights_alone_are_drawn(draw, data_dir, tmp_path):
       'le3_mu/W': np.zeros((2, 0), 'f')}, 'does not hold the weights of a VAE'),
     ({'l1/W': np.zeros((3, 784), 'f'), 'l1/b': np.zeros(3, 'f')},
      'is of another network: it holds l1/W, and no le1/W; use a snapshot of train_vae.py, or a '),
-    ({'x_train': np.zeros(3)}, 'it holds x_train, and no le1/W; '),
     ({f'updater/model:main/{layer}/W': np.zeros((3, 3), 'f') for layer in 'abcd'},
      'it holds updater/model:main/a/W, updater/model:main/b/W, updater/model:main/c/W, ..., and '),
 ])
