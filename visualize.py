@@ -17,7 +17,6 @@ from support.figures import (
     diagrams,
     explorer,
     graphs,
-    manifold,
     pictures,
     plots,
     section1,
@@ -30,6 +29,7 @@ from support.figures.command_line import PLANE, WALK, Recipe
 from support.figures.pictures import decode, encode
 from support.run import observe
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 import numpy as np
@@ -185,29 +185,43 @@ def every_walk_gif(model, digits, path):
 # Section 1-3: the manifold hypothesis -----------------------------------------------------------
 
 
-def draw_roll(axes, points, bands):
-    """Draw points (N, 2 or 3) of the roll, each in the colour of its band, (N,)."""
-    plots.put_points(axes, points, bands, manifold.BANDS, 18, '#444444')
+BANDS = [tuple(colormaps['viridis'](i / 5)[:3]) for i in range(6)]       # the colours of the roll
+
+
+def roll():
+    """Return points of a swiss roll, (N, 3), and the number of the band of each, (N,)."""
+    from sklearn.cluster import AgglomerativeClustering  # here, as this takes long
+    from sklearn.datasets import make_swiss_roll
+    from sklearn.neighbors import kneighbors_graph
+
+    points, along = make_swiss_roll(1500, noise=0.05, random_state=0)
+    points[:, 1] /= 2           # as in the article: the clusters of a narrow roll are bands
+    neighbours = kneighbors_graph(points, 10)
+    clusters = AgglomerativeClustering(len(BANDS), connectivity=neighbours, linkage='ward')
+    found = clusters.fit_predict(points)
+    means = [along[found == cluster].mean() for cluster in range(len(BANDS))]
+    return points, np.argsort(np.argsort(means))[found]
 
 
 def swiss_roll_gif(model, digits, path, roll):
     """A swiss roll in three dimensions, turning (1-3)."""
     points, bands = roll()
-    figures = manifold.turning(points, lambda axes: draw_roll(axes, points, bands),
-                               'the swiss roll: a plane, rolled up', views=manifold.SWING)
-    pictures.save_gif(figures, path, range(36), manifold.BANDS, milliseconds=150, rests=())
+    figures = plots.turning(
+        points, lambda axes: plots.put_points(axes, points, bands, BANDS, 18, '#444444'),
+        'the swiss roll: a plane, rolled up', views=plots.SWING)
+    pictures.save_gif(figures, path, range(36), BANDS, milliseconds=150, rests=())
 
 
 def swiss_roll(model, digits, path, roll):
     """The swiss roll, unrolled into two dimensions (1-3)."""
-    from sklearn.manifold import LocallyLinearEmbedding  # here, as this takes long
+    from sklearn.manifold import LocallyLinearEmbedding
 
     points, bands = roll()
     unrolled = LocallyLinearEmbedding(n_neighbors=12, method='modified', random_state=0)
     figure = Figure(figsize=(7.2, 4.4), layout='constrained')
     axes = figure.add_subplot(title='the swiss roll unrolled by locally linear embedding')
     axes.axis('off')
-    draw_roll(axes, unrolled.fit_transform(points), bands)
+    plots.put_points(axes, unrolled.fit_transform(points), bands, BANDS, 18, '#444444')
     drawing.save(figure, path)
 
 
@@ -305,12 +319,18 @@ def kl_gif(model, digits, path):
 
 
 def by_tsne(model, digits, dims):
-    """Return codes of test digits by t-SNE, (N, dims), and their labels (N,)."""
+    """Return codes of test digits by t-SNE, (N, dims), the largest of them 1, and their labels."""
+    from sklearn.manifold import TSNE
+
     x, labels = pictures.spaced(digits, POINTS_TSNE)
     codes = encode(model, x)
     if len(np.unique(codes, axis=0)) < 5:
         raise pictures.FigureError('needs test digits of five different codes or more')
-    return manifold.tsne(codes, dims), labels
+    print(f't-SNE of {len(codes)} codes into {dims} dimensions ...', flush=True)
+    points = TSNE(dims, perplexity=min(30, len(codes) / 4), random_state=0,
+                  init='pca' if codes.shape[1] >= dims else 'random').fit_transform(codes)
+    points -= points.mean(axis=0)
+    return points / np.abs(points).max(), labels
 
 
 def tsne(model, digits, path):
@@ -338,7 +358,7 @@ def tsne_gif(model, digits, path):
         axes.axis('off')
 
     title = f't-SNE of {len(labels)} {pictures.name_codes(model)} in three dimensions'
-    pictures.save_gif(manifold.turning(points, draw, title, 600, 520, zoom=1.35), path, range(36),
+    pictures.save_gif(plots.turning(points, draw, title, 600, 520, zoom=1.35), path, range(36),
                       plots.CLASS_COLORS, milliseconds=150, rests=())
 
 
@@ -404,7 +424,7 @@ def parse_arguments(argv):
 def main(argv=None):
     """Draw as the command line `argv` (default: the program's) says; return the exit status."""
     args = parse_arguments(argv)
-    manifold.calm_openmp()      # before scikit-learn is imported
+    plots.calm_openmp()      # before scikit-learn is imported
     model, digits, settings = None, None, {}
     if any(recipe.dims for recipe in args.files.values()):
         model, digits, settings = sources.read_run(args)
@@ -413,7 +433,7 @@ def main(argv=None):
     values = settings | {
         'start': args.start, 'end': args.end, 'run': settings,
         # what two figures share is computed once
-        'roll': functools.cache(manifold.roll),
+        'roll': functools.cache(roll),
         'gaps': functools.cache(lambda: section3.measure_gaps(model, digits))}
     if args.beside:
         values['beside'] = sources.read_beside(args, settings)

@@ -1,13 +1,12 @@
 """The command line of visualize.py: which figures it names, which fit the snapshot, the loop."""
 
 import argparse
-from collections.abc import Callable
+from collections import namedtuple
 import os
 import re
 import shlex
 import sys
 import traceback
-from typing import NamedTuple
 
 from support.base import command, files
 from support.figures import pictures
@@ -27,15 +26,11 @@ examples:
   python visualize.py --skip tsne -o results/mnist     all but the slowest'''
 
 
-class Recipe(NamedTuple):
-    """How to draw a figure."""
-
-    draw: Callable              # of model, digits, path, and the keywords below; returns the paths
-                                # that it wrote, or None if that is only the one given
-    dims: range | None = range(1, sys.maxsize)      # for which numbers of latent dimensions; None:
-                                                    # it needs no snapshot
-    keywords: tuple = ()        # further arguments, by name: see `values` in visualize.main
-    of_vae: bool = False        # whether it shows q(z|x), which an autoencoder does not have
+# how to draw a figure: a function of model, digits, path and of `keywords` (see `values` in
+# visualize.main), which returns the paths that it wrote, or None for the one given; for which
+# numbers of latent dimensions, None if it needs no snapshot; whether it shows q(z|x)
+Recipe = namedtuple('Recipe', 'draw dims keywords of_vae',
+                    defaults=(range(1, sys.maxsize), (), False))
 
 
 def parse(figures, argv, description):
@@ -134,14 +129,7 @@ def reason_of(error, model):
 def draw(args, model, digits, settings, values):
     """Draw the figures of a command line, and say on stdout which files that made.
 
-    Args:
-        values (dict): By name, what recipes ask for as keywords.
-
-    Returns:
-        int: The exit status: 1 if a figure failed that was not asked for by name.
-
-    Raises:
-        FigureError: At the end, if one failed that was.
+    Return the exit status: 1 if a figure failed. Where it was asked for by name, raise FigureError.
     """
     misfits = {file: misfit(recipe, settings, values) for file, recipe in args.files.items()}
     for file, reason in misfits.items():

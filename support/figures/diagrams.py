@@ -12,6 +12,7 @@ from support.figures import pictures
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon
 import numpy as np
+from scipy.sparse.linalg import eigsh
 
 BLUE = drawing.PALETTE[0]
 ENCODER, DECODER, KNOWN, NOISE = '#cfe5f7', '#f3c9c2', '#dddddd', '#ffe3bf'
@@ -28,10 +29,9 @@ def canvas(height):
     return axes
 
 
-def put_text(axes, x, y, text, size=LARGE, color='black', linespacing=1.35):
+def put_text(axes, x, y, text, size=LARGE, linespacing=1.35, **look):
     """Write centered text."""
-    axes.text(x, y, text, ha='center', va='center', size=size, color=color,
-              linespacing=linespacing)
+    axes.text(x, y, text, ha='center', va='center', size=size, linespacing=linespacing, **look)
 
 
 def put_circle(axes, x, y, text, color='white', radius=0.42):
@@ -40,12 +40,11 @@ def put_circle(axes, x, y, text, color='white', radius=0.42):
     put_text(axes, x, y, text)
 
 
-def put_box(axes, x, y, text, half, color='white', rounding=0.12, height=0.6,
-            linewidth=1.8, **look):
+def put_box(axes, x, y, text, half, color='white', rounding=0.12, height=0.6, line=1.8, **look):
     """Draw a box, 2 * half wide, with text in it."""
     axes.add_patch(FancyBboxPatch(
         (x - half, y - height / 2), 2 * half, height, f'round,pad=0,rounding_size={rounding}',
-        facecolor=color, edgecolor='black', linewidth=linewidth))
+        facecolor=color, edgecolor='black', linewidth=line))
     put_text(axes, x, y, text, **look)
 
 
@@ -59,13 +58,10 @@ def put_network(axes, x, y, text, color, narrows):
 
 
 def put_digits(axes, y, *places):
-    """Put a bundled test digit at the first place, and what a code keeps of it at the second.
-
-    The code is of principal components: the best autoencoder without hidden layers.
-    """
+    """Put a bundled digit at one place, and what its principal components keep at the other."""
     digits = mnist.get_digits('digits')
     mean = digits.train.mean(axis=0)
-    components = np.linalg.eigh(np.cov(digits.train, rowvar=False))[1][:, -CODE:]       # (784, 20)
+    components = eigsh(np.cov(digits.train, rowvar=False), CODE, v0=mean)[1]    # (784, 20)
     x = digits.test[mnist.first_of_each(digits)[3]]
     look = np.clip(mean + (x - mean) @ components @ components.T, 0, 1)
     for at, picture in zip(places, pictures.as_pictures(np.stack([x, look])), strict=True):
@@ -90,11 +86,10 @@ def autoencoder(model, digits, path):
     put_network(axes, 6.95, y, 'Decoder', DECODER, narrows=False)
     for start, end in ((1.5, 2.2), (3.9, 4.57), (5.43, 6.1), (7.8, 8.5)):
         put_arrow(axes, (start, y), (end, y))
-    put_text(axes, 0.85, 2.52, '$x$')
-    put_text(axes, 9.15, 2.52, r'$\hat{x}$')
-    for place, text in ((0.85, '784 pixels'), (5, f'the code:\n{CODE} numbers'),
-                        (9.15, '784 pixels')):
-        put_text(axes, place, 0.6, text, SMALL)
+    for x, name in ((0.85, '$x$'), (9.15, r'$\hat{x}$')):
+        put_text(axes, x, 2.52, name)
+        put_text(axes, x, 0.6, '784 pixels', SMALL)
+    put_text(axes, 5, 0.6, f'the code:\n{CODE} numbers', SMALL)
     drawing.save(axes.figure, path)
 
 
@@ -160,7 +155,7 @@ def reparameterization(model, digits, path):
 
 def put_trick(axes, trick):
     """Draw the way from x to the reconstruction error, and that of the gradient back."""
-    box = functools.partial(put_box, axes, rounding=0.1, height=0.84, linewidth=1.2,
+    box = functools.partial(put_box, axes, rounding=0.1, height=0.84, line=1.2,
                             size=10, linespacing=None)
     ring = functools.partial(box, half=0.42, rounding=0.4)
     arrow = functools.partial(put_arrow, axes, scale=12, shrink=1, width=1.5)

@@ -100,10 +100,7 @@ def joined(pictures, columns, zoom=1, gap=(0, 0), blank=0):
 
 
 def sheet(pictures, columns, titles=(), heading=None, zoom=3, gap=12, names=()):
-    """Return a figure of pictures (N, height, width), row by row.
-
-    There is a title above each, a name left of each row. Pictures are enlarged `zoom` times.
-    """
+    """Return a figure of pictures (N, height, width), with a title each and a name each row."""
     n, height, width = len(pictures), *(zoom * side for side in pictures.shape[1:])
     above = gap + 14 * bool(titles)
     left = 92 * bool(names) + gap

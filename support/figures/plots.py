@@ -1,4 +1,6 @@
-"""Codes of N digits in a plane of the Z latent dimensions: points, numerals, circles, arrows."""
+"""Codes of N digits in a plane of the Z latent dimensions, or as points that turn in space."""
+
+import os
 
 from support.base import drawing  # lets chainer import
 from support.figures import pictures
@@ -15,6 +17,19 @@ import numpy as np
 CLASS_COLORS = [drawing.PALETTE[i] for i in (5, 7, 0, 6, 1, 4, 8, 2, 9)] + [to_rgb('#2d3ce1')]
 RED = '#ff3b30'         # of the walk, across the map
 HALO = [withStroke(linewidth=3, foreground='white')]
+DEGREES = np.arange(0, 360, 10)
+# views, as elevation and azimuth: once around, and to both sides
+AROUND = [(12, angle - 90) for angle in DEGREES]
+SWING = [(20 + 10 * np.cos(angle), -80 + 40 * np.sin(angle)) for angle in np.radians(DEGREES)]
+
+
+def calm_openmp():
+    """Set how many threads scikit-learn uses and how they wait, before it is imported."""
+    import joblib  # it also sets some variables for OpenMP
+
+    # else it warns where it finds no physical cores, and t-SNE is slow where others compute, too
+    os.environ.setdefault('OMP_NUM_THREADS', str(joblib.cpu_count()))
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 
 def plane(mu):
@@ -147,3 +162,16 @@ def scatter_plot(model, x, labels, span, ends=None, way=''):
                   markeredgewidth=1.8, path_effects=HALO, zorder=6)
     axes.set_title(f'{title}\n{notes}', size=13)
     return figure
+
+
+def turning(points, draw, title, width=400, height=400, zoom=0.95, views=AROUND):
+    """Draw points (N, 3) by draw(axes); yield the figure as they turn in a square at its left."""
+    figure = pictures.figure_of(width, height)
+    figure.text(height / width / 2, 1 - 8 / height, title, size=12, ha='center', va='top')
+    axes = figure.add_axes((0, 0, height / width, 1), projection='3d')
+    draw(axes)
+    axes.set_box_aspect(np.ptp(points, axis=0), zoom=zoom)
+    axes.tick_params(labelcolor='none')
+    for elevation, azimuth in views:
+        axes.view_init(elevation, azimuth)
+        yield figure

@@ -24,11 +24,7 @@ HEADING = (
 
 
 def autoencoder(model, digits, path, beside):
-    """A plain autoencoder beside the VAE (1-1, 1-2).
-
-    Columns: the autoencoder over the range of its codes; both over the range of the VAE's codes.
-    `beside` is the Autoencoder; both models have two latent dimensions.
-    """
+    """A plain autoencoder beside the VAE (1-1, 1-2)."""
     x, labels = pictures.spaced(digits, POINTS)
     own, codes = (pictures.encode(each, x) for each in (beside, model))         # (N, 2) each
     near = 1.03 * max(NEAR, np.abs(codes).max())
@@ -48,6 +44,7 @@ def autoencoder(model, digits, path, beside):
         axes.set_title(title, size=TEXT)
         return left, bottom, axes
 
+    # over the range of the autoencoder's codes, and then both over that of the VAE's
     for column, (each, name, mu, limit, span, z, from_what) in enumerate((
             (beside, 'autoencoder (1-1)', own, wide, wide, spread, 'z spread as its codes'),
             (beside, 'autoencoder', own, near, SPAN, noise, 'z ~ N(0, I)'),

@@ -49,10 +49,7 @@ def measure_gaps(model, digits):
 
 
 def draw_gap(x, least, rest, names, columns, lines, is_red):
-    """Return a figure of digits (N, D): bars of two parts of -L, a panel, a table; and the panel.
-
-    `columns` are of the table, each a heading and N texts; (N,) bool are red.
-    """
+    """Return a figure of digits (N, D), with bars of two parts of -L and a table; and a panel."""
     n = len(x)
     width, height = 640, 176 + 44 * n           # README shows it 530 pixels wide
     figure = pictures.figure_of(width, height)
@@ -65,8 +62,7 @@ def draw_gap(x, least, rest, names, columns, lines, is_red):
                      extent=(-0.44, 0.44, i + 0.44, i - 0.44))
     left.barh(range(n), least, 0.62, color=BLUE, label=names[0])
     left.barh(range(n), rest, 0.62, least, color=RED, label=names[1])
-    left.set(xlabel='nats; both together: -L', xlim=(0, 1.03 * max(least + rest)),
-             yticks=[])
+    left.set(xlabel='nats; both together: -L', xlim=(0, 1.03 * max(least + rest)), yticks=[])
     table.axis('off')
     for i, (heading, texts) in enumerate(columns):
         table.text(i + 1, -0.6, heading, ha='right', va='bottom')
@@ -83,11 +79,7 @@ def draw_gap(x, least, rest, names, columns, lines, is_red):
 
 
 def bound(model, digits, path, gaps):
-    """The gap between log p(x) and its bound, measured (3).
-
-    Args:
-        gaps (callable): Returns `measure_gaps` of model and digits, which posterior.png needs, too.
-    """
+    """The gap between log p(x) and its bound, measured (3)."""
     evidence.check_loss(model, digits.test[:ROWS])
     is_exact = pictures.encode(model, digits.test[:1]).shape[1] in evidence.FEW
     figure = draw_exact_gap(gaps()) if is_exact else draw_sampled_gap(model, digits)

@@ -20,10 +20,8 @@ import net
 def read_run(args):
     """Return the model and the digits of the snapshot in a command line, and its settings.
 
-    Returns:
-        tuple: The VAE or Autoencoder, on the device of --gpu; mnist.Digits; a dict of the
-        `settings.Settings`, but with sizes of this model and facts of these digits, the `path` of
-        the snapshot, its `epochs_done`, and its `log` (a list of rows).
+    These are a dict of the `Settings`, but with sizes of this model and facts of these digits; and
+    the `path` of the snapshot, its `epochs_done`, and its `log` (a list of rows).
     """
     device = devices.get_device(args.gpu)
     path, arrays = ((args.snapshot, snapshot.read(args.snapshot)) if args.snapshot else

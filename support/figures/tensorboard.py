@@ -75,10 +75,7 @@ def on_sphere(mu):
 
 
 def save(path, mu, x, metadata):
-    """Write codes (N, Z) of digits (N, D), and facts about each by column, into a folder.
-
-    Return the paths of the files.
-    """
+    """Write codes (N, Z) of digits (N, D), and facts by column, into a folder; return the files."""
     def table(rows):
         return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
 

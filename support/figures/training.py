@@ -1,7 +1,4 @@
-"""The training as pictures, from what a run noted after each epoch (beyond the article).
-
-At epoch 0 all codes lie in one spot and every z decodes to noise. Then codes part, digits sharpen.
-"""
+"""The training as pictures, from what a run noted after each epoch (beyond the article)."""
 
 import os
 
