@@ -13,8 +13,6 @@ from scipy import ndimage
 import net
 import visualize
 
-# Pictures ---------------------------------------------------------------------------------------
-
 
 def frames(path):
     """Return the frames of a picture as arrays (height, width, 3), and their milliseconds."""
@@ -31,19 +29,13 @@ def first_frame(path):
     return frames(path)[0][0]
 
 
-def tiles(array, zoom):
-    """Find the squares of 28 * zoom pixels on white, row by row; return them at (N, 784)."""
-    labelled, _ = ndimage.label(array.min(axis=2) < 255)
-    found = [array[box] for box in ndimage.find_objects(labelled)
-             if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
-    for tile in found:
-        np.testing.assert_array_equal(tile, np.kron(tile[::zoom, ::zoom], np.ones((zoom, zoom, 1))))
-    return np.array([tile[::zoom, ::zoom, 0].ravel() for tile in found])
-
-
 def check_tiles(array, zoom, wanted, error=2):
-    """Make sure that the tiles show what is wanted, (N, 784) in [0, 1], to so many grays."""
-    np.testing.assert_allclose(tiles(array, zoom), 255 * wanted, atol=error)
+    """Make sure that squares on white show digits (N, 784) in [0, 1], enlarged, to so many grays."""
+    labelled, _ = ndimage.label(array.min(axis=2) < 255)
+    found = [array[box][..., 0] for box in ndimage.find_objects(labelled)
+             if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
+    pictures = np.kron(wanted.reshape(-1, 28, 28), np.ones((1, zoom, zoom)))
+    np.testing.assert_allclose(found, 255 * pictures, atol=error)
 
 
 def check_colors(legend, facecolors, labels):
@@ -79,9 +71,6 @@ def numerals(axes):
     return {int(text.get_text()): text for text in axes.texts if text.get_text().isdigit()}
 
 
-# Runs -------------------------------------------------------------------------------------------
-
-
 def read_run(*argv):
     """Return the model, digits and settings that a command line of visualize.py names."""
     return sources.read_run(visualize.parse_arguments([str(arg) for arg in argv]))
@@ -111,9 +100,6 @@ def as_reference(model, activation='softplus'):
 
     return (lambda x: through(x, 'le1', 'le2', 'le3_mu'),
             lambda z: 1 / (1 + np.exp(-through(z, 'ld1', 'ld2', 'ld3'))))
-
-
-# Models that a reader has edited ------------------------------------------------------------------
 
 
 class Parts(chainer.Chain):

@@ -25,9 +25,6 @@ def digits():
                            test_labels=np.arange(30) % 10)
 
 
-# Digits -----------------------------------------------------------------------------------------
-
-
 def test_a_big_test_set_is_thinned_out_evenly(digits):
     x, labels = pictures.spaced(digits, 4)
     np.testing.assert_array_equal(x, digits.test[[0, 10, 19, 29]])
@@ -82,9 +79,6 @@ def test_codes_are_what_encode_returns_first_or_alone(digits, pack):
     np.testing.assert_array_equal(pictures.encode(model, digits.test), wanted)
 
 
-# GIFs -------------------------------------------------------------------------------------------
-
-
 def test_what_stands_still_is_drawn_once_and_seen_in_each_frame(tmp_path):
     def save(name, is_still):
         figure = pictures.figure_of(200, 150)
@@ -108,9 +102,6 @@ def test_what_stands_still_is_drawn_once_and_seen_in_each_frame(tmp_path):
     arrays, durations = frames(tmp_path / 'still.gif')
     assert durations == [1000, 50, 50, 1000]
     assert (arrays[0] != arrays[1]).any() and (arrays[1] == arrays[3]).all()
-
-
-# Colours ----------------------------------------------------------------------------------------
 
 
 # Machado et al. 2009, severity 1, in linear RGB
@@ -139,9 +130,6 @@ def test_colours_differ_for_every_eye_and_those_of_classes_that_touch_most(eye, 
     np.testing.assert_allclose(apart[10, 11], 100, atol=0.1)
     assert (apart[:10, :10] + 100 * np.eye(10)).min() > of_all
     assert min(apart[pair] for pair in TOUCHING) > least
-
-
-# Scatter plots ----------------------------------------------------------------------------------
 
 
 def test_many_classes_have_a_legend_within_the_picture():

@@ -31,7 +31,7 @@ def run(tmp_path_factory, idx_files):
         'path': path, 'epochs_done': 4, 'log': snapshot.rows_of(arrays[snapshot.LOG_KEY])}
 
 
-@pytest.mark.parametrize('n, most', [(3, 60), (60, 60), (101, 60), (2001, 60), (1001, 30)])
+@pytest.mark.parametrize('n, most', [(3, 60), (101, 60), (1001, 30)])
 def test_frames_are_dense_at_the_start(n, most):
     frames = training.frames_of([*range(n)], most)
     assert len(frames) <= most
@@ -74,9 +74,8 @@ def test_the_animation_shows_each_epochs_codes_and_digits(run, tmp_path):
             # a code that no other covers has its class's colour
             apart = np.linalg.norm(arrays['mu'][:, None] - arrays['mu'], axis=2)
             alone = np.argmax(np.min(apart + 99 * np.eye(len(apart)), axis=1))
-            u, v = arrays['mu'][alone]
-            column = round(52 + 370 * (u / story.limit + 1) / 2)
-            row = round(640 - 220 - 370 * (v / story.limit + 1) / 2)
+            u, v = np.rint(370 * (arrays['mu'][alone] / story.limit + 1) / 2).astype(int)
+            row, column = 640 - 220 - v, 52 + u
             color = 255 * np.array(to_rgb(plots.CLASS_COLORS[story.labels[alone]]))
             around = pixels[row - 2:row + 3, column - 2:column + 3]
             assert np.abs(around - color).max(axis=2).min() < 25
