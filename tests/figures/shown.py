@@ -30,7 +30,7 @@ def first_frame(path):
 
 
 def check_tiles(array, zoom, wanted, error=2):
-    """Make sure that squares on white show digits (N, 784) in [0, 1], enlarged, to so many grays."""
+    """Make sure that squares on white show digits (N, 784), enlarged, to so many grays."""
     labelled, _ = ndimage.label(array.min(axis=2) < 255)
     found = [array[box][..., 0] for box in ndimage.find_objects(labelled)
              if (box[0].stop - box[0].start, box[1].stop - box[1].start) == (28 * zoom, 28 * zoom)]
