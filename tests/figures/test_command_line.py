@@ -54,7 +54,7 @@ def test_chosen_and_skipped_figures(draw, small_run, few):
 @pytest.mark.parametrize('flags, parts', [
     (['nothing'], ['unknown figure nothing', 'the figures are explorer, autoencoder_net, ']),
     (['--skip', 'loss'], ['unknown figure loss']),
-    (['interpolation_1to2'], ['unknown figure', 'interpolation with --start 1 --end 2']),
+    (['interpolation_1to2'], ['interpolation with --start 1 --end 2']),
     (['map', '--skip', 'map'], ['no figure']),
     (['--start', '7'], ['starts and ends at 7']),
     (['digits', '--start', '12'], ['no 12 among the test digits', 'from 0, 1, 2']),

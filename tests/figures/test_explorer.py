@@ -7,6 +7,7 @@ import time
 from support.data import mnist  # lets chainer import
 from support.figures import evidence, explorer, pictures
 from support.run import record
+from support.run.settings import Settings
 
 import chainer.functions as F
 from conftest import make_digits, open_chromium
@@ -34,14 +35,11 @@ def make(tmp_path):
         images, labels = make_digits(n, 0)
         digits = mnist.Digits('digits', 'mnist', None, '', None, None,
                               images.reshape(n, 784).astype(np.float32) / 255, labels)
-        settings = {
-            'dataset': 'mnist', 'data_dir': None, 'dim_z': dims, 'dim_h': dim_h, 'beta': 1.0,
-            'activation': 'softplus', 'binary': False, 'batch_size': 20, 'k': 1, 'seed': 0,
-            'path': 'snapshot_epoch_2', 'epochs_done': 2, 'log': []} | settings
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
-        path = folder / 'explorer.html'
-        explorer.save(model, digits, str(path), settings)
+        (tmp_path / name).mkdir(exist_ok=True)
+        path = tmp_path / name / 'explorer.html'
+        explorer.save(model, digits, str(path), vars(Settings(
+            n_in=784, dim_z=dims, dim_h=dim_h, dataset='mnist', kl_weight=1.0)) | {
+            'path': 'snapshot_epoch_2', 'epochs_done': 2, 'log': []} | settings)
         return path, model, digits
     return run
 
@@ -82,7 +80,7 @@ def test_a_variable_stands_beside_its_lines_of_net_py():
 
 def test_curves_leave_out_what_is_no_number(make):
     def curves(row, beta):
-        return about(make(2, log=[row, *others, {}], beta=1.0, kl_weight=beta)[0])['log']
+        return about(make(2, log=[row, *others, {}], kl_weight=beta)[0])['log']
 
     row = {'epoch': 1, 'main/rec_loss': 3.0, 'main/latent_loss': 8.0, 'validation/main/loss': 2}
     others = [row | {'main/rec_loss': value} for value in ('x', None)]
@@ -496,9 +494,8 @@ def test_the_slider_shows_each_epoch_of_the_record(draw, finished, make, visit, 
     assert draw('explorer', '-s', finished / 'snapshot_epoch_2', '-o', tmp_path)[0] == 0
     noted = record.read(str(finished), 2)
     chrome = visit(tmp_path / 'explorer.html')
-    for epoch, key in ((2, None), (1, 'ARROW_LEFT'), (0, 'HOME'), (1, 'ARROW_RIGHT')):
-        if key:
-            press(chrome, '#epoch', key)
+    for epoch, keys in ((2, []), (1, ['ARROW_LEFT']), (0, ['HOME']), (1, ['ARROW_RIGHT'])):
+        press(chrome, '#epoch', *keys)
         assert read(chrome, '#epoch-value') == str(epoch)
         np.testing.assert_allclose(numbers(chrome, 'epochs.points[epochs.index]'),
                                    noted[epoch]['mu'], atol=1e-3)

@@ -25,13 +25,6 @@ def digits():
                            test_labels=np.arange(30) % 10)
 
 
-def test_a_big_test_set_is_thinned_out_evenly(digits):
-    x, labels = pictures.spaced(digits, 4)
-    np.testing.assert_array_equal(x, digits.test[[0, 10, 19, 29]])
-    np.testing.assert_array_equal(labels, digits.test_labels[[0, 10, 19, 29]])
-    np.testing.assert_array_equal(pictures.spaced(digits, 31)[0], digits.test)
-
-
 def test_batches_give_what_all_rows_at_once_give(digits, monkeypatch):
     monkeypatch.setattr(pictures, 'BATCH', 7)
     seen = []

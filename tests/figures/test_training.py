@@ -112,10 +112,9 @@ def test_the_page_has_each_epochs_codes_and_terms(run, tmp_path):
     for i, arrays in enumerate(noted.values()):
         points = np.frombuffer(content, '<i2', 2 * about['n'], i * size).reshape(-1, 2)
         np.testing.assert_allclose(points / 32767 * about['limit'], arrays['mu'], atol=1e-3)
-    row = settings['log'][1]
     assert about['terms'][0] is None
-    assert about['terms'][2] == [row['validation/main/rec_loss'],
-                                 row['validation/main/latent_loss']]
+    assert about['terms'][2] == [settings['log'][1][f'validation/main/{name}_loss']
+                                 for name in ('rec', 'latent')]
 
 
 @pytest.mark.parametrize('change', [
