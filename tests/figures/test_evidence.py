@@ -1,5 +1,6 @@
 """The evidence, the lower bound and the posterior, against closed forms and other integrators."""
 
+import re
 from types import SimpleNamespace
 
 from support.figures import evidence, pictures  # lets chainer import
@@ -116,59 +117,33 @@ def test_the_gap_is_the_kl(dims, strength, act_func):
         assert found == pytest.approx(-float(loss.array), abs=0.02 + 0.01 * abs(found))
 
 
-def test_the_first_grid_holds_codes_that_lie_far_out():
-    narrow, wide = np.log([[0.01, 0.01]]) * 2, np.log([[0.01, 2.0]]) * 2
-    near, far = np.array([[0.0, 1.0]]), np.array([[0.0, -7.0]])
-    for mu, ln_var, limit in (
-            (near, narrow, evidence.LIMIT), (far, narrow, 7.05), (near, wide, 11)):
-        grid = evidence.first_grid(mu, ln_var)
-        assert np.abs(grid.z).max() == pytest.approx(limit)
-        step = 2 * evidence.LIMIT / (evidence.NODES - 1)
-        assert grid.volume ** 0.5 == pytest.approx(step, rel=0.02)
-
-
-def test_importance_bounds_rise_from_the_mean_to_the_log_of_the_mean():
-    log_w = np.random.RandomState(0).normal(size=(4, 1000))
-    bounds = evidence.importance_bounds(log_w, (1, 10, 100, 1000))
-    np.testing.assert_allclose(bounds[:, 0], log_w.mean(axis=1))
-    np.testing.assert_allclose(bounds[:, 3], np.log(np.exp(log_w).mean(axis=1)))
-    assert (np.diff(bounds, axis=1) > 0).all()
-
-
-LOSS = 'this net.py has another loss'
-SUM = 'rec_loss += F.bernoulli_nll(x, logits) / (k * batchsize)'
+BERNOULLI = 'rec_loss += F.bernoulli_nll(x, logits) / (k * batchsize)'
+OTHER = '^it shows the .* this net.py has another loss$'
 
 
 @pytest.mark.parametrize('old, new, of_loss, of_noise', [
-    ('', '', ('', ''), ''),
-    ("'rec_loss': self.rec_loss,", "'rec_loss': 1.1 * self.rec_loss,", ('it shows the ', LOSS), ''),
-    ('self.latent_loss = C *', 'self.latent_loss = 1.1 * C *', ('it shows the ', LOSS), ''),
-    (SUM, 'rec_loss += F.sum((x - F.sigmoid(logits)) ** 2)', ('it shows the ', LOSS), ''),
-    ("{'rec_loss': self.rec_loss,", '{', ('the loss of this net.py reports no rec_', LOSS), ''),
-    ('z = F.gaussian(mu, ln_var)', 'z = F.gaussian(mu, ln_var + 4)', ('it shows the ', LOSS),
-     'decodes another z'),
-    ('def encode(self, x):', 'def encode(self, x, t):', ("TypeError: VAE.encode() missing", LOSS),
-     'TypeError')])
+    ('', '', '^$', '^$'),
+    ('self.latent_loss = C *', 'self.latent_loss = 1.1 * C *', OTHER, '^$'),
+    (BERNOULLI, 'rec_loss += F.sum((x - F.sigmoid(logits)) ** 2)', OTHER, '^$'),
+    ("{'rec_loss': self.rec_loss,", '{', 'reports no rec_loss; it shows the ', '^$'),
+    ('z = F.gaussian(mu, ln_var)', 'z = F.gaussian(mu, ln_var + 4)', OTHER, 'decodes another z'),
+    ('def encode(self, x):', 'def encode(self, x, t):', '^TypeError: VAE.encode.* missing .* has '
+                                                        'another loss$', 'TypeError')])
 def test_what_is_measured_and_what_is_drawn_are_net_pys(edit, old, new, of_loss, of_noise):
-    def outcome(check):
-        np.random.seed(1)
-        model = net.VAE(9, 2, 12, F.softplus)
-        x = np.random.uniform(size=(8, 9)).astype(np.float32)
-        state = np.random.get_state()[1].copy()
+    if old:
+        edit(old, new)
+    np.random.seed(1)
+    model = net.VAE(9, 2, 12, F.softplus)
+    x = np.random.uniform(size=(8, 9)).astype(np.float32)
+    state = np.random.get_state()[1].copy()
+    for check, wanted in ((evidence.check_loss, of_loss), (evidence.check_noise, of_noise)):
+        said = ''
         try:
             check(model, x)
         except (pictures.FigureError, TypeError) as error:
-            return pictures.cause_of(error).removeprefix('FigureError: ')
-        finally:
-            np.testing.assert_array_equal(np.random.get_state()[1], state)
-        return ''
-
-    if old:
-        edit(old, new)
-    said = outcome(evidence.check_loss)
-    assert (said.startswith(of_loss[0]), said.endswith(of_loss[1])) == (True, True), said
-    assert of_noise in outcome(evidence.check_noise)
-    assert bool(of_noise) == bool(outcome(evidence.check_noise))
+            said = pictures.cause_of(error).removeprefix('FigureError: ')
+        assert re.search(wanted, said), said
+        np.testing.assert_array_equal(np.random.get_state()[1], state)
 
 
 @pytest.mark.parametrize('pack', [lambda mu, ln_var: (mu, ln_var, ln_var), lambda mu, _: mu])

@@ -1,12 +1,10 @@
 """TensorBoard's projector: what it is given, what it serves, and what Chromium shows of it."""
 
 import contextlib
-import json
 import re
 import subprocess
 import sys
 import time
-import urllib.request
 
 from support.figures import tensorboard  # lets chainer import
 
@@ -64,61 +62,6 @@ def test_the_loss_of_a_digit_is_that_of_the_model(edit, old, new):
     np.testing.assert_array_equal(losses, tensorboard.losses(model, DIGITS))
 
 
-@pytest.fixture
-def served(tmp_path):
-    """Return a function that writes codes and yields the address where TensorBoard serves them."""
-    @contextlib.contextmanager
-    def run(codes):
-        tensorboard.save(str(tmp_path / 'projector'), codes, DIGITS,
-                         {'label': LABELS, 'index': range(30), 'loss': range(100, 130)})
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'tensorboard.main', '--logdir', str(tmp_path / 'projector'),
-             '--host', '127.0.0.1', '--port', '0'],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try:
-            lines = []
-            while not (found := re.search(r'http://127\.0\.0\.1:\d+/', ''.join(lines))):
-                lines.append(process.stderr.readline())
-                assert lines[-1], ''.join(lines)
-            yield found[0]
-        finally:
-            process.terminate()
-            process.wait()
-            process.stderr.close()
-    return run
-
-
-def test_tensorboard_reads_the_projector(served, tmp_path):
-    codes = codes_of(2)
-    with served(codes) as address:
-        def get(path):
-            with urllib.request.urlopen(address + path, timeout=30) as answer:
-                return answer.read()
-
-        def of(name):
-            return f'?run=.&name={urllib.request.quote(name)}'
-
-        plugin = 'data/plugin/projector/'
-        configs = json.loads(get(plugin + 'info?run=.'))['embeddings']
-        names = [config['tensorName'] for config in configs]
-        assert names == sorted(names)                       # the projector opens the first of these
-        for name, wanted in zip(names, (tensorboard.padded(codes), tensorboard.on_sphere(codes)),
-                                strict=True):
-            tensor = np.frombuffer(get(plugin + 'tensor' + of(name)), '<f4').reshape(30, 3)
-            np.testing.assert_allclose(tensor, wanted, atol=1e-6)
-            assert len(name) <= 26                          # else the projector cuts it off
-        header, *rows = get(plugin + 'metadata' + of(names[1])).decode().splitlines()
-        assert header == 'label\tindex\tloss'
-        assert rows[3] == f'{LABELS[3]}\t3\t103'
-        (tmp_path / 'sprite.png').write_bytes(get(plugin + 'sprite_image' + of(names[1])))
-    sprite = first_frame(tmp_path / 'sprite.png')[..., 0]
-    assert sprite.shape == (168, 168)                   # 6 x 6 tiles for 30 digits
-    width, height = configs[0]['sprite']['singleImageDim']
-    for i in (0, 1, 7, 29):
-        tile = sprite[i // 6 * height:, i % 6 * width:][:height, :width]
-        np.testing.assert_array_equal(tile.ravel(), np.round(255 * DIGITS[i]))
-
-
 # All text of a page, in its web components too.
 TEXT = """
 const text = node => [...node.childNodes].map(child => child.nodeType == 3 ? child.textContent
@@ -127,12 +70,32 @@ const text = node => [...node.childNodes].map(child => child.nodeType == 3 ? chi
 return text(document.body).replace(/\\s+/g, ' ');"""
 
 
+@contextlib.contextmanager
+def served(folder):
+    """Yield the address where TensorBoard serves a folder."""
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'tensorboard.main', '--logdir', folder, '--host', '127.0.0.1',
+         '--port', '0'], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        while not (found := re.search(r'http://127\.0\.0\.1:\d+/', ''.join(lines))):
+            lines.append(process.stderr.readline())
+            assert lines[-1], ''.join(lines)
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
 @pytest.mark.tools
 @pytest.mark.parametrize('dims', [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_the_projector_in_chromium(served, tmp_path, dims):
+def test_the_projector_in_chromium(tmp_path, dims):
+    tensorboard.save(str(tmp_path / 'projector'), codes_of(dims), DIGITS,
+                     {'label': LABELS, 'index': range(30), 'loss': range(100, 130)})
     with (open_chromium('--window-size=1500,1000', '--use-angle=swiftshader',    # its graphics
                         '--enable-unsafe-swiftshader') as browser,
-          served(codes_of(dims)) as address):
+          served(str(tmp_path / 'projector')) as address):
         browser.get(address + '#projector')
         end, page = time.monotonic() + 120, ''
         while not re.search(r'Total variance described: \S', page):
