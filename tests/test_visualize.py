@@ -27,7 +27,6 @@ from shown import (
     figures_of,
     first_frame,
     frames,
-    has_colors,
     numerals,
     read_run,
     refused,
@@ -117,7 +116,8 @@ def test_a_gif_loops_rests_where_it_has_ends_and_has_its_colours(drawn, name, ea
         assert image.info['loop'] == 0              # for ever
     assert durations == [1000 if i in ends else each for i in range(FRAMES[name])]
     assert path.stat().st_size < 3e6
-    assert has_colors(arrays[-2], colors)
+    for color in colors:
+        assert (np.abs(arrays[-2] - 255 * np.array(color)).max(axis=2) < 16).sum() > 20
     if not ends:                                    # what turns does not repeat a frame
         for one, next_ in zip(arrays, arrays[1:] + arrays[:1], strict=True):
             assert np.mean(one != next_) > 0.01

@@ -47,12 +47,6 @@ def check_colors(legend, facecolors, labels):
         assert tuple(color[:3]) == colors[label]
 
 
-def has_colors(array, colors):
-    """Tell whether more than 20 pixels have each of these colours."""
-    return all(np.sum(np.abs(array - 255 * np.array(color)).max(axis=2) < 16) > 20
-               for color in colors)
-
-
 def figures_of(monkeypatch, draw, model=None, digits=None, **keywords):
     """Draw, and return the Figure in a list, or an iterable of those of all frames."""
     seen = []
@@ -102,36 +96,22 @@ def as_reference(model, activation='softplus'):
             lambda z: 1 / (1 + np.exp(-through(z, 'ld1', 'ld2', 'ld3'))))
 
 
-class Parts(chainer.Chain):
-    """Two layers in a chain of their own."""
-
-    def __init__(self, n_in, n_h, *n_out):
-        super().__init__()
-        with self.init_scope():
-            self.first = L.Linear(n_in, n_h)
-            self.bn = L.BatchNormalization(n_h)
-            self.heads = chainer.ChainList(*(L.Linear(n_h, n) for n in n_out))
-
-    def forward(self, x):
-        h = F.dropout(F.relu(self.bn(self.first(x))))
-        return [head(h) for head in self.heads]
-
-
 class InParts(net.VAE):
     """A VAE whose encoder and decoder are chains of their own, and whose loss counts its calls."""
 
     def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
         chainer.Chain.__init__(self)
         with self.init_scope():
-            self.encoder, self.decoder = Parts(n_in, n_h, n_latent, n_latent), Parts(
-                n_latent, n_h, n_in)
+            self.encoder, self.decoder = (chainer.Sequential(
+                L.Linear(first, n_h), L.BatchNormalization(n_h), F.relu, F.dropout,
+                L.Linear(n_h, last)) for first, last in ((n_in, 2 * n_latent), (n_latent, n_in)))
         self.add_persistent('steps', 0)
 
     def encode(self, x):
-        return tuple(self.encoder(x))
+        return F.split_axis(self.encoder(x), 2, axis=1)
 
     def decode(self, z, sigmoid=True):
-        logits, = self.decoder(z)
+        logits = self.decoder(z)
         return F.sigmoid(logits) if sigmoid else logits
 
     def get_loss_func(self, C=1.0, k=1):

@@ -39,7 +39,7 @@ def test_batches_give_what_all_rows_at_once_give(digits, monkeypatch):
 def test_codes_and_pictures_are_those_of_test_mode(digits):
     model = InParts(784, 2, 8)                  # with dropout and batch normalization
     model.get_loss_func()(digits.test.astype(np.float32))
-    mean = model.encoder.bn.avg_mean.copy()
+    mean = model.encoder[1].avg_mean.copy()
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         codes = model.encode(digits.test.astype(np.float32))[0].array
         wanted = model.decode(codes).array
@@ -48,7 +48,7 @@ def test_codes_and_pictures_are_those_of_test_mode(digits):
         np.testing.assert_array_equal(pictures.decode(model, codes).reshape(-1, 784), wanted)
     alone = [pictures.decode(model, code[None]) for code in codes]
     np.testing.assert_allclose(np.reshape(alone, (-1, 784)), wanted, atol=1e-6)
-    assert mean.any() and np.array_equal(model.encoder.bn.avg_mean, mean)
+    assert mean.any() and np.array_equal(model.encoder[1].avg_mean, mean)
 
 
 def test_noise_in_a_model_is_the_same_each_time(digits):
