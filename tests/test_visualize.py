@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from support.base import drawing
-from support.figures import evidence, graphs, plots, section3, tensorboard
+from support.figures import graphs, plots, section3, tensorboard
 
 from chainer import functions as F
 from chainer import using_config
@@ -24,6 +24,7 @@ from shown import (
     as_reference,
     check_colors,
     check_tiles,
+    coarse,
     figures_of,
     first_frame,
     frames,
@@ -127,10 +128,9 @@ def test_a_gif_loops_rests_where_it_has_ends_and_has_its_colours(drawn, name, ea
 def quick(monkeypatch):
     """Let figures be of few frames and samples; and of the graph, what Graphviz is given."""
     turning = plots.turning
+    coarse(monkeypatch)
     for where, name, value in (
-            (visualize, 'STEPS', 3), (visualize, 'TURN', 2), (section3, 'DRAWS', 2),
-            (evidence, 'NODES', 31), (evidence, 'CELLS', 150), (section3, 'CANDIDATES', 12),
-            (section3, 'KS', (1, 10)), (section3, 'WINDOW', 20),
+            (visualize, 'STEPS', 3), (visualize, 'TURN', 2),
             (visualize, 'by_tsne', lambda model, digits, dims: (
                 visualize.encode(model, digits.test)[:, [0, 1, 0]][:, :dims], digits.test_labels)),
             (plots, 'turning', lambda *args, **options: [*turning(*args, **options)]),

@@ -1,7 +1,7 @@
 """What tests of figures share: how a picture is read back, models that were edited, a reference."""
 
 from support.base import drawing  # lets chainer import
-from support.figures import pictures, sources
+from support.figures import evidence, pictures, section3, sources
 
 import chainer
 from chainer import functions as F
@@ -55,6 +55,14 @@ def figures_of(monkeypatch, draw, model=None, digits=None, **keywords):
     with drawing.style():
         draw(model, digits, '', **keywords)
     return seen[0]
+
+
+def coarse(monkeypatch):
+    """Let grids, windows, samples and frames of section 3 be few."""
+    for module, name, value in ((evidence, 'NODES', 31), (evidence, 'CELLS', 150),
+                                (section3, 'CANDIDATES', 12), (section3, 'KS', (1, 10, 100)),
+                                (section3, 'WINDOW', 20), (section3, 'DRAWS', 5)):
+        monkeypatch.setattr(module, name, value)
 
 
 def texts_of(figure):

@@ -10,26 +10,18 @@ import chainer.functions as F
 from matplotlib.colors import to_hex, to_rgba
 import numpy as np
 import pytest
-from shown import figures_of, texts_of
+from shown import coarse, figures_of, texts_of
 
 import net
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Let grids, windows and samples be few."""
-    monkeypatch.setattr(evidence, 'NODES', 31)
-    monkeypatch.setattr(evidence, 'CELLS', 150)
-    monkeypatch.setattr(section3, 'CANDIDATES', 12)
-    monkeypatch.setattr(section3, 'KS', (1, 10, 100))
-    monkeypatch.setattr(section3, 'WINDOW', 20)
-
-
 @pytest.fixture
-def made():
-    """Return a function that returns a new model and n test digits."""
+def made(monkeypatch):
+    """Return a function that returns a new model and n test digits; let figures be quick."""
+    coarse(monkeypatch)
+
     def run(dims, n=30):
         np.random.seed(0)
         model = net.VAE(784, dims, 8, F.softplus)
@@ -208,7 +200,6 @@ def test_dimensions_are_sorted_and_sum_to_the_latent_loss(show, dims):
 
 @pytest.mark.parametrize('dims', [2, 5])
 def test_a_draw_is_mu_plus_eps_times_sigma(made, monkeypatch, dims):
-    monkeypatch.setattr(section3, 'DRAWS', 5)
     model, digits = made(dims)
     mu, ln_var = evidence.infer(model, digits.test[:10])        # the first of each class
     i = ln_var.sum(axis=1).argmax()
