@@ -35,7 +35,7 @@ compiled = numba.njit(nogil=True, error_model='numpy', fastmath={'nsz'})
 
 
 def kept(function):
-    """Let `compile_for` keep a function, which calls no other kept one, for later runs, too."""
+    """Mark a function that is kept for later runs; it must call no other: their caches may fail."""
     entry = compiled(function)
     with contextlib.suppress(RuntimeError):     # there is no folder for it
         entry.enable_caching()

@@ -25,7 +25,7 @@ INSTEAD = {}            # by owner and name: the function that takes the place
 running_on = []         # the Threads, in `in_place`
 
 
-# Compiled: of the given part of some parts --------------------------------------------------------
+# Compiled: each call does one of `parts` shares of the work ---------------------------------------
 
 
 @compiled.kept

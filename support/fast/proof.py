@@ -65,9 +65,9 @@ class Guard:
         self.proved_in = epoch
         if is_due or (self.is_new and not why):
             differs = '' if why else self.difference()
-            # all ranks ask each other, even where one already steps aside
-            self.refused = self.refused or (
-                agreed(self.optimizer, differs) if is_due else differs)
+            if is_due:                      # all ranks ask, even one that already steps aside
+                differs = agreed(self.optimizer, self.refused or differs)
+            self.refused = self.refused or differs
         return why or self.refused
 
     def look(self):

@@ -49,7 +49,11 @@ def parsed(parser, argv):
 
 
 def parse(parser, argv):
-    """Parse the command line; where it resumes, settings not given are those of that snapshot."""
+    """Parse the command line; where it resumes, settings not given are those of that snapshot.
+
+    It adds `resumed`, the arrays of that snapshot, or None, and `is_newest`: whether --resume named
+    no file.
+    """
     args = parser.parse_args(argv)
     args.resumed, args.is_newest = None, False
     for is_wrong, message in (

@@ -1,6 +1,8 @@
 """Many processes that train one model, by ChainerMN; one process is the plain case of them.
 
-Each has its share of the digits, and all take the same step. Rank 0 alone reads, prints and writes.
+The script's `comm` is an `Alone`, or with --communicator the `Ranks` that mpiexec started. Each of
+these has its share of the digits, and all take the same step. Rank 0 alone reads, prints and
+writes.
 """
 
 import argparse
@@ -23,10 +25,14 @@ REPORTS = {                 # extensions of rank 0 alone, by name or class
 
 
 def start(argv):
-    """Return the `Ranks` that mpiexec started, or an `Alone` without --communicator."""
-    started, rank = (next((int(os.environ[name]) for name in names if name in os.environ), 0)
-                     for names in (('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'),        # by mpiexec
-                                   ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
+    """Return the `Ranks` that mpiexec started, or an `Alone` without --communicator.
+
+    Raises:
+        UserError: If they cannot be had, or mpiexec started several without that flag.
+    """
+    numbers = {name: int(text) for name, text in os.environ.items() if text.isdecimal()}
+    started, rank = (max(numbers.get(name, 0) for name in names) for names in (     # by mpiexec
+        ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE'), ('PMI_RANK', 'OMPI_COMM_WORLD_RANK')))
     scan = argparse.ArgumentParser(add_help=False)
     scan.add_argument('--communicator', nargs='?', const='')
     try:
@@ -151,6 +157,9 @@ class Ranks:
         """
         import chainermn
 
+        if len(test) < self.size:               # on all ranks alike; the first one tells
+            self.on_root(refuse, f'{len(test)} test digits are too few for {self.size} ranks; '
+                                 'start fewer')
         self.comm.bcast_data(optimizer.target)
         optimizer = chainermn.create_multi_node_optimizer(optimizer, self.comm)
         optimizer.is_changed(optimizer.target)      # else the first update would only do that bcast
@@ -185,7 +194,7 @@ class Ranks:
         if self.rank > 0:
             self.scratch = tempfile.TemporaryDirectory()            # for other files
             trainer.out = self.scratch.name
-        trainer.extend(functools.partial(self.agree), 'agree',
+        trainer.extend(functools.partial(self.agree), 'agree',      # a method takes no attributes
                        priority=training.PRIORITY_EDITOR + 1)
 
     def share(self, evaluator):
@@ -220,3 +229,8 @@ class Ranks:
             key: sum(of[key] for of in losses) / self.size
             for key in here if all(key in of for of in losses)})
         stop.signum = next(filter(None, signums), stop.signum)
+
+
+def refuse(message):
+    """Raise a UserError."""
+    raise command.UserError(message)

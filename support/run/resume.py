@@ -26,6 +26,7 @@ class RunState(training.Extension):
 
     That is the settings of the run, and the state of NumPy's generator. CuPy's state cannot be
     saved: before each iteration it is seeded anew, from the seed of the run and the iteration.
+    It also notes that the weight of the KL changed, and warns of what snapshots lack.
     """
 
     default_name = 'run'
@@ -58,7 +59,7 @@ class RunState(training.Extension):
             self.updater.device.xp.random.seed(seed)
 
     def gather(self):
-        """Bring each rank's order of digits, and its noise, to rank 0; all ranks call this."""
+        """Let all ranks have each other's order of digits and noise; all call this at once."""
         if self.comm.size > 1:
             serializer = serializers.DictionarySerializer()
             self.updater.get_iterator('main').serialize(serializer[state.ITERATOR_PREFIX])
@@ -113,7 +114,7 @@ def model_of(updater):
 
 
 def unsaved(model):
-    """Return the numbers and arrays that are plain attributes of a model, to be compared."""
+    """Return shape, type and checksum of each plain attribute of a model that is a number."""
     found, send = {}, chainer.get_device('@numpy').send
     numeric = int, float, np.number, np.bool_, *chainer.get_array_types()
     for path, link in model.namedlinks():

@@ -49,7 +49,8 @@ class Settings:
     methods: dict = dataclasses.field(default_factory=dict)     # as from models.notes_of_net
     optimizer: str = setting('')                        # as from models.describe_optimizer
     loss: str = setting('')                             # as from models.describe_loss
-    kl_weight: float | None = setting(None, least=-LARGEST, most=LARGEST)   # from there, too
+    # C of the loss, as from models.describe_loss
+    kl_weight: float | None = setting(None, least=-LARGEST, most=LARGEST)
     varied: dict = dataclasses.field(default_factory=dict)      # as from resume.RunState
 
     @classmethod

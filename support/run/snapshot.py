@@ -44,7 +44,7 @@ class Writer(snapshot_writers.Writer):
         self.path = self.iteration = None
 
     def __call__(self, filename, outdir, target):
-        """Write the arrays `target` as OUT/filename, or raise a FloatingPointError for a weight."""
+        """Write arrays as OUT/filename, or raise a FloatingPointError if a weight is not finite."""
         arrays = {key: np.asarray(array) for key, array in target.items()}
         for key, array in arrays.items():
             if key.startswith(MODEL_PREFIX) and array.dtype.kind == 'f' and (

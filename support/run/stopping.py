@@ -30,7 +30,8 @@ class UntilStopped:
 
     signals = command.ENDING
     caught = signum = None          # the signal that this process got, and that which stops the run
-    trainer = ranks = None          # ranks.Ranks, if they have to agree on `signum`
+    trainer = None                  # the one that has this trigger
+    ranks = None                    # ranks.Ranks, if they have to agree on `signum`
     is_over = has_begun = False     # whether the run came to its end, and had an iteration to do
     status = 0                      # exit status of the run
 

@@ -170,6 +170,6 @@ class Lasting:
             command.hush(self.stream)
             if self.stop is not None and isinstance(error, BrokenPipeError):
                 self.stop.stop(command.SIGPIPE)
-            elif self.stop is not None:
+            else:                               # of a lost stderr this goes nowhere
                 print(f'warning: stdout is lost ({error.strerror}); training goes on',
                       file=sys.stderr, flush=True)
