@@ -35,6 +35,7 @@ class RunState(training.Extension):
     def __init__(self, settings, updater, comm):
         self.settings, self.updater, self.comm = settings, updater, comm
         self.first = {}         # what `varied` returned at the start
+        self.numbers = {}       # of the optimizer, as `vary` left them
         self.others = []        # what the snapshot needs of the ranks 1, 2, ...
         self.trainer = self.at_start = self.loss_func = None
 
@@ -42,6 +43,8 @@ class RunState(training.Extension):
         """Remember what the model is like at the start, and seed the noise that comes now."""
         self.trainer, self.at_start = trainer, unsaved(model_of(self.updater))
         self.loss_func = getattr(self.updater, 'loss_func', None)
+        for name, number in self.numbers.items():
+            setattr(self.updater.get_optimizer('main').hyperparam, name, number)
         self(trainer)
 
     def __call__(self, trainer):
@@ -140,8 +143,12 @@ def varied(updater):
 
 
 def vary(updater, had):
-    """Give an updater the numbers of a snapshot; by name, that at the start, and that then."""
-    optimizer, first = updater.get_optimizer('main'), varied(updater)
+    """Give an updater the numbers of a snapshot: by name, that at the start, and that then.
+
+    Those of the optimizer are returned. They have to wait until the extensions are initialized, as
+    Chainer's shifts take what they find in the optimizer for the number at the start.
+    """
+    optimizer, first, waiting = updater.get_optimizer('main'), varied(updater), {}
     for name, (before, number) in had.items():
         if first.get(name) != before:           # the script was edited, and that counts
             continue
@@ -151,10 +158,11 @@ def vary(updater, had):
         elif name.startswith('/'):
             dict(optimizer.target.namedparams())[name].update_rule.enabled = bool(number)
         elif name != 'C':
-            setattr(optimizer.hyperparam, name, number)
+            waiting[name] = number
         elif {'C', 'k'} <= inspect.signature(optimizer.target.get_loss_func).parameters.keys():
             given = models.given_to_loss(updater.loss_func, optimizer.target)
             updater.loss_func = optimizer.target.get_loss_func(number, given.get('k', 1))
+    return waiting
 
 
 def make_exact(trainer, args, digits):
@@ -226,7 +234,7 @@ def restore(trainer, digits, arrays, path):
            if f'{RANK_PREFIX}{rank}/{key}' in arrays}
     state.load({key: array for key, array in arrays.items() if not key.startswith(RANK_PREFIX)
                 and (rank == 0 or key not in OWN_KEYS)} | own, trainer, path)
-    vary(trainer.updater, had.varied)
+    run.numbers = vary(trainer.updater, had.varied)
     return had
 
 

@@ -405,7 +405,7 @@ EDITS = {                   # the line, and what is put before it, or in its pla
     'best': (LOG, "    trainer.extend(extensions.snapshot_object(model, 'best'), trigger="
                   "training.triggers.MinValueTrigger('validation/main/loss', (2, 'epoch')))\n"),
     'falling rate': (LOG, "    trainer.extend(extensions.ExponentialShift('alpha', 0.5), "
-                          "trigger=(2, 'epoch'))\n"),
+                          "trigger=(1, 'epoch'))\n"),
     'once': (LOG, '    trainer.extend(extensions.ParameterStatistics(model), '
                   'trigger=training.triggers.OnceTrigger())\n'),
     'two logs': (LOG, "    trainer.extend(extensions.LogReport(['main/loss'], (1, 'iteration'), "
