@@ -47,7 +47,8 @@ def build_parser():
     add, flag = parser.add_argument, settings.flag
     add('-g', '--gpu', type=int, default=-1, metavar='N',
         help='train on GPU N (default: on the CPU)')
-    add('-o', '--out', default='results', help='folder for the results (default: results)')
+    add('-o', '--out', default='results',
+        help='folder for the results (default: results, or that of --resume FILE)')
     add('-e', '--epoch', **flag('epoch', 'epochs to train'))
     add('-b', '--batch-size', **flag('batch_size', 'digits in a minibatch (for each process)'))
     add('-z', '--dim-z', **flag('dim_z', 'dimensions of the latent variable z'))

@@ -84,6 +84,7 @@ def parse(figures, argv, description):
                 ends = re.match('interpolation_([0-9]+)to([0-9]+)', name)
                 parser.error(f'unknown figure {name}; ' + (
                     f'it is interpolation with --start {ends[1]} --end {ends[2]}' if ends else
+                    'a folder is named with -o' if os.path.isdir(name) else
                     'the figures are ' + ', '.join(
                         dict.fromkeys(file.partition('.')[0] for file in figures))))
         return set().union(*(names[name.rstrip('/')] for name in given))

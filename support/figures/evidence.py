@@ -37,7 +37,8 @@ def one_draw(model, x):
             return decode(*given, **named)
 
         model.decode = watched          # within this block
-        _, losses = observe.reported(model.get_loss_func(), model.xp.asarray(x), model)
+        loss, losses = observe.reported(model.get_loss_func(), model.xp.asarray(x), model)
+        losses['loss'] = float(loss.array)          # which trains
         rewind()
         mu, ln_var = infer(model, x)
         eps = model.xp.zeros(mu.shape, np.float32)
@@ -53,6 +54,7 @@ def check_loss(model, x):
         theirs, _, mu, ln_var, z = one_draw(model, x)
         ours = {'rec_loss': -np.diag(log_likelihood(model, x, z)).mean(),
                 'latent_loss': kl_to_prior(mu, ln_var).sum(axis=1).mean()}
+        ours['loss'] = sum(ours.values())
         lacking = [name for name in ours if name not in theirs]
         cause = f'the loss of this net.py reports no {lacking[0]}; ' if lacking else ''
         is_same = not lacking and all(

@@ -125,6 +125,7 @@ OTHER = '^it shows the .* this net.py has another loss$'
     ('', '', '^$', '^$'),
     ('self.latent_loss = C *', 'self.latent_loss = 1.1 * C *', OTHER, '^$'),
     (BERNOULLI, 'rec_loss += F.sum((x - F.sigmoid(logits)) ** 2)', OTHER, '^$'),
+    ('return self.loss', 'return 2 * self.loss', OTHER, '^$'),
     ("{'rec_loss': self.rec_loss,", '{', 'reports no rec_loss; it shows the ', '^$'),
     ('z = F.gaussian(mu, ln_var)', 'z = F.gaussian(mu, ln_var + 4)', OTHER, 'decodes another z'),
     ('def encode(self, x):', 'def encode(self, x, t):', '^TypeError: VAE.encode.* missing .* has '
