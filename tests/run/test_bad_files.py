@@ -204,24 +204,16 @@ def test_forged_snapshots(ways, way, data):
 
 
 @given(way=st.sampled_from(WAYS), data=st.data())
-def test_forged_settings(ways, way, data):
-    """Settings are a stranger's word too; some others than the good ones may do as well."""
-    found = json.loads(str(ways.arrays[snapshot.SETTINGS_KEY]))
-    for key in data.draw(st.lists(st.sampled_from(sorted(found)), max_size=2)):
-        found[key] = data.draw(ODD)
+def test_forged_settings_and_logs(ways, pictures, way, data):
+    """They are a stranger's word, too; some others than the good ones may do as well."""
+    key = data.draw(st.sampled_from([snapshot.SETTINGS_KEY, snapshot.LOG_KEY]))
+    found = json.loads(str(ways.arrays[key]))
+    part = found if isinstance(found, dict) else data.draw(st.sampled_from(found))
+    for name in data.draw(st.lists(st.sampled_from(sorted(part)), max_size=2)):
+        part[name] = data.draw(ODD)
     text = json.dumps(data.draw(st.just(found) | ODD))
-    arrays = ways.arrays | {snapshot.SETTINGS_KEY: np.array(text)}
-    ways.check(way, npz(arrays), fine=lambda status: status in (0, 1))     # 1: a huge --beta
-
-
-@given(data=st.data())
-def test_forged_logs(ways, pictures, data):
-    rows = json.loads(str(ways.arrays[snapshot.LOG_KEY]))
-    row = data.draw(st.sampled_from(rows))
-    row[data.draw(st.sampled_from(sorted(row)))] = data.draw(ODD)
-    arrays = ways.arrays | {snapshot.LOG_KEY: np.array(json.dumps(
-        data.draw(st.just(rows) | ODD)))}
-    ways.check('resume', npz(arrays), fine=lambda status: status == 0)
+    ways.check(way, npz(ways.arrays | {key: np.array(text)}),
+               fine=lambda status: status in (0, 1))                # 1: a huge --beta
 
 
 def set_first(value):
@@ -234,18 +226,15 @@ def set_first(value):
 
 
 REFUSED = {         # by key: what to make of the array
-    'updater/iterator:main/epoch': [set_first(-1), set_first(2**63 - 1)],
+    'updater/iterator:main/epoch': [set_first(-1)],
     'updater/iterator:main/current_position': [set_first(-1), set_first(61)],
-    'updater/iterator:main/order': [
-        set_first(60), set_first(-1), lambda order: order[:-1], lambda order: order.astype(float)],
-    'updater/iteration': [set_first(-1), lambda iteration: 0.5, lambda iteration: [6, 7]],
+    'updater/iteration': [set_first(2**63 - 1), lambda iteration: 0.5, lambda iteration: [6, 7]],
     'updater/optimizer:main/le1/W/t': [set_first(-1), set_first(2**63 - 1)],
-    'updater/optimizer:main/ld2/W/m': [np.ravel, np.float64, set_first(np.nan), lambda m: 0],
+    'updater/optimizer:main/ld2/W/m': [np.float64, set_first(np.nan)],
     snapshot.LOG_KEY: [lambda log: '{}', lambda log: '[[]]', lambda log: '[' * 10**5],
     # past NumPy's 624 random words lies memory that is not its own; zeros never come to a number
     'extensions/run/random_position': [set_first(-1), set_first(625)],
     'extensions/run/random_keys': [np.zeros_like, np.float64],
-    'extensions/run/random_cached': [set_first(np.nan)],
     '_snapshot_elapsed_time': [set_first(np.inf)],
 }
 
@@ -273,21 +262,19 @@ def bombs(marker):
 
     zeros = header((2**24,)) + bytes(2**26)
     yield 'a pickle', npz({key: np.array([Marker(marker)])})
-    yield 'a pickle of no array', pickle.dumps(Marker(marker))
     yield 'a pickle for no value', member(header((), '|O') + pickle.dumps(Marker(marker), 0))
     yield 'a zip bomb', member(zeros)
     yield 'a zip bomb by LZMA', member(zeros, zipfile.ZIP_LZMA)
     yield 'many members of a zip bomb', zipped(
         {f'{i}.npy': npy(np.zeros(2**17)) for i in range(64)}, zipfile.ZIP_DEFLATED)
     yield 'nothing many times', member(header((10**8,), 'V0'))
-    for shape in [(2**31, 2**31), (0, 10**30), (-1,), (1,) * 99, 'abc']:
+    for shape in [(2**31, 2**31), (0, 10**30), (1,) * 99]:
         yield f'a claim of shape {shape}', member(header(shape) + x.tobytes())
-    for dtype in ['V1000000000', 'O', 'evil', 7]:
+    for dtype in ['V1000000000', 'evil']:
         yield f'a claim of dtype {dtype}', member(header((1,), dtype) + x.tobytes())
     yield 'a header of 4 GB', member(b'\x93NUMPY\2\0\xff\xff\xff\xff' + x.tobytes())
     yield 'a header that nests', member(header((3,)).replace(b'(3,)', b'(' * 900 + b')' * 900))
     yield 'escape codes', member(header((9,))).replace(key.encode(), b'\x1b[2J'.ljust(len(key)))
-    yield 'a zip of nothing', npz({})
 
 
 def test_bombs(tmp_path):

@@ -1,4 +1,7 @@
-"""record.py: what is noted after each epoch is what the snapshot's model makes of test digits."""
+"""record.py: what is noted after each epoch is what the snapshot's model makes of test digits.
+
+That a run ends as without it, test_parts.py shows.
+"""
 
 import os
 
@@ -9,10 +12,8 @@ from support.run import record, snapshot
 from conftest import SMALL
 import numpy as np
 import pytest
-from runs import state_of
 
 import net
-import train_vae
 
 
 def model_of(run, epoch, made=net.VAE):
@@ -48,15 +49,6 @@ def test_it_is_what_the_model_makes_of_test_digits(cli, data_dir, tmp_path, flag
         check_noted(noted[epoch], model_of(out, epoch, made), digits)
     np.random.seed(0)                       # of the run, whose first draws are the weights
     check_noted(noted[0], made(784, 2, 16, net.ACTIVATIONS['softplus']), digits)
-
-
-def test_it_changes_nothing_else(cli, data_dir, tmp_path, monkeypatch):
-    for name in ('with', 'without'):
-        assert cli('--data-dir', data_dir, *SMALL, '-o', tmp_path / name)[0] == 0
-        monkeypatch.setattr(record.Record, '__call__', lambda self, trainer: None)
-    assert not (tmp_path / 'without' / 'record').exists()
-    states = [state_of(tmp_path / name / 'snapshot_epoch_2') for name in ('with', 'without')]
-    assert states[0] == states[1]
 
 
 def test_a_resumed_run_goes_on_with_it_and_rewrites_what_lies_ahead(cli, data_dir, tmp_path):
@@ -105,13 +97,3 @@ def test_what_an_edited_net_py_does_not_give_is_left_out(cli, data_dir, tmp_path
                    '(TypeError: decode needs a label); the run goes on\n')
     noted = record.read(str(tmp_path / 'run'), 2)
     assert [{*arrays} for arrays in noted.values()] == [{'places', 'mu', 'ln_var'}] * 3
-
-
-def test_the_line_that_notes_it_can_be_deleted(cli, data_dir, tmp_path, monkeypatch):
-    extend = train_vae.training.Trainer.extend
-    monkeypatch.setattr(
-        train_vae.training.Trainer, 'extend', lambda self, extension, *rest, **options: (
-            None if isinstance(extension, record.Record) else
-            extend(self, extension, *rest, **options)))
-    assert cli('--data-dir', data_dir, *SMALL, '-o', tmp_path / 'run')[0::2] == (0, '')
-    assert not (tmp_path / 'run' / 'record').exists()

@@ -23,6 +23,7 @@ from runs import (
     check_same,
     epoch_of,
     last,
+    log_of,
     needs_posix,
     state_of,
     stopping_at,
@@ -159,65 +160,17 @@ def test_stopped_before_the_first_iteration(cli, data_dir, tmp_path):
     assert cli(*start)[0] == 0
 
 
-class Generator:
-    """A generator without a state to save, in place of CuPy's, for the noise of `F.gaussian`."""
-
-    def __init__(self):
-        self.state, self.seeds = np.random.RandomState(), []
-
-    def seed(self, value):
-        """Do what `cupy.random.seed` does."""
-        assert type(value) is int
-        assert 0 <= value < 2**64
-        self.seeds.append(value)
-        self.state = np.random.RandomState([value >> 32, value % 2**32])
-
-
-@needs_posix
-def test_noise_of_a_generator_without_a_state_follows_from_seed_and_iteration(
-        cli, data_dir, tmp_path, monkeypatch):
-    def seed(self, trainer):
-        self.settings.device, device = 'GPU', trainer.updater.device
-        with monkeypatch.context() as patch:
-            patch.setattr(type(device), 'xp', SimpleNamespace(random=generator))
-            plain(self, trainer)
-
-    plain, gaussian, generator = resume.RunState.__call__, net.F.gaussian, Generator()
-    monkeypatch.setattr(resume.RunState, '__call__', seed)
-    monkeypatch.setattr(net.F, 'gaussian', lambda mu, ln_var: gaussian(
-        mu, ln_var, eps=generator.state.standard_normal(mu.shape).astype(np.float32)))
-    start = ['--data-dir', data_dir, *SMALL, '--seed', 2**32 - 1, '--updater', 'standard']
-    assert cli(*start, '-o', tmp_path / 'whole')[0] == 0
-    assert generator.seeds == [((2**32 - 1) << 32) + i for i in range(7)]
-    with stopping_at(4):
-        assert cli(*start, '-o', tmp_path / 'run')[0] == 143
-    assert cli('--resume', '-o', tmp_path / 'run')[0] == 0
-    check_same(tmp_path / 'run', tmp_path / 'whole')
-
-
-def test_each_rank_seeds_the_noise_of_a_gpu_for_itself():
-    generator, trainer = Generator(), SimpleNamespace(updater=SimpleNamespace(iteration=7))
-    updater = SimpleNamespace(device=SimpleNamespace(xp=SimpleNamespace(random=generator)))
+def test_each_rank_seeds_the_noise_of_a_gpu_by_seed_and_iteration():
+    """CuPy's generator has no state to save; `test_gpu_resumes_exactly` goes on with it."""
+    seeds, trainer = [], SimpleNamespace(updater=SimpleNamespace(iteration=7))
+    random = SimpleNamespace(seed=seeds.append)
+    updater = SimpleNamespace(device=SimpleNamespace(xp=SimpleNamespace(random=random)))
     about = settings.Settings(n_in=784, seed=2**32 - 1, device='GPU')
     for comm in (ranks.Alone(), *(SimpleNamespace(rank=rank) for rank in range(3))):
         resume.RunState(about, updater, comm)(trainer)
-    alone, first, *others = generator.seeds
-    assert alone == first == (2**32 - 1 << 32) + 7
-    assert len({first, *others}) == 3
-
-
-def test_a_snapshot_tells_which_updater_trains_now():
-    updater = SimpleNamespace(kind='fast (somehow)')
-    state = resume.RunState(settings.Settings(n_in=784), updater, ranks.Alone())
-    for kind, name in (('fast (somehow)', 'fast'), ('compiled parts (as it is)', 'compiled'),
-                       ('standard', 'standard')):
-        updater.kind = kind
-        saved = DictionarySerializer()
-        state.serialize(saved)
-        assert settings.Settings.from_json(str(saved.target['settings'])) == state.now()
-        assert state.now().trained_by == name
-    del updater.kind                        # Chainer's own has none
-    assert state.now().trained_by == 'standard'
+    assert seeds[0] == seeds[1] == (2**32 - 1 << 32) + 7
+    assert len({*seeds[1:]}) == 3
+    assert all(type(seed) is int and 0 <= seed < 2**64 for seed in seeds)
 
 
 def test_another_number_of_ranks_does_not_go_on(cli, small_run, data_dir):
@@ -229,13 +182,17 @@ def test_another_number_of_ranks_does_not_go_on(cli, small_run, data_dir):
 
 @needs_posix
 @needs_gpu
-def test_gpu_resumes_exactly(cli, data_dir, tmp_path):
+def test_gpu_trains_and_resumes_exactly(cli, data_dir, tmp_path):
     start = ['--gpu', '0', '--data-dir', data_dir, *SMALL]
-    assert cli(*start, '-o', tmp_path / 'whole')[0] == 0
+    status, out, err = cli(*start, '-o', tmp_path / 'whole')
+    assert (status, 'GPU 0' in out, err) == (0, True, '')
+    first, last = log_of(tmp_path / 'whole')
+    assert last['main/loss'] < first['main/loss']
     with stopping_at(4):
         assert cli(*start, '-o', tmp_path / 'run')[0] == 143
     assert cli('--resume', '--gpu', '0', '-o', tmp_path / 'run')[0] == 0
     check_same(tmp_path / 'run', tmp_path / 'whole')
+    assert cli('--resume', '-o', tmp_path / 'run', '-e', '3')[0] == 0       # and on the CPU
 
 
 # What snapshots lack of a model ---------------------------------------------------------------
@@ -298,6 +255,8 @@ class Model(chainer.Chain):
         self.steps, self.loss, self.kl, self.size = 0, 1.0, 1.0, 7
         self.le1.table = np.zeros((2, 3), np.float32)
         self.text, self.none = 'a', None
+        self.odd = np.zeros(2, [('a', 'f4')])       # as whatever NumPy has
+        self.days, self.turned = np.array('2017', 'M8[D]'), np.zeros((2, 3)).T
         self.add_persistent('kept', np.zeros(2))
 
 
@@ -341,44 +300,21 @@ def test_numbers_and_arrays_that_change_are_told_at_the_first_of_two_snapshots(
     assert capsys.readouterr().err == (names and WARNING.format(names))
 
 
-@pytest.mark.parametrize('value', [
-    np.zeros(()), np.zeros(0), np.arange(6).reshape(2, 3).T, np.array('2017', 'M8[D]'),
-    np.zeros(2, [('a', 'f4')]), np.bool_(True)])
-def test_numbers_and_arrays_of_any_kind_are_looked_at(value):
-    model = Model()
-    model.value = value
-    assert resume.unsaved(model) == resume.unsaved(model)
-    assert resume.unsaved(model)['value'] is not None
-
-
 # In processes of their own --------------------------------------------------------------------
-
-
-SLOW = [*SMALL, '-b', '1', '--updater', 'standard']     # a snapshot is not gone at once
-
-
-def start(*argv, **options):
-    """Start train_vae.py with one thread, so that its sums have one order wherever it runs."""
-    return subprocess.Popen(
-        [sys.executable, train_vae.__file__, *map(str, argv)], stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-        env={**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'}, **options)
-
-
-def finish(*argv):
-    """Run train_vae.py to its end, which must be a good one."""
-    process = start(*argv)
-    _, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, '')
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs prlimit')
-def test_a_snapshot_that_finds_no_room(data_dir, tmp_path):
+def test_a_snapshot_that_finds_no_room(cli, data_dir, tmp_path, one_thread):
     import resource
 
-    out = tmp_path / 'run'
-    process = start('--data-dir', data_dir, '-o', out, *SLOW, '-e', 10**6)
+    out = tmp_path / 'run'                          # a snapshot is not gone at once
+    flags = [str(flag) for flag in (
+        '--data-dir', data_dir, *SMALL, '-b', 1, '--updater', 'standard')]
+    process = subprocess.Popen(
+        [sys.executable, train_vae.__file__, *flags, '-o', out, '-e', '1000000'], text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,      # its sums have one order, too
+        env={**os.environ, 'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'})
     wait_for(out / 'snapshot_epoch_2', process)
     room = (out / 'snapshot_epoch_2').stat().st_size // 2
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (room, room))
@@ -389,8 +325,8 @@ def test_a_snapshot_that_finds_no_room(data_dir, tmp_path):
                   'put that right, then go on with --resume')
     assert len(whole) <= 5
     assert not list(out.glob('.*.part'))
-    finish('--resume', '-o', out, '-e', whole[-1] + 2)
-    finish('--data-dir', data_dir, '-o', tmp_path / 'whole', *SLOW, '-e', whole[-1] + 2)
+    assert cli('--resume', '-o', out, '-e', whole[-1] + 2)[::2] == (0, '')
+    assert cli(*flags, '-o', tmp_path / 'whole', '-e', whole[-1] + 2)[::2] == (0, '')
     check_same(out, tmp_path / 'whole')
 
 

@@ -63,10 +63,15 @@ def test_newest_has_the_most_iterations_whatever_its_name_or_age(small_run):
 
 
 @pytest.mark.parametrize('out', ['', 'nowhere'])
-def test_newest_needs_a_snapshot(tmp_path, out):
+def test_newest_needs_a_snapshot(small_run, capsys, tmp_path, out):
     (tmp_path / 'snapshot_epoch_3').mkdir()
     with pytest.raises(snapshot.SnapshotError, match=f'no snapshot in {tmp_path / out}'):
         snapshot.newest(str(tmp_path / out))
+    for path in small_run.glob('snapshot_*'):
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}; .*-o'):
+        snapshot.newest(str(small_run))
+    assert capsys.readouterr().err.count(f'passed over: {small_run / "snapshot_epoch_"}') == 2
 
 
 @pytest.mark.parametrize('damage', [
@@ -83,16 +88,6 @@ def test_newest_passes_over_what_is_damaged_with_a_warning(small_run, damage, ca
     assert err.startswith(f'warning: passed over: {path} ')
     assert ';' not in err       # no advice to do what is done already
     assert err.count('\n') == 1
-
-
-def test_newest_of_damaged_files_alone(small_run, capsys):
-    for path in small_run.glob('snapshot_*'):
-        path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(snapshot.SnapshotError, match=f'no whole snapshot in {small_run}; .*-o'):
-        snapshot.newest(str(small_run))
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.startswith(f'warning: passed over: {small_run / "snapshot_epoch_1"}')
-    assert second.startswith(f'warning: passed over: {small_run / "snapshot_epoch_2"}')
 
 
 def test_snapshots_named_alike_are_cleaned_up_by_number(tmp_path):
@@ -138,9 +133,7 @@ def test_writer_refuses_weights_that_are_not_finite(tmp_path):
 
 
 OTHERS = {
-    'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'PyTorch.*save_npz'),
-    'Git LFS': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n',
-                'a pointer of Git LFS, and not the file itself; fetch that by: git lfs pull'),
+    'PyTorch': (zipped({'vae/data.pkl': b'\x80\2}.'}), 'is a pickle, as PyTorch.*save_npz'),
     'unknown': (b'\1\2\3\4', r'not a snapshot, or damaged \(it is no whole npz file\); use an'),
 }
 
@@ -149,27 +142,21 @@ OTHERS = {
 def test_what_is_no_npz_is_named(tmp_path, kind):
     content, message = OTHERS[kind]
     (tmp_path / 'other').write_bytes(content)
-    with pytest.raises(snapshot.SnapshotError, match=message) as error:
+    with pytest.raises(snapshot.SnapshotError, match=message):
         snapshot.read(str(tmp_path / 'other'))
-    assert str(error.value).isprintable()
-    assert kind == 'unknown' or 'damaged' not in str(error.value)
 
 
-def test_the_npz_of_another_network_is_named_by_its_weights(tmp_path):
+def test_weights_alone_are_no_run_and_those_of_another_network_are_named(tmp_path):
     other = chainer.Sequential(chainer.links.Linear(784, 10), chainer.links.Linear(10, 10))
-    chainer.serializers.save_npz(str(tmp_path / 'other'), other)
-    arrays = snapshot.read(str(tmp_path / 'other'))
-    for use in (lambda: snapshot.load_model(arrays, net.VAE(784, 2, 16), 'FILE'),
-                lambda: snapshot.read_settings(arrays, 'FILE')):
-        with pytest.raises(snapshot.SnapshotError, match=(
-                r'FILE is of another network: it holds 0/W, 1/W, and no l.1/W; .*save_npz')):
-            use()
-
-
-def test_weights_alone_are_no_run(tmp_path):
-    chainer.serializers.save_npz(str(tmp_path / 'model'), net.VAE(784, 2, 16))
-    with pytest.raises(snapshot.SnapshotError, match=r'of no run .*; start .*, with -m'):
-        snapshot.read_settings(snapshot.read(str(tmp_path / 'model')), 'FILE')
+    vae = net.VAE(784, 2, 16)
+    for model, read, message in (
+            (vae, snapshot.read_settings, r'of no run .*; start .*, with -m'),
+            (other, snapshot.read_settings, 'FILE is of another network: it holds 0/W, 1/W, and'),
+            (other, lambda arrays, path: snapshot.load_model(arrays, vae, path),
+             r'FILE is of another network: it holds 0/W, 1/W, and no l.1/W; .*save_npz')):
+        chainer.serializers.save_npz(str(tmp_path / 'file'), model)
+        with pytest.raises(snapshot.SnapshotError, match=message):
+            read(snapshot.read(str(tmp_path / 'file')), 'FILE')
 
 
 @pytest.mark.parametrize('n_in, dim_h, dim_z, fits', [
@@ -230,14 +217,6 @@ def test_no_memory_is_not_taken_for_damage(small_run, monkeypatch):
     monkeypatch.setattr(npz, 'read_array', fail)
     with pytest.raises(MemoryError):
         snapshot.newest(str(small_run))
-
-
-def test_a_log_that_is_none_has_no_rows():
-    row = {'epoch': 1, 'main/loss': 3.0}
-    for log in ('[1]', '{}', 'x', '[' * 100000):
-        assert snapshot.rows_of(np.array(log)) is None
-    assert snapshot.rows_of(None) is None
-    assert snapshot.rows_of(np.array(json.dumps([row]))) == [row]
 
 
 def test_the_newest_is_found_while_a_run_deletes_older_ones(small_run, monkeypatch, capsys):

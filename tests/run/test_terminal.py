@@ -12,7 +12,6 @@ import threading
 from types import SimpleNamespace
 
 from support.run import snapshot, stopping, terminal  # lets chainer import
-from support.run.extensions import LogReport
 
 from chainer.training import extensions, triggers
 from conftest import SMALL
@@ -123,14 +122,6 @@ def test_a_log_that_lacks_what_others_have_is_shown_as_far_as_it_goes(printed, c
     _, headings, line = printed([{key: row[key] for key in row if row[key] is not None}])
     assert line.split()[:2] == shown
     assert len(line) == len(headings)
-
-
-def test_the_log_is_found_by_what_it_is():
-    theirs, ours = extensions.LogReport(), LogReport()
-    for others in ([theirs, ours], [ours, theirs]):
-        assert terminal.log_of(trainer_with(terminal.PrintReport(), *others)) is ours.log
-    assert terminal.log_of(trainer_with(theirs)) is theirs.log
-    assert terminal.log_of(trainer_with()) is None
 
 
 @pytest.mark.parametrize(('trigger', 'words', 'total', 'shown'), [
