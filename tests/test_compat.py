@@ -28,18 +28,13 @@ def test_import_is_quiet_even_when_chainer_is_compiled_anew(tmp_path):
     assert (out, err) == ('7.8.1\n', '')
 
 
-def test_import_needs_neither_pkg_resources_nor_distutils():
-    python('import sys\n'
-           'for name in ("pkg_resources", "distutils", "numpy.distutils"):\n'
-           '    sys.modules[name] = None\n'
-           'from support import compat; import chainer')
-
-
-def test_nothing_that_numpy_has_is_changed_and_no_filter_of_warnings():
-    out, _ = python('import warnings\n'
+def test_import_needs_neither_pkg_resources_nor_distutils_and_changes_nothing_that_numpy_has():
+    out, _ = python('import sys, warnings\n'
+                    'for name in ("pkg_resources", "distutils", "numpy.distutils"):\n'
+                    '    sys.modules[name] = None\n'
                     'import numpy as np\n'
                     'before, filters = dict(vars(np)), warnings.filters[:]\n'
-                    'from support import compat\n'
+                    'from support import compat; import chainer\n'
                     'print([key for key in before if vars(np).get(key) is not before[key]],'
                     '      warnings.filters == filters)')
     assert out == '[] True\n'

@@ -112,11 +112,6 @@ def test_a_full_disk_of_the_cache_is_told_once(numba_cache, capsys):
         assert call_as_later_runs_do() == 0
 
 
-def test_without_a_folder_it_compiles(numba_cache, monkeypatch):
-    monkeypatch.setattr(compiled.numba.core.caching.CacheImpl, '_locator_classes', [])
-    assert [call_as_later_runs_do() for _ in range(2)] == [0, 0]
-
-
 @pytest.mark.slow
 def test_the_run_that_compiles_is_bit_equal_to_later_ones(tmp_path):
     out = {}

@@ -41,10 +41,9 @@ def set_digits(u, digits):
 
 
 def replace(u, name, link):
-    """Put another link in the place of one, or as one more."""
+    """Put another link in the place of one."""
+    delattr(model_of(u), name)
     with model_of(u).init_scope():
-        if hasattr(model_of(u), name):
-            delattr(model_of(u), name)
         setattr(model_of(u), name, link)
     adam(u).setup(model_of(u))
 
@@ -53,24 +52,20 @@ def lf_of(u, **options):
     return model_of(u).get_loss_func(**options)
 
 
-OBSTACLES = {
+OBSTACLES = {           # what changes from step to step, test_updater.py has besides
     '': [lambda u: None, lambda u: setattr(u, 'loss_func', lf_of(u, C=np.float32(2.0), k=2))],
-    'activation sigmoid is not compiled': [lambda u: setattr(model_of(u), 'act_func', F.sigmoid)],
     'weights are not plain float32': [lambda u: setattr(b_of(u), 'array', np.zeros(20))],
     NOT_ADAM: [
         lambda u: setattr(adam(u).hyperparam, 'amsgrad', True),
         lambda u: setattr(adam(u), 'update', print),
         lambda u: u._optimizers.update(main=chainer.optimizers.SGD().setup(model_of(u)))],
     NOT_ADAM + ': it has a hook': [
-        lambda u: adam(u).add_hook(chainer.optimizer_hooks.GradientClipping(1)),
         lambda u: b_of(u).update_rule.add_hook(print, 'print', timing='post')],
     NOT_ADAM + ': a parameter has a rule of its own': [
         lambda u: setattr(b_of(u).update_rule.hyperparam, 'alpha', 0.001),
         lambda u: setattr(b_of(u).update_rule, 'update_core', print),
         lambda u: setattr(b_of(u).update_rule, 't', 7)],
-    NOT_ADAM + ': a parameter is frozen': [lambda u: model_of(u).ld3.disable_update()],
     'gradients are not asked for': [lambda u: setattr(b_of(u), '_requires_grad', False)],
-    NOT + 'there is another link, ld4': [lambda u: replace(u, 'ld4', L.Linear(2, 2))],
     NOT + 'link le1 is no plain Linear layer': [
         lambda u: setattr(model_of(u).le1, 'forward', list),
         lambda u: replace(u, 'le1', L.Linear(784, 20, nobias=True))],
@@ -79,15 +74,12 @@ OBSTACLES = {
     NOT + 'a link has no size yet': [lambda u: replace(u, 'le1', L.Linear(None, 20))],
     NOT + 'there are other parameters than W and b of each link': [
         lambda u: model_of(u).add_param('C', ())],
-    NOT + 'a hook watches it': [lambda u: model_of(u).ld1.add_hook(Watch()),
-                                lambda u: model_of(u).add_hook(Watch())],
-    NOT + 'VAE.encode is edited': [lambda u: setattr(model_of(u), 'encode', model_of(u).decode)],
+    NOT + 'a hook watches it': [lambda u: model_of(u).add_hook(Watch())],
     'updater is not plain StandardUpdater': [
         lambda u: setattr(u, 'converter', len), lambda u: setattr(u, 'loss_scale', 2.0),
         lambda u: setattr(u, '__class__', type('Other', (training.StandardUpdater,), {}))],
     'digits are not one array of float32': [
-        lambda u: set_digits(u, list(DIGITS)), lambda u: set_digits(u, DIGITS[::2]),
-        lambda u: set_digits(u, DIGITS.astype(np.float64))],
+        lambda u: set_digits(u, list(DIGITS)), lambda u: set_digits(u, DIGITS[::2])],
     'digits have another size than the model': [lambda u: set_digits(u, DIGITS[:, :700].copy())],
     'iterator is not plain SerialIterator': [
         lambda u: u._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
