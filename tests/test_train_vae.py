@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 from support.data import mnist
 from support.run import extensions, options, run_folder, snapshot
@@ -16,15 +15,14 @@ import chainer
 from conftest import ROOT, SMALL
 import numpy as np
 import pytest
-import runs
 from runs import (
-    STOPPING,
     check_refused,
     epoch_of,
     last,
     log_of,
     needs_posix,
     rewrite,
+    state_of,
     with_settings,
 )
 
@@ -39,13 +37,6 @@ KEYS = {'epoch', 'iteration', 'elapsed_time',
 def files_in(folder):
     """Return the files of a folder, by path."""
     return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
-
-
-def state_of(path):
-    """Return what a snapshot holds, but the settings and the times."""
-    state = runs.state_of(path)
-    del state[snapshot.SETTINGS_KEY]
-    return state
 
 
 # What a run leaves behind -----------------------------------------------------------------------
@@ -363,30 +354,6 @@ def test_resume_finds_its_digits_where_they_moved(cli, small_run, data_dir):
 
 
 # Signals ----------------------------------------------------------------------------------------
-
-
-@needs_posix
-def test_a_second_ctrl_c_quits_at_once(data_dir, tmp_path):
-    out = tmp_path / 'run'
-    code = f"""
-import sys, time, train_vae
-def update(self):
-    print('iterating', flush=True)
-    time.sleep(60)
-train_vae.training.StandardUpdater.update_core = update
-train_vae.cli(['--data-dir', {str(data_dir)!r}, '-o', {str(out)!r}, '--updater', 'standard'])
-"""
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    while process.stdout.readline() != 'iterating\n':
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
-    assert process.poll() is None           # the iteration goes on to its end
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert (process.returncode, stderr) == (-signal.SIGINT, STOPPING)
-    assert sorted(path.name for path in out.iterdir()) == ['.lock', 'args.json', 'cg.dot', 'record']
 
 
 @needs_posix

@@ -92,17 +92,6 @@ def test_an_edit_since_then_is_told(edit, capsys, old, new, told):
     assert capsys.readouterr().err == ''
 
 
-def test_both_nets_of_a_run_are_noted(edit):
-    first = models.notes_of_net()
-    assert models.joined({}) == models.joined(first) == first
-    edit('mu = self.le3_mu(h2)', 'mu = 2 * self.le3_mu(h2)')
-    second = models.notes_of_net()
-    mixed = models.joined(first)
-    assert {name for name in first if mixed[name] != first[name]} == {'VAE.encode'}
-    assert {*mixed['VAE.encode'].split(', ')} == {first['VAE.encode'], second['VAE.encode']}
-    assert models.joined(mixed) == mixed
-
-
 def test_a_net_py_that_cannot_be_read_is_told_nothing_of(monkeypatch, capsys):
     def fail(of):
         raise OSError

@@ -1,6 +1,5 @@
 """When a run stops, by a signal or by whatever trigger, and what a resumed run knows of that."""
 
-import json
 import os
 import signal
 from types import SimpleNamespace
@@ -58,8 +57,6 @@ def test_only_numbers_that_a_trigger_has_itself_are_restored():
     stop, saved = early(), chainer.serializers.DictionarySerializer()
     stop.inner.best, stop.inner.count = 2.0, 2
     stop.serialize(saved)
-    assert json.loads(str(saved.target['observation'])) == {'loss': ['<f4', 2.0]}
-    assert json.loads(str(saved.target['state'])) == {'best': '2.0', 'count': '2'}
     stop = early(patience=4)                        # as the script has it now
     stop.serialize(chainer.serializers.NpzDeserializer(
         saved.target | {
