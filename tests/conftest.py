@@ -123,7 +123,6 @@ def edited(text, old, new):
 
 
 def idx(array):
-    """Return an array of bytes as the content of an IDX file."""
     head = struct.pack(f'>{1 + array.ndim}I', 0x0800 + array.ndim, *array.shape)
     return head + array.astype(np.uint8).tobytes()
 
@@ -167,12 +166,10 @@ def idx_files():
 
 @pytest.fixture
 def data_dir(tmp_path, idx_files):
-    """Return a folder with the four IDX files."""
     return write_files(tmp_path / 'data', idx_files)
 
 
 def write_files(folder, files):
-    """Make a folder of files by name and content."""
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -213,7 +210,6 @@ def finished(tmp_path_factory, idx_files):
 
 
 def train(data, out, *flags):
-    """Train silently on a folder of digits."""
     with contextlib.redirect_stdout(io.StringIO()):
         source = [] if data is None else ['--data-dir', str(data)]
         assert train_vae.cli([*source, '-o', str(out), *flags]) == 0

@@ -23,7 +23,6 @@ class Half(io.BufferedWriter):
     """A file whose writes may be hit in their middle."""
 
     def write(self, content):
-        """Write the first half of it, may be killed, and write the other."""
         middle = len(content) // 2
         super().write(content[:middle])
         self.flush()
@@ -70,7 +69,6 @@ def forked(argv, n=None):
 
 
 def main(folder, *flags):
-    """Run all; return the exit status."""
     extensions.plot_losses = lambda trainer: None               # which takes more than the run
     for n in itertools.count(1):
         out = os.path.join(folder, str(n))

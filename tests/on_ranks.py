@@ -31,7 +31,6 @@ needs_mpi = pytest.mark.skipif(
 
 
 def make(seed):
-    """Return an optimizer, set up with a small model."""
     np.random.seed(seed)
     return optimizers.Adam().setup(net.VAE(784, DIM_Z, 50, chainer.functions.softplus))
 
@@ -43,7 +42,6 @@ def noise_of(rows):
 
 
 def digits_of(n):
-    """Return n pictures of noise."""
     return np.random.RandomState(0).uniform(0, 1, (n, 784)).astype(np.float32)
 
 
@@ -62,7 +60,6 @@ def extended(extend):
 
 
 def step(updater):
-    """Take all steps; return the parameters."""
     for _ in range(STEPS):
         updater.update()
     return {name[1:].replace('/', '_'): param.array
@@ -70,7 +67,6 @@ def step(updater):
 
 
 def updater_of(optimizer, digits, n):
-    """Return an updater on minibatches of n digits in order."""
     return training.StandardUpdater(
         iterators.SerialIterator(digits, n, shuffle=False), optimizer, device='@numpy',
         loss_func=optimizer.target.get_loss_func(2.0, 2))

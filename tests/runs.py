@@ -16,12 +16,10 @@ needs_posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX signals
 
 
 def last(out):
-    """Return the path of the last snapshot of the run `finished`."""
     return str(out / 'snapshot_epoch_2')
 
 
 def epoch_of(path):
-    """Return the number in the name of a snapshot."""
     return run_folder.series_of(str(path))[1]
 
 
@@ -93,7 +91,6 @@ def stopping_at(iteration):
 
 
 def wait_for(path, process):
-    """Wait until a file is there."""
     deadline = time.monotonic() + 60
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline

@@ -21,14 +21,12 @@ class Marker:
 
 
 def npy(array):
-    """Return an array as the content of a .npy file."""
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
 
 
 def zipped(members, compression=zipfile.ZIP_STORED):
-    """Return a zip file of these members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w', compression) as archive:
         for name, content in members.items():

@@ -35,7 +35,6 @@ KEYS = {'epoch', 'iteration', 'elapsed_time',
 
 
 def files_in(folder):
-    """Return the files of a folder, by path."""
     return {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 

@@ -53,7 +53,6 @@ def make(kind, activation='softplus', C=1.0, k=1, dim_z=3, dim_h=20, batch=40, d
 
 
 def seed(device='@numpy'):
-    """Seed what makes the noise on a device."""
     np.random.seed(0)
     if device != '@numpy':
         chainer.backends.cuda.cupy.random.seed(7)
@@ -78,7 +77,6 @@ def one_step(its_updater):
 
 
 def arrays_of(its_updater):
-    """Return all weights, gradients and moments, on the CPU."""
     send = chainer.get_device('@numpy').send
     return {f'{name} {part}': send(array).copy()
             for name, param in model_of(its_updater).namedparams()
@@ -96,14 +94,12 @@ def check_close(arrays, others, tolerance=1e-3):
 
 
 def check_same(arrays, others):
-    """Assert that arrays by name are the same, to the last bit."""
     assert arrays.keys() == others.keys()
     for name, array in arrays.items():
         assert np.array_equal(array, others[name]), name
 
 
 def evaluator_of(model, k=2, n=30, batch=20):
-    """Return an evaluator of n digits."""
     return extensions.Evaluator(
         iterators.SerialIterator(DIGITS[:n], batch, repeat=False, shuffle=False), model,
         device=model.device, eval_func=train_vae.score_func(model, k))

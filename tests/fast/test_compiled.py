@@ -59,7 +59,6 @@ def test_a_thread_that_fails_waits_for_the_others():
 
 @pytest.fixture
 def numba_cache(tmp_path, monkeypatch):
-    """Let Numba keep its files in an empty folder, and return that."""
     monkeypatch.setattr(compiled.numba.config, 'CACHE_DIR', str(tmp_path))
     return tmp_path
 
@@ -85,7 +84,6 @@ def test_a_damaged_cache_is_written_anew(numba_cache, kind, kept):
 
 @contextlib.contextmanager
 def full_disk():
-    """Let no file grow, as on a full disk."""
     import resource  # of POSIX
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -10,7 +10,6 @@ from steps import arrays_of, check_same, evaluator_of, make, model_of, one_step,
 
 
 def on_gpu(kind='fast', C=1.0, k=1):
-    """Return an updater of this kind on the GPU, with minibatches of 23 digits."""
     return make(kind, C=C, k=k, batch=23, device='@cupy:0')
 
 
@@ -34,8 +33,6 @@ def test_replays_differ_and_equal_uncaptured_steps():
 @needs_gpu
 def test_without_a_graph_steps_are_the_same(capsys):
     class Uncapturable(cuda.cupy.cuda.Stream):
-        """A stream that cannot be captured."""
-
         def begin_capture(self, mode=None):
             raise RuntimeError('cannot\ncapture')
 

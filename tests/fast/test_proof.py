@@ -41,7 +41,6 @@ def set_digits(u, digits):
 
 
 def replace(u, name, link):
-    """Put another link in the place of one."""
     delattr(model_of(u), name)
     with model_of(u).init_scope():
         setattr(model_of(u), name, link)

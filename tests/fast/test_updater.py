@@ -101,7 +101,6 @@ def set_loss(u, *args):
 
 
 def weigh_in_place(u):
-    """Write a weight of the latent loss in place."""
     if u.iteration == 0:
         u.weight = model_of(u).xp.ones((), np.float32)
         set_loss(u, u.weight)
@@ -109,7 +108,6 @@ def weigh_in_place(u):
 
 
 def swap(u):
-    """Assign weights, and Adam's moments."""
     for param in model_of(u).params():
         param.array = param.array.clip(-0.05, 0.05)
         state = param.update_rule.state
@@ -118,7 +116,6 @@ def swap(u):
 
 
 def grow(u):
-    """Make all layers wider."""
     model, wide = model_of(u), net.VAE(784, 3, 60)
     with model.init_scope():
         for link in list(wide.children()):
@@ -129,13 +126,11 @@ def grow(u):
 
 
 def tie(u):
-    """Let two layers share a weight."""
     with model_of(u).ld2.init_scope():
         model_of(u).ld2.W = model_of(u).le2.W
 
 
 def double(u):
-    """Put another encoder in the place of net.py's."""
     model_of(u).encode = types.MethodType(
         lambda self, x: [2 * part for part in type(self).encode(self, x)], model_of(u))
 

@@ -166,7 +166,6 @@ def tracing():
 
 @contextlib.contextmanager
 def running_on():
-    """Fail, rather than wait for ever."""
     def stop(signum, frame):
         raise AssertionError('it hangs')
 
@@ -181,7 +180,6 @@ def running_on():
 
 @pytest.fixture(scope='module')
 def ways(finished):
-    """Return the ways to use a snapshot."""
     return Ways(finished)
 
 
@@ -217,7 +215,6 @@ def test_forged_settings_and_logs(ways, pictures, way, data):
 
 
 def set_first(value):
-    """Return a function that sets the first number of an array."""
     def change(array):
         changed = array.copy()
         changed.flat[0] = value

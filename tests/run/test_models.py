@@ -14,20 +14,15 @@ import net
 
 
 def run_of(**given):
-    """Return the settings of a run."""
     return settings.Settings(n_in=9, **given)
 
 
 class Narrow(net.VAE):
-    """The VAE with a size of its own."""
-
     def __init__(self, n_in, n_latent, n_h, act_func=F.tanh):
         super().__init__(n_in, n_latent, 5, act_func)
 
 
 class Longer(net.VAE):
-    """The VAE with a layer more."""
-
     def __init__(self, *args):
         super().__init__(*args)
         with self.init_scope():

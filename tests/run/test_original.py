@@ -30,8 +30,6 @@ def test_edited_methods_are_named(change, edited):
 
 
 class Other(net.VAE):
-    """A VAE with a loss of its own."""
-
     def get_loss_func(self, C=1.0, k=2):
         return super().get_loss_func(C, k)
 

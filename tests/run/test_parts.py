@@ -121,7 +121,6 @@ class Runs:
 
 @contextlib.contextmanager
 def recorded():
-    """Give a list of the trainers that run."""
     def run(self, **options):
         trainers.append(self)
         return plain(self, **options)
@@ -154,7 +153,6 @@ def log_of(trainer):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory, idx_files):
-    """Return a folder with tiny digits."""
     return write_files(tmp_path_factory.mktemp('parts') / 'data', idx_files)
 
 

@@ -45,7 +45,6 @@ def started(n, *argv):
 
 
 def run(n, *argv):
-    """Run n ranks of a script to their end; return stdout, stderr and status."""
     with started(n, *argv) as process:
         return *process.communicate(timeout=120), process.returncode
 
@@ -57,7 +56,6 @@ def ours(err):
 
 
 def finish(n, *argv):
-    """Run n ranks of a script to their end, which must be a good one; return stdout."""
     out, err, status = run(n, *argv)
     assert (status, ours(err)) == (0, [])
     return out
@@ -69,7 +67,6 @@ def train(n, *argv):
 
 
 def results(folder, ranks=2):
-    """Return the arrays that each rank of on_ranks.py left."""
     return [dict(np.load(f'{folder}/rank{rank}.npz')) for rank in range(ranks)]
 
 

@@ -17,7 +17,6 @@ import net
 
 
 def model_of(run, epoch, made=net.VAE):
-    """Return the model of a snapshot."""
     path = str(run / f'snapshot_epoch_{epoch}')
     model = made(784, 2, 16, net.ACTIVATIONS['softplus'])
     snapshot.load_model(snapshot.read(path), model, path)
@@ -25,7 +24,6 @@ def model_of(run, epoch, made=net.VAE):
 
 
 def check_noted(noted, model, digits):
-    """Assert that an epoch is noted as a model makes it of the digits."""
     codes = model.encode(digits.test[noted['places']])
     codes = codes if isinstance(codes, tuple) else (codes,)
     for name, code in zip(('mu', 'ln_var'), codes, strict=False):

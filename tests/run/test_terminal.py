@@ -27,26 +27,20 @@ ROW = {'epoch': 1, 'elapsed_time': 1.5, **{
 
 
 class Screen(io.StringIO):
-    """What a terminal shows."""
-
     def isatty(self):
-        """Tell that it is one."""
         return True
 
 
 def newest(out):
-    """Return the name of the newest snapshot in a folder."""
     return os.path.basename(snapshot.newest(str(out)))
 
 
 def trainer_with(*those):
-    """Return what is looked at of a Trainer with these extensions."""
     return SimpleNamespace(_extensions={
         i: SimpleNamespace(extension=extension) for i, extension in enumerate(those)})
 
 
 def numbered(n):
-    """Return n rows of a log, one an epoch."""
     return [ROW | {'epoch': epoch} for epoch in range(1, n + 1)]
 
 
