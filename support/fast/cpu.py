@@ -20,16 +20,12 @@ BLAS = threadpoolctl.ThreadpoolController().select(user_api='blas')
 
 
 class Threads:
-    """Threads for compiled functions, which sleep between two calls.
-
-    Args:
-        count (int): How many; by default as many as BLAS would take now.
-    """
+    """Threads for compiled functions, as many as BLAS would take now; they sleep between calls."""
 
     beside = 'compiled parts'               # what trains where the fast step does not
 
-    def __init__(self, count=None):
-        self.count = count or max((library['num_threads'] for library in BLAS.info()), default=1)
+    def __init__(self):
+        self.count = max((library['num_threads'] for library in BLAS.info()), default=1)
         self.pool = futures.ThreadPoolExecutor(self.count)
         self.on = f'{self.count} thread{"s" * (self.count != 1)}, {blas.WHOSE}'
 
@@ -58,8 +54,8 @@ class Threads:
 class Stepper(Threads):
     """Takes the steps of a model on a CPU, by Adam or the multi-node optimizer around it."""
 
-    def __init__(self, optimizer, k, digits, count=None):
-        super().__init__(count)
+    def __init__(self, optimizer, k, digits):
+        super().__init__()
         self.optimizer, self.model, self.k, self.digits = optimizer, optimizer.target, k, digits
         self.comm = getattr(optimizer, 'communicator', None)
         self.spaces, self.prepared, self.one_thread = {}, None, None

@@ -49,7 +49,8 @@ def make(kind, activation='softplus', C=1.0, k=1, dim_z=3, dim_h=20, batch=40, d
         return updater.fast(standard, None)
     from support.fast import cpu
 
-    return updater.FastUpdater(standard, cpu.Stepper(optimizer, k, digits, count))
+    with cpu.BLAS.limit(limits=count):
+        return updater.FastUpdater(standard, cpu.Stepper(optimizer, k, digits))
 
 
 def seed(device='@numpy'):

@@ -10,12 +10,12 @@ from support.fast import step
 
 import numpy as np
 import pytest
+from runs import needs_posix
 from steps import check_same, make, trained
 
 import train_vae
 
 compiled = pytest.importorskip('support.fast.compiled', reason='needs Numba')
-needs_posix = pytest.mark.skipif(os.name != 'posix', reason='needs limits of POSIX')
 
 
 @pytest.mark.parametrize(('kind', 'function', 'derivative'), [

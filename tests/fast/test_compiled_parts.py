@@ -17,7 +17,8 @@ pytest.importorskip('numba')
 from support.fast import compiled, cpu, parts, updater
 
 encode = net.VAE.encode
-THREADS = cpu.Threads(2)
+with cpu.BLAS.limit(limits=2):
+    THREADS = cpu.Threads()
 RNG = np.random.RandomState(0)
 X, GY = RNG.uniform(0, 1, (50, 300)), RNG.normal(size=(50, 400))
 Y, W, B = 5 * RNG.normal(size=(50, 300)), RNG.normal(size=(400, 300)), RNG.normal(size=400)

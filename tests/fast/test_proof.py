@@ -78,7 +78,8 @@ OBSTACLES = {           # what changes from step to step, test_updater.py has be
         lambda u: setattr(u, 'converter', len), lambda u: setattr(u, 'loss_scale', 2.0),
         lambda u: setattr(u, '__class__', type('Other', (training.StandardUpdater,), {}))],
     'digits are not one array of float32': [
-        lambda u: set_digits(u, list(DIGITS)), lambda u: set_digits(u, DIGITS[::2])],
+        lambda u: set_digits(u, list(DIGITS)), lambda u: set_digits(u, DIGITS[::2]),
+        lambda u: set_digits(u, DIGITS.astype(np.float64))],
     'digits have another size than the model': [lambda u: set_digits(u, DIGITS[:, :700].copy())],
     'iterator is not plain SerialIterator': [
         lambda u: u._iterators.update(main=iterators.MultithreadIterator(DIGITS, 2)),
