@@ -45,8 +45,3 @@ def test_kinds(name):
 def test_what_is_unknown():
     for content in (b'\x7fELF\2\1\1', bytes(100), b'{"epoch": 1}', b'hello\n', npy(np.ones(3))):
         assert kinds.kind_of(content) is None
-
-
-def test_a_mend_is_the_end_of_a_line():
-    # if a snapshot is passed over, what is before the last '; ' is repeated without the rest
-    assert not any('; ' in kind.name + kind.mend for kind in kinds.KINDS.values())

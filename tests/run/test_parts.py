@@ -205,19 +205,6 @@ def test_an_evaluator_that_is_another(runs, other):
     assert 'main/loss' in columns
 
 
-def test_a_trainer_without_any(runs, plain):
-    run = runs(*(edit for name in EXTENDS if name != 'evaluator'
-                 for edit in with_extension(name, None)))
-    assert run.disturbed() == plain['state']
-    assert run.text.endswith('\nfinished at epoch 3; its last snapshot is '
-                             f'{run.folder / "run" / "snapshot_interrupted"}\ndraw its figures '
-                             f'with: python visualize.py -o {run.folder / "run"}\n')
-    status, text, err = run(*run.start, '-o', run.folder / 'other')
-    assert (status, text.splitlines()[-1], err) == (0, 'finished at epoch 3', '')
-    assert {path.name for path in (run.folder / 'other').iterdir()} == {
-        '.lock', 'args.json', 'cg.dot'}
-
-
 @pytest.mark.parametrize(('snapshot_of', 'last', 'kept', 'anew'), [
     ("extensions.snapshot(filename='snapshot_epoch-{.updater.epoch}')", 'snapshot_epoch-3',
      {'snapshot_epoch-1', 'snapshot_epoch-2', 'snapshot_interrupted'}, {'snapshot_epoch-1'}),
