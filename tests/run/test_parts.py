@@ -363,6 +363,8 @@ EDITS = {                   # the line, and what is put before it, or in its pla
                   "training.triggers.MinValueTrigger('validation/main/loss', (2, 'epoch')))\n"),
     'falling rate': (LOG, "    trainer.extend(extensions.ExponentialShift('alpha', 0.5), "
                           "trigger=(1, 'epoch'))\n"),
+    'once': (LOG, '    trainer.extend(extensions.ParameterStatistics(model), '
+                  'trigger=training.triggers.OnceTrigger())\n'),
     'two logs': (LOG, "    trainer.extend(extensions.LogReport(['main/loss'], (1, 'iteration'), "
                       "filename='finer'), name='finer')\n"),
     'varied C of the loss': (LOG, VARY.format(
