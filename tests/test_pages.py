@@ -1,5 +1,6 @@
 """The pages: what they link to, name and tell to run is there."""
 
+import ast
 import contextlib
 import glob
 import os
@@ -76,6 +77,16 @@ def test_each_command_is_understood(page):
                 visualize.parse_arguments(flags)
 
 
+def test_the_code_for_readers_of_a_snapshot_runs(cli, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli('--dataset', 'digits', '--test', '-z', '2', '--dim-h', '16', '-e', '1', '-o',
+               'results/digits')[0] == 0
+    code = re.findall(r'^```python\n(.*?)^```$', read('support/running.md'), re.M | re.S)[-1]
+    exec(code, {})
+    assert re.fullmatch(r'\[.+\] \d\n', capsys.readouterr().out)
+    assert os.path.exists('mlp_2.model')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('page', ['README.md', COMPANION])
 def test_each_command_runs(cli, draw, tmp_path, monkeypatch, page):
@@ -125,16 +136,43 @@ def test_the_map_names_every_file():
             assert f'`{os.path.basename(path)}`' in drawn, path
 
 
+def names_in(tree):
+    """Return the names in code: `name`, `object.name`, and of classes also `Class.name`."""
+    names = set()
+    for node in ast.walk(tree):
+        names |= {getattr(node, kind) for kind in ('name', 'arg', 'id', 'attr')
+                  if isinstance(getattr(node, kind, None), str)}
+        if isinstance(node, ast.Attribute):
+            names.add(ast.unparse(node))
+        if isinstance(node, ast.ClassDef):
+            names |= {f'{node.name}.{name}' for part in node.body for name in names_in(part)}
+    return names
+
+
+def named(page):
+    """Return the functions that a page names, each with its file: pairs of clause and file."""
+    text = re.sub(r'\]\([^)]*\)', ']', prose(page))
+    # "`a` and `b` in `c.py`"
+    before = r'((?:`[\w.]+`(?:, | and ))*`[\w.]+`)\s+in\s+`([\w/]+\.py)`'
+    found = re.findall(before, text)
+    text = re.sub(before, '', text)
+    # "c.py, `a`, which does this, and `b`", up to the end of the clause
+    after = r'([\w/]+\.py)[\]`]*, ((?:(?!\.py|\. |;|\||\n\n).)*)'
+    return found + [(clause, file) for file, clause in re.findall(after, text, re.S)]
+
+
 def test_each_function_is_there():
-    text = '\n\n'.join(re.sub(r'\]\([^)]*\)', ']', prose(page)) for page in PAGES)
-    # "`a` and `b` in `c.py`", or "c.py, `a`, which does this, and `b`" to the end of the clause
-    found = re.findall(r'((?:`[\w.]+`(?:, | and ))*`[\w.]+`)\s+in\s+`[\w/]+\.py`', text)
-    found += re.findall(r'[\w/]+\.py[\]`]*, ((?:(?!\.py|\. |;|\||\n\n).)*)', text, re.S)
-    names = re.findall(r'`([A-Za-z_][\w.]*)(?:\([^`]*\))?`', ' '.join(found))
-    words = {*re.findall(r'\w+', ' '.join(map(read, CODE)))}
-    lacking = [name for name in names if not re.search(r'\.(png|gif|html|md|py)$|_N$', name)
-               and not words.issuperset(name.split('.'))]
-    assert (len(names) > 50, lacking) == (True, [])
+    count = 0
+    for page in PAGES:
+        for clause, file in named(page):
+            paths = [path for path in CODE if ('/' + path).endswith('/' + file)]
+            assert paths, f'{page} names {file}'
+            known = set().union(*(names_in(ast.parse(read(path))) for path in paths))
+            for name in re.findall(r'`([A-Za-z_][\w.]*)(?:\([^`]*\))?`', clause):
+                if not re.search(r'^self\.|\.(png|gif|html|md)$|_N$', name):
+                    assert name in known, f'{page}: {file}, {name}'
+                    count += 1
+    assert count > 50
 
 
 def test_each_edit_can_be_made():

@@ -56,6 +56,8 @@ OBSTACLES = {           # what changes from step to step, test_updater.py has be
     'weights are not plain float32': [lambda u: setattr(b_of(u), 'array', np.zeros(20))],
     NOT_ADAM: [
         lambda u: setattr(adam(u).hyperparam, 'amsgrad', True),
+        lambda u: setattr(adam(u).hyperparam, 'adabound', True),
+        lambda u: setattr(adam(u).hyperparam, 'weight_decay_rate', 0.5),
         lambda u: setattr(adam(u), 'update', print),
         lambda u: u._optimizers.update(main=chainer.optimizers.SGD().setup(model_of(u)))],
     NOT_ADAM + ': it has a hook': [

@@ -83,12 +83,15 @@ def test_the_curve_of_an_autoencoder_is_one_of_squared_errors(draw, loss, title,
 def test_a_finer_log_is_drawn_at_fractions_of_an_epoch_and_test_losses_where_they_are(draw):
     log = [{'epoch': i // 3, 'iteration': i, 'main/loss': 100.0 - i} | (
         {'validation/main/loss': 90.0 - i} if i % 3 == 0 else {}) for i in range(1, 8)]
+    # of minibatches of another size before a resume: a row lies in its own epoch
+    log += [{'epoch': 2, 'iteration': i, 'main/loss': 93.0} for i in (5, 15)]
     (axes,) = draw(log, per_iteration=1 / 3).axes
     curves = lines_of(axes)
-    np.testing.assert_allclose(curves['training'], [[i / 3, 100 - i] for i in range(1, 8)])
+    np.testing.assert_allclose(
+        curves['training'], [*([i / 3, 100 - i] for i in range(1, 8)), [2, 93], [3, 93]])
     np.testing.assert_allclose(curves['test'], [[1, 87], [2, 84]])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        'training: 93.00 in epoch 2.333', 'test: 84.00 in epoch 2']
+        'training: 93.00 in epoch 3', 'test: 84.00 in epoch 2']
 
 
 @pytest.mark.parametrize(('keys', 'titles'), [

@@ -18,7 +18,7 @@ import numpy as np
 import on_ranks
 from on_ranks import MPIEXEC, NAIVE, needs_mpi
 import pytest
-from runs import check_same, epoch_of, log_of, needs_posix, wait_for
+from runs import check_same, epoch_of, log_of, needs_posix, state_of, wait_for
 
 import train_vae
 
@@ -68,6 +68,16 @@ def train(n, *argv):
 
 def results(folder, ranks=2):
     return [dict(np.load(f'{folder}/rank{rank}.npz')) for rank in range(ranks)]
+
+
+@needs_mpi
+@pytest.mark.slow
+def test_one_rank_trains_as_one_process_does(data_dir, tmp_path, cli):
+    flags = ['--data-dir', data_dir, *SMALL, '--updater', 'standard']
+    train(1, *flags, '-o', tmp_path / 'rank')
+    assert cli(*flags, '-o', tmp_path / 'alone')[0] == 0
+    rank, alone = (state_of(tmp_path / name / 'snapshot_epoch_2') for name in ('rank', 'alone'))
+    assert {key for key in alone if alone[key] != rank[key]} <= {'log'}
 
 
 @needs_mpi
@@ -220,6 +230,17 @@ def test_a_snapshot_with_a_bad_part_of_a_rank(whole, tmp_path, change, line):
 
 @needs_mpi
 @pytest.mark.slow
+def test_a_rank_without_a_test_digit(data_dir, tmp_path):
+    for name, array in zip(('images-idx3', 'labels-idx1'), make_digits(1, 1), strict=True):
+        (data_dir / f't10k-{name}-ubyte.gz').write_bytes(idx(array))
+    _, err, status = run(2, train_vae.__file__, *NAIVE, '--data-dir', data_dir, *SMALL,
+                         '-o', tmp_path / 'run')
+    assert (status, ours(err)) == (
+        2, ['train_vae.py: error: 1 test digits are too few for 2 ranks; start fewer'])
+
+
+@needs_mpi
+@pytest.mark.slow
 @pytest.mark.parametrize('flags, line', [
     ('--communicator pure_nccl', '--communicator naive is for CPUs, and pure_nccl for GPUs'),
     ('--communicator pure_nccl --gpu 99', '--gpu '),
@@ -247,6 +268,7 @@ def test_without_mpi4py(cli, monkeypatch, tmp_path):
 
 def test_mpiexec_without_communicator(cli, monkeypatch, tmp_path):
     monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+    monkeypatch.setenv('PMI_SIZE', '')                  # as a batch system may leave it
     status, out, err = cli('-o', tmp_path / 'run')
     assert (status, out, err) == (2, '', 'train_vae.py: error: mpiexec started 2 processes; add '
                                   '--communicator naive, or pure_nccl for GPUs\n')

@@ -177,6 +177,13 @@ def test_another_number_of_ranks_does_not_go_on(cli, small_run, data_dir):
     assert cli('--data-dir', data_dir, *SMALL, '-m', path, '-o', small_run / 'new')[0] == 0
 
 
+def test_another_device_goes_on_with_a_warning(cli, small_run):
+    path = with_settings(last(small_run), small_run / 'snapshot_epoch_3', device='GPU')
+    status, _, err = cli('--resume', path, '-e', '4')
+    assert (status, err) == (0, f'warning: {path} was trained on a GPU; on a CPU the run goes on, '
+                                'but not to exactly the same result\n')
+
+
 @needs_posix
 @needs_gpu
 def test_gpu_trains_and_resumes_exactly(cli, data_dir, tmp_path):
