@@ -55,6 +55,13 @@ def test_the_article_imports_little():
     assert imports('xavier.py') == {'support.compat'}
 
 
+def test_a_module_is_found_without_its_room_too():
+    code = 'from support import mnist, snapshot; import support; support.no_such_module'
+    ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False,
+                         cwd=ROOT)
+    assert ran.stderr.endswith('AttributeError: support has no no_such_module\n')
+
+
 def test_imports_go_in_no_circle():
     left = {name: imports(path) for name, path in FILES.items()}
     left |= {name.removesuffix('.py'): imports(name) for name in SCRIPTS}
