@@ -5,7 +5,8 @@ function showInput() {
   putDigit($('x').getContext('2d'), x);
   putDigit($('x-hat').getContext('2d'), y);
   putDifference($('difference').getContext('2d'), x, y);
-  $('index').value = index ?? '';
+  // while somebody types there, it is not written over
+  if (index === null || document.activeElement !== $('index')) $('index').value = index ?? '';
   const terms = measure(x, q);
   for (const [id, value] of [['rec', terms.rec_loss], ['kl', terms.latent_loss], ['total', terms.loss]]) {
     $(id).textContent = fixed(value, 1);
