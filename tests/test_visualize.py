@@ -135,7 +135,7 @@ def quick(monkeypatch):
                 visualize.encode(model, digits.test)[:, [0, 1, 0]][:, :dims], digits.test_labels)),
             (plots, 'turning', lambda *args, **options: [*turning(*args, **options)]),
             (graphs, 'save', lambda dot, model, path: Path(path).write_text(
-                graphs.draw(dot, model)))):
+                graphs.readable(dot, model)))):
         monkeypatch.setattr(where, name, value)
 
 
@@ -393,7 +393,7 @@ def test_the_graph_is_of_this_run(other_run, monkeypatch):
     monkeypatch.setattr(subprocess, 'run', watched)
     for _ in range(2):
         visualize.main(['graph', '-o', str(other_run)])
-    noted = graphs.draw((other_run / 'cg.dot').read_text(), net.VAE(784, 3, 12))
+    noted = graphs.readable((other_run / 'cg.dot').read_text(), net.VAE(784, 3, 12))
     shapes = [sorted(re.sub(r'l[ed]\w+/', '', label) for label in re.findall('label="(.*?)"', dot))
               for dot in (seen[0], noted)]
     assert shapes[0] == shapes[1]

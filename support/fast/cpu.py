@@ -76,7 +76,7 @@ class Stepper(Threads):
         if self.one_thread is None:
             self.one_thread = BLAS.limit(limits=1)
         _, eps, shares, parts, backward, descend = self.prepared
-        step.draw(eps, self.k)
+        step.draw_noise(eps, self.k)
         scale = step.f32(C / n)
         sums = self.call(backward, [
             (*args, scale, self.digits, rows[digits]) for digits, args in shares])
@@ -96,7 +96,7 @@ class Stepper(Threads):
         """Return the losses of digits (N, D) under k samples, by name."""
         space, shares = self.share(len(x), k, step.f32(1))
         space.x[:] = x
-        step.draw(space.eps, k)
+        step.draw_noise(space.eps, k)
         arguments = [args for _, args in shares]
         with BLAS.limit(limits=1):
             sums = self.call(compiled.compile_for(compiled.score, arguments[0]), arguments)

@@ -7,7 +7,7 @@ import sys
 import types
 
 from support.base import command
-from support.fast.step import ACTIVATIONS, FLOW, Adam, draw, f32, layers_of, make_space, mean_losses
+from support.fast import step
 
 import chainer
 import numpy as np
@@ -39,7 +39,7 @@ class Stepper:
                 self.graph = None
             self.step.rows.set(rows)            # what differs from step to step: the graph reads it
             self.step.numbers.set(np.array([*numbers, C / len(rows)], np.float32))
-            draw(self.step.space.eps, self.k)
+            step.draw_noise(self.step.space.eps, self.k)
             if self.graph is not None:
                 self.graph.launch(self.stream)
             else:
@@ -72,7 +72,7 @@ class Stepper:
             self.scores[key] = Step(self.model, len(x), k)
         its_step = self.scores[key]
         its_step.space.x[:] = x
-        draw(its_step.space.eps, k)
+        step.draw_noise(its_step.space.eps, k)
         its_step.forward()
         return its_step.losses()
 
@@ -137,14 +137,14 @@ class Step:
         self.kernels = cuda_kernels(self.xp)
         self.dot = dot or self.xp.dot
         self.model, self.k, self.digits = model, k, digits
-        self.activation = ACTIVATIONS[model.act_func]
-        self.scale = f32(1 / (n * k))
-        self.space = make_space(model, n, k, self.xp)
+        self.activation = step.ACTIVATIONS[model.act_func]
+        self.scale = step.f32(1 / (n * k))
+        self.space = step.make_space(model, n, k, self.xp)
         self.nll = self.xp.zeros_like(self.space.dec_d3)            # (M, D)
         self.kl = self.xp.zeros_like(self.space.mu)                 # (N, Z)
         self.ones = self.xp.ones((1, n * k), np.float32)
         self.rows = self.xp.zeros(n, np.int64)
-        self.numbers = self.xp.zeros(len(Adam._fields) + 1, np.float32)     # and C / n
+        self.numbers = self.xp.zeros(len(step.Adam._fields) + 1, np.float32)     # and C / n
         params = model.namedparams() if digits is not None else ()
         self.grads = {name: self.xp.zeros_like(param.array) for name, param in params}
 
@@ -157,7 +157,7 @@ class Step:
 
     def forward(self):
         """Compute the losses of the digits in `space.x`, as the compiled one does."""
-        space, layers = self.space, layers_of(self.model)
+        space, layers = self.space, step.layers_of(self.model)
         self.through('le1', 'le2', 'le3_mu', 'le3_ln_var')
         self.kernels.infer(space.mu, layers.le3_mu.b, space.ln_var, layers.le3_ln_var.b, space.eps,
                            self.k, space.mu.shape[1], space.mu, space.ln_var, space.sigma, self.kl,
@@ -169,7 +169,8 @@ class Step:
     def through(self, *names):
         """Take the minibatch through layers, and activate what has another array for its delta."""
         for name in names:
-            link, (h, out, d) = self.model[name], (getattr(self.space, key) for key in FLOW[name])
+            link = self.model[name]
+            h, out, d = (getattr(self.space, key) for key in step.FLOW[name])
             self.dot(h, link.W.array.T, out)
             if out is not d:
                 self.kernels.activate(out, link.b.array, self.activation, out, d)
@@ -177,7 +178,7 @@ class Step:
     def backward(self):
         """Compute the deltas of all layers, as the compiled one does."""
         space, kernels, dot, multiply = self.space, self.kernels, self.dot, self.xp.multiply
-        _, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = layers_of(self.model)
+        _, le2, le3_mu, le3_ln_var, ld1, ld2, ld3 = step.layers_of(self.model)
         dot(space.dec_d3, ld3.W, space.dec_back)                    # (M, H)
         multiply(space.dec_d2, space.dec_back, space.dec_d2)
         dot(space.dec_d2, ld2.W, space.dec_back)                    # (M, H)
@@ -194,7 +195,7 @@ class Step:
 
     def descend(self):
         """Take a step of Adam, as the compiled `descend` does."""
-        for name, flow in FLOW.items():
+        for name, flow in step.FLOW.items():
             h, _, delta = (getattr(self.space, key) for key in flow)
             link = self.model[name]
             W_grad, b_grad = self.grads[f'/{name}/W'], self.grads[f'/{name}/b']
@@ -207,7 +208,7 @@ class Step:
     def losses(self, C=1.0):
         """Return the losses by name."""
         sums = float(self.nll.sum(dtype=np.float64)), float(self.kl.sum(dtype=np.float64))
-        return mean_losses([sums], len(self.space.x), self.k, C)
+        return step.mean_losses([sums], len(self.space.x), self.k, C)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def layers_of(model):
     return Layers(*(Layer(model[name].W.array, model[name].b.array) for name in FLOW))
 
 
-def draw(eps, k):
+def draw_noise(eps, k):
     """Fill eps (M, Z) with noise as `VAE.get_loss_func` draws it: k times for all digits."""
     xp = chainer.backend.get_array_module(eps)
     options = {} if xp is np else {'dtype': np.float32}     # as F.gaussian has it

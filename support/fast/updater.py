@@ -4,7 +4,7 @@ It is net.py's mathematics written out, from the same random draws and on the sa
 functions of compiled.py (on a GPU of cuda_graph.py's `Step`) mirror which lines of net.py:
 
     VAE.encode                          forward, its first half; back: the end of backward
-    F.gaussian: z = mu + eps * sigma    infer, infer_back; the noise eps is drawn by step.draw
+    F.gaussian: z = mu + eps * sigma    infer, infer_back; the noise eps is drawn by step.draw_noise
     F.gaussian_kl_divergence            infer, infer_back
     VAE.decode                          forward, its second half; back: the start of backward
     F.bernoulli_nll, act_func           bernoulli_nll, activate

@@ -57,14 +57,20 @@ def put_network(axes, x, y, text, color, narrows):
     put_text(axes, x, y, text, SMALL)
 
 
-def put_digits(axes, y, *places):
-    """Put a bundled digit at one place, and what its principal components keep at the other."""
+@functools.cache
+def digit_and_look():
+    """Return a bundled digit and what its principal components keep, (2, 28, 28)."""
     digits = mnist.get_digits('digits')
     mean = digits.train.mean(axis=0)
     components = eigsh(np.cov(digits.train, rowvar=False), CODE, v0=mean)[1]    # (784, 20)
     x = digits.test[mnist.first_of_each(digits)[3]]
     look = np.clip(mean + (x - mean) @ components @ components.T, 0, 1)
-    for at, picture in zip(places, pictures.as_pictures(np.stack([x, look])), strict=True):
+    return pictures.as_pictures(np.stack([x, look]))
+
+
+def put_digits(axes, y, *places):
+    """Put the digit at one place, and its look at the other."""
+    for at, picture in zip(places, digit_and_look(), strict=True):
         axes.imshow(picture, cmap='gray', vmin=0, vmax=1, aspect='auto',
                     extent=(at - 0.62, at + 0.62, y - 0.62, y + 0.62))
 

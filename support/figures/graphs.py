@@ -99,7 +99,7 @@ def name_means(labels, edges, functions):
     return named
 
 
-def draw(dot, model):
+def readable(dot, model):
     """Return the DOT that Graphviz draws, the same whatever order and numbers Chainer gives."""
     functions = set(re.findall(r'(\d+) \[[^]]*shape="(?:record|box)"', dot))
     names = {str(id(param.node)): name.lstrip('/') for name, param in model.namedparams()}
@@ -139,7 +139,7 @@ def draw(dot, model):
 def save(dot, model, path):
     """Write the graph of a model's loss as PNG. FigureError if Graphviz fails."""
     try:
-        picture = subprocess.run(['dot', '-Tpng'], input=draw(dot, model).encode(),
+        picture = subprocess.run(['dot', '-Tpng'], input=readable(dot, model).encode(),
                                  capture_output=True, check=True).stdout
         cause = ''
     except (OSError, subprocess.CalledProcessError) as error:

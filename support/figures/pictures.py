@@ -179,8 +179,8 @@ def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), g
             (0, 0), (1 / 3, 255), (2 / 3, 255), (1 / 3, 68), (2 / 3, 68))]
     palette = Image.new('P', (1, 1))
     palette.putpalette(np.vstack(shades).round().astype(np.uint8).tobytes())
-    exact = (np.round(np.arange(256) / 255 * (grays - 1)) / (grays - 1) * 255).round()
-    drawn, whole, is_still = [], 0, False
+    exact = np.round(np.arange(256) / 255 * (grays - 1)) / (grays - 1) * 255
+    exact, drawn = exact.round().astype(np.uint8), []
     for figure in tqdm(figures, os.path.basename(path), max(order) + 1, False, unit='frame',
                        disable=None):
         pixels = pixels_of(figure)
@@ -191,9 +191,10 @@ def save_gif(figures, path, order, colors=(), milliseconds=100, rests=(0, -1), g
                 artist.set_visible(False)
             pixels = pixels_of(figure)
             is_still = (whole != pixels).any(axis=2, keepdims=True)
-        pixels = np.where(is_still, whole, pixels)
+        if still is not None:
+            pixels = np.where(is_still, whole, pixels)
         if not colors:                                          # so that they become exact grays
-            pixels = exact.astype(np.uint8)[pixels]
+            pixels = exact[pixels]
         drawn.append(Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.NONE))
     first, *others = (drawn[i] for i in order)
     durations = [milliseconds] * len(order)

@@ -20,7 +20,7 @@ def model():
 def drawn(model, C=1.0, k=1):
     """Return labels by number, edges, and the labels within each frame, of the drawn graph."""
     dot = net.draw_graph(model, np.zeros((10, 784), np.float32), C, k)
-    text = graphs.draw(dot, model)
+    text = graphs.readable(dot, model)
     labels = dict(re.findall(r'(n\d+) \[label="(.*?)"', text))
     edges = set(re.findall(r'(n\d+) -> (n\d+)', text))
     frames = {title: {labels[node] for node in re.findall(r'n\d+', inside)} for title, inside
@@ -97,7 +97,7 @@ def test_the_same_graph_gives_the_same_picture_whatever_its_numbers_and_their_or
         text = head + ''.join(rng.permutation(lines)) + '}'
         for node, number in zip(nodes, rng.permutation(len(nodes)), strict=True):
             text = text.replace(node, f'9999{number}')
-        texts.add(graphs.draw(text, model))
+        texts.add(graphs.readable(text, model))
     assert len(texts) == 1
 
 

@@ -290,7 +290,6 @@ function listen() {
     const index = Math.max(0, Math.min(codes.length - 1, Math.round(Number($('index').value || NaN))));
     if (Number.isFinite(index) && index !== state.index) setTestDigit(index);
     $('index').value = state.index ?? '';
-    redraw(showInput);
   }, 'change');
   on('random', () => setTestDigit(Math.floor(uniform() * codes.length)));
   on('draw-z', drawZ);
